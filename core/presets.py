@@ -1,0 +1,76 @@
+"""Named sizes, lengths and sampling defaults. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .types import RequestError, VideoShape, nearest
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Size, length and sampling that a model was made for."""
+
+    name: str
+    label: str
+    models: tuple[str, ...]
+    """Models that it suits; the first preset that lists a model is that model's default."""
+    height: int
+    width: int
+    num_frames: int
+    fps: int
+    output_fps: int = 6
+    num_inference_steps: int = 50
+    guidance_scale: float = 12.0
+    eta: float = 1.0
+    sampler: str = "ddim"
+
+    @property
+    def shape(self) -> VideoShape:
+        return VideoShape(self.num_frames, self.height, self.width)
+
+    @property
+    def seconds(self) -> float:
+        """Length of the written file."""
+        return self.num_frames / self.output_fps
+
+
+NANO = "mira-nano"
+V0_128, V0_384 = "TencentARC/Mira-v0:128", "TencentARC/Mira-v0:384"
+V1_384_10S, V1_384_20S = "TencentARC/Mira-v1:384-10s", "TencentARC/Mira-v1:384-20s"
+V1_768_5S, V1_768_10S = "TencentARC/Mira-v1:768-5s", "TencentARC/Mira-v1:768-10s"
+
+_NANO_SAMPLING = dict(fps=6, num_inference_steps=20, guidance_scale=4.0, eta=0.0, sampler="dpm++2m")
+
+PRESETS: dict[str, Preset] = {
+    preset.name: preset
+    for preset in (
+        Preset("nano-4s", "128×80, 4 s", (NANO,), 80, 128, 24, **_NANO_SAMPLING),
+        Preset("nano-2s", "128×80, 2 s", (NANO,), 80, 128, 12, **_NANO_SAMPLING),
+        Preset("nano-10s", "128×80, 10 s", (NANO,), 80, 128, 60, **_NANO_SAMPLING),
+        Preset("nano-20s", "128×80, 20 s", (NANO,), 80, 128, 120, **_NANO_SAMPLING),
+        Preset("128-20s", "128×80, 20 s", (V0_128,), 80, 128, 120, fps=8),
+        Preset("384-10s", "384×240, 10 s", (V0_384, V1_384_10S), 240, 384, 60, fps=8),
+        Preset("384-20s", "384×240, 20 s", (V1_384_20S,), 240, 384, 120, fps=8),
+        Preset("768-5s", "768×480, 5 s", (V1_768_5S,), 480, 768, 30, fps=8),
+        Preset("768-10s", "768×480, 10 s", (V1_768_10S,), 480, 768, 60, fps=8),
+    )
+}
+
+
+def get_preset(name: str) -> Preset:
+    """The preset of that name. Raises RequestError naming the nearest one."""
+    try:
+        return PRESETS[name]
+    except KeyError:
+        raise RequestError("preset", f"There is no preset {name!r}.{nearest(name, PRESETS)} Known: {', '.join(PRESETS)}.") from None
+
+
+def presets_for(model: str) -> list[Preset]:
+    """The presets made for ``model``; all of them for a model that no preset names (a fine-tuned folder, say)."""
+    return [p for p in PRESETS.values() if model in p.models] or list(PRESETS.values())
+
+
+def default_preset(model: str) -> Preset:
+    """The first preset made for ``model``."""
+    return presets_for(model)[0]

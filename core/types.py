@@ -1,0 +1,210 @@
+"""What a video is asked for with, and the arithmetic of its shape. No torch here: the studio's page imports this module.
+
+Shape legend, used in every file: B batch, C channels, T frames, H height, W width (latent: h, w), L tokens, D features.
+Video is ``B C T H W`` inside the models and ``B T H W C`` outside of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import secrets
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any
+
+MAX_PROMPT_CHARS = 2_000
+MAX_SEED = 2**63 - 1
+MAX_INFERENCE_STEPS = 1_000
+MAX_FRAMES = 1_200
+MAX_SIDE = 2_048
+SIZE_MULTIPLE = 16
+"""Height and width are multiples of this: the VAE halves a side three times, and a patch is two latents wide."""
+
+
+class RequestError(ValueError):
+    """A value of a request that cannot be used. ``field`` names it; the message says what was wrong and what to do."""
+
+    def __init__(self, field: str, message: str):
+        super().__init__(message)
+        self.field = field
+
+
+def nearest(name: str, names: typing.Iterable[str]) -> str:
+    """`` Did you mean 'x'?`` for the closest of ``names``, or an empty string when none is close."""
+    match = difflib.get_close_matches(str(name), [str(n) for n in names], n=1, cutoff=0.5)
+    return f" Did you mean {match[0]!r}?" if match else ""
+
+
+@dataclass(frozen=True)
+class LatentShape:
+    """Size of a clip's latents, per clip: channels, frames, height and width in latents."""
+
+    channels: int
+    num_frames: int
+    height: int
+    width: int
+
+    def tokens(self, patch_size: int = 2) -> int:
+        """How many tokens the transformer sees."""
+        return self.num_frames * (self.height // patch_size) * (self.width // patch_size)
+
+    def as_tuple(self, batch_size: int = 1) -> tuple[int, int, int, int, int]:
+        """``(B, C, T, h, w)``."""
+        return (batch_size, self.channels, self.num_frames, self.height, self.width)
+
+
+@dataclass(frozen=True)
+class VideoShape:
+    """Size of a clip in pixels and frames. Raises RequestError for one that the model cannot take."""
+
+    num_frames: int
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        for side in ("height", "width"):
+            value = getattr(self, side)
+            if value < SIZE_MULTIPLE or value % SIZE_MULTIPLE:
+                below = max(SIZE_MULTIPLE, value // SIZE_MULTIPLE * SIZE_MULTIPLE)
+                above = below if value < SIZE_MULTIPLE else below + SIZE_MULTIPLE
+                choice = f"{below}" if below == above else f"{below} or {above}"
+                raise RequestError(side, f"{side} is {value}; it must be a multiple of {SIZE_MULTIPLE}: try {choice}.")
+            if value > MAX_SIDE:
+                raise RequestError(side, f"{side} is {value} pixels; at most {MAX_SIDE} are taken.")
+        if not 1 <= self.num_frames <= MAX_FRAMES:
+            raise RequestError("num_frames", f"num_frames is {self.num_frames}; it must be from 1 to {MAX_FRAMES}.")
+
+    def latent(self, channels: int = 4, scale_factor: int = 8) -> LatentShape:
+        """The latents of this clip; ``scale_factor`` is how many pixels of a side one latent covers."""
+        return LatentShape(channels, self.num_frames, self.height // scale_factor, self.width // scale_factor)
+
+    def seconds(self, fps: float) -> float:
+        """Length when played at ``fps`` frames a second."""
+        return self.num_frames / fps
+
+
+@dataclass
+class GenerationRequest:
+    """Everything that decides a video. One object for the form, the queue, the pipeline and the file's settings.
+
+    A value of None means: the preset's, or for ``preset`` the model's default one, or for ``seed`` a drawn one.
+    ``resolved()`` fills all of them in.
+    """
+
+    prompt: str = ""
+    """What the video shows. At most 2,000 characters; the text encoder reads the first 77 tokens."""
+    negative_prompt: str = ""
+    """What guidance steers away from; empty for Mira's own unconditional text."""
+    model: str = "mira-nano"
+    """The embedded model, a model folder, or a Hub id such as ``TencentARC/Mira-v0:128``."""
+    preset: str | None = None
+    """Name of a size, length and sampling preset (``core.PRESETS``)."""
+    height: int | None = None
+    """Pixels, a multiple of 16."""
+    width: int | None = None
+    """Pixels, a multiple of 16."""
+    num_frames: int | None = None
+    """Frames in the clip."""
+    fps: int | None = None
+    """Frames a second that the model is told (a condition, not the file's speed)."""
+    output_fps: int | None = None
+    """Frames a second of the written file."""
+    num_inference_steps: int | None = None
+    """Denoising steps, 1 to 1,000."""
+    guidance_scale: float | None = None
+    """Classifier-free guidance; 1 turns it off and halves the work."""
+    eta: float | None = None
+    """Share of fresh noise in each ddim step: 0 none, 1 as in Mira."""
+    sampler: str | None = None
+    """Name in ``core.SAMPLERS``."""
+    seed: int | None = None
+    """0 to 2^63-1. The same seed gives the same noise on every device and in every batch."""
+    decode_chunk_frames: int | None = None
+    """None decodes the clip whole; 10 gives the original code's independent chunks, seams included."""
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> GenerationRequest:
+        """The request in a JSON object. Raises RequestError for an unknown name or a value of the wrong type."""
+        if not isinstance(values, dict):
+            raise RequestError("request", f"A request is an object of settings, not {type(values).__name__}.")
+        hints = typing.get_type_hints(cls)
+        known = {}
+        for name, value in values.items():
+            if name not in hints:
+                raise RequestError(str(name), f"{name!r} is not a setting.{nearest(name, hints)}")
+            known[name] = _coerce(name, value, hints[name])
+        return cls(**known)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, every field."""
+        return dataclasses.asdict(self)
+
+    def replace(self, **changes: Any) -> GenerationRequest:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def shape(self) -> VideoShape:
+        """Size in pixels and frames (of a resolved request)."""
+        return VideoShape(self.num_frames, self.height, self.width)
+
+    def resolved(self) -> GenerationRequest:
+        """A copy in which every None is filled and every value checked. Raises RequestError."""
+        from .presets import default_preset, get_preset
+
+        preset = get_preset(self.preset) if self.preset else default_preset(self.model)
+        filled = {
+            name: getattr(preset, name)
+            for name in ("height", "width", "num_frames", "fps", "output_fps", "num_inference_steps", "guidance_scale", "eta", "sampler")
+            if getattr(self, name) is None
+        }
+        seed = secrets.randbelow(2**31) if self.seed is None else self.seed
+        request = self.replace(**filled, preset=preset.name, seed=seed)
+        request.validate()
+        return request
+
+    def validate(self) -> None:
+        """Check a request whose Nones are filled. Raises RequestError at the first value that cannot be used."""
+        from .schedulers_info import SAMPLERS
+
+        if not self.prompt.strip():
+            raise RequestError("prompt", "The prompt is empty. Say what the video should show.")
+        for name in ("prompt", "negative_prompt"):
+            text = getattr(self, name)
+            if len(text) > MAX_PROMPT_CHARS:
+                raise RequestError(name, f"{name} has {len(text):,} characters; at most {MAX_PROMPT_CHARS:,} are taken. Shorten it: the text encoder reads 77 tokens (about 50 words).")
+            if "\x00" in text:
+                raise RequestError(name, f"{name} contains a NUL character. Remove it.")
+        if not self.model.strip():
+            raise RequestError("model", "No model is named. Use 'mira-nano', a model folder or a Hub id.")
+        VideoShape(self.num_frames, self.height, self.width)
+        for name, low, high in (("fps", 1, 120), ("output_fps", 1, 120), ("num_inference_steps", 1, MAX_INFERENCE_STEPS), ("seed", 0, MAX_SEED), ("guidance_scale", 0, 100), ("eta", 0, 1)):
+            value = getattr(self, name)
+            if not math.isfinite(value):
+                raise RequestError(name, f"{name} is {value}; it must be a number from {low} to {high}.")
+            if not low <= value <= high:
+                raise RequestError(name, f"{name} is {value}; it must be from {low} to {high}.")
+        if self.sampler not in SAMPLERS:
+            raise RequestError("sampler", f"There is no sampler {self.sampler!r}.{nearest(self.sampler, SAMPLERS)} Known: {', '.join(SAMPLERS)}.")
+        if self.decode_chunk_frames is not None and self.decode_chunk_frames < 1:
+            raise RequestError("decode_chunk_frames", f"decode_chunk_frames is {self.decode_chunk_frames}; it must be at least 1, or empty to decode the clip whole.")
+
+
+def _coerce(name: str, value: Any, hint: Any) -> Any:
+    """``value`` as the field's type; JSON has one kind of number, so 7.0 is an int's 7 and 7 a float's 7.0."""
+    allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if value is None and type(None) in allowed:
+        return None
+    wanted = next(t for t in allowed if t is not type(None))
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if wanted is float and number:
+        return float(value)
+    if wanted is int and number and math.isfinite(value) and value == int(value):
+        return int(value)
+    if wanted is str and isinstance(value, str):
+        return value
+    word = {int: "a whole number", float: "a number", str: "text"}[wanted]
+    raise RequestError(name, f"{name} is {value!r}; it must be {word}.")
