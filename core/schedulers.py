@@ -1,0 +1,286 @@
+"""Mira's noise schedule for training, and the samplers that run on it.
+
+The process (DDPM's, arXiv:2006.11239 eq. 4, with the signal scaled down as noise grows):
+
+    x_t = sqrt(abar_t) s_t x_0 + sqrt(1 - abar_t) eps,        s_t: 1 -> scale_b over the first scale_mid_step steps, then constant.
+
+Its variance is not one. With ``n_t = sqrt(abar_t s_t^2 + 1 - abar_t)`` the state ``y_t = x_t / n_t`` is an ordinary
+variance-preserving process,
+
+    y_t = alpha_t x_0 + sigma_t eps,   alpha_t = sqrt(abar_t) s_t / n_t,   sigma_t = sqrt(1 - abar_t) / n_t,   alpha_t^2 + sigma_t^2 = 1,
+
+so that diffusers' own schedulers solve it unchanged, given its betas, as long as the transformer is fed ``n_t`` times their latents.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, Protocol, Sequence
+
+import numpy as np
+import torch
+from diffusers import (
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    SchedulerMixin,
+    UniPCMultistepScheduler,
+)
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from .schedulers_info import SAMPLERS
+from .types import RequestError, nearest
+
+PREDICTION_TYPES = ("epsilon", "v_prediction")
+
+
+class MiraScheduler(SchedulerMixin, ConfigMixin):
+    """The noise schedule: what training adds, what the transformer predicts, and what the samplers are built from.
+
+    Args:
+        num_train_timesteps: Steps of the forward process; timesteps run from 0 (least noise) to this minus 1.
+        beta_start, beta_end: First and last beta.
+        beta_schedule: "scaled_linear" (linear in sqrt(beta), as in latent diffusion and Mira) or "linear".
+        scale_b: Where the signal's scale ends: 0.7 in Mira-v0, 0.3 in Mira-v1, 1 for a plain schedule.
+        scale_mid_step: Steps over which the scale falls from 1 to ``scale_b``.
+        prediction_type: "epsilon" (Mira), or "v_prediction" (arXiv:2202.00512) on the normalised process y_t:
+            ``v = alpha_t eps - sigma_t x_0``. (The original code has a v target too, but with abar_t alone; together with the
+            scale it does not lead back to x_0, so no released model uses it.)
+
+    ``alphas_cumprod`` and ``scale_arr`` are float32 tensors of length ``num_train_timesteps`` on the CPU.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        beta_start: float = 0.00085,
+        beta_end: float = 0.012,
+        beta_schedule: Literal["scaled_linear", "linear"] = "scaled_linear",
+        scale_b: float = 0.7,
+        scale_mid_step: int = 400,
+        prediction_type: Literal["epsilon", "v_prediction"] = "epsilon",
+    ):
+        if prediction_type not in PREDICTION_TYPES:
+            raise ValueError(f"There is no prediction_type {prediction_type!r}.{nearest(prediction_type, PREDICTION_TYPES)} Known: {', '.join(PREDICTION_TYPES)}.")
+        if not 0 < scale_b <= 1:
+            raise ValueError(f"scale_b is {scale_b}; it must be above 0 and at most 1.")
+        if not 1 <= scale_mid_step <= num_train_timesteps:
+            raise ValueError(f"scale_mid_step is {scale_mid_step}; it must be from 1 to num_train_timesteps ({num_train_timesteps}).")
+        if beta_schedule == "scaled_linear":
+            betas = np.linspace(beta_start**0.5, beta_end**0.5, num_train_timesteps) ** 2
+        elif beta_schedule == "linear":
+            betas = np.linspace(beta_start, beta_end, num_train_timesteps)
+        else:
+            raise ValueError(f"There is no beta_schedule {beta_schedule!r}. Known: scaled_linear, linear. (Mira's YAML calls scaled_linear 'linear'.)")
+
+        alphas_cumprod = np.cumprod(1 - betas)
+        scale = np.full(num_train_timesteps, float(scale_b))
+        scale[:scale_mid_step] = np.linspace(1, scale_b, scale_mid_step)
+        signal, noise = np.sqrt(alphas_cumprod) * scale, np.sqrt(1 - alphas_cumprod)
+        norm = np.sqrt(signal**2 + noise**2)
+
+        def table(values: np.ndarray) -> Tensor:
+            return torch.from_numpy(values).float()
+
+        self.alphas_cumprod, self.scale_arr = table(alphas_cumprod), table(scale)
+        self.signal, self.noise = table(signal), table(noise)  # x_t = signal x_0 + noise eps
+        self.norm = table(norm)  # n_t
+        self.alpha, self.sigma = table(signal / norm), table(noise / norm)  # y_t = alpha x_0 + sigma eps
+        normalised = (signal / norm) ** 2
+        self.normalised_betas = 1 - normalised / np.concatenate(([1.0], normalised[:-1]))
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """x_t of x_0 ``[B, ...]`` with ``noise`` of the same shape at ``timesteps [B]`` (integers): Mira's q_sample."""
+        signal, level = _at(self.signal, timesteps, original_samples), _at(self.noise, timesteps, original_samples)
+        return (signal * original_samples + level * noise).to(original_samples.dtype)
+
+    def target(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """What the transformer is trained to predict at ``timesteps [B]``: eps, or v of the normalised process."""
+        if self.config.prediction_type == "epsilon":
+            return noise
+        alpha, sigma = _at(self.alpha, timesteps, noise), _at(self.sigma, timesteps, noise)
+        return (alpha * noise - sigma * original_samples).to(noise.dtype)
+
+    def snr(self, timesteps: Tensor) -> Tensor:
+        """Signal-to-noise ratio ``abar_t s_t^2 / (1 - abar_t)``, float32 ``[B]`` on the device of ``timesteps``."""
+        index = timesteps.long().cpu()
+        return (self.signal[index] / self.noise[index]).square().to(timesteps.device)
+
+    def to_epsilon(self, model_output: Tensor, sample: Tensor, timesteps: Tensor) -> Tensor:
+        """The noise that ``model_output`` stands for, given x_t ``sample [B, ...]`` at ``timesteps [B]``."""
+        if self.config.prediction_type == "epsilon":
+            return model_output
+        alpha, sigma, norm = (_at(table, timesteps, sample) for table in (self.alpha, self.sigma, self.norm))
+        return alpha * model_output + sigma * sample / norm
+
+    def to_x0(self, model_output: Tensor, sample: Tensor, timesteps: Tensor) -> Tensor:
+        """The clean latents that ``model_output`` stands for, given x_t ``sample [B, ...]`` at ``timesteps [B]``."""
+        if self.config.prediction_type == "epsilon":
+            return (sample - _at(self.noise, timesteps, sample) * model_output) / _at(self.signal, timesteps, sample)
+        alpha, sigma, norm = (_at(table, timesteps, sample) for table in (self.alpha, self.sigma, self.norm))
+        return alpha * sample / norm - sigma * model_output
+
+    def __len__(self) -> int:
+        return self.config.num_train_timesteps
+
+
+def _at(table: Tensor, timesteps: Tensor, like: Tensor) -> Tensor:
+    """``table[timesteps]`` on the device of ``like``, shaped ``[B, 1, ...]`` to broadcast against it."""
+    values = table.to(like.device)[timesteps.to(like.device).long()]
+    return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
+class Sampler(Protocol):
+    """Solves the reverse process, one model evaluation at a time:
+
+        state = sampler.init(noise)
+        for i, t in enumerate(sampler.timesteps):
+            state = sampler.step(model(sampler.latents(state, i), t), i, state, generators)
+        x_0 = sampler.latents(state, len(sampler.timesteps))
+    """
+
+    timesteps: list[int]
+    """The timestep of every model evaluation (heun has nearly two a step)."""
+
+    def init(self, noise: Tensor) -> Tensor:
+        """The solver's own state for x_T = ``noise`` (unit variance, fp32)."""
+
+    def latents(self, state: Tensor, i: int) -> Tensor:
+        """x_t as the transformer takes it at evaluation ``i``; the result where ``i`` is the number of evaluations."""
+
+    def step(self, model_output: Tensor, i: int, state: Tensor, generator: Sequence[torch.Generator] | torch.Generator | None) -> Tensor:
+        """The state after evaluation ``i``. ``generator``: one for each batch item (noise is drawn item by item), or one for all."""
+
+
+def make_sampler(schedule: MiraScheduler, name: str, num_inference_steps: int, eta: float = 0.0) -> Sampler:
+    """A fresh sampler over ``schedule``; ``name`` is a key of SAMPLERS, ``eta`` counts for ddim only.
+
+    Raises RequestError for an unknown name, for steps outside 1..num_train_timesteps and for eta outside 0..1.
+    """
+    if name not in SAMPLERS:
+        raise RequestError("sampler", f"There is no sampler {name!r}.{nearest(name, SAMPLERS)} Known: {', '.join(SAMPLERS)}.")
+    if not 1 <= num_inference_steps <= len(schedule):
+        raise RequestError("num_inference_steps", f"num_inference_steps is {num_inference_steps}; it must be from 1 to {len(schedule)}, the steps of the noise schedule.")
+    if not 0 <= eta <= 1:
+        raise RequestError("eta", f"eta is {eta}; it must be from 0 to 1.")
+    if name == "ddim":
+        return MiraDDIM(schedule, num_inference_steps, eta)
+    return DiffusersSampler(schedule, name, num_inference_steps)
+
+
+class MiraDDIM:
+    """DDIM (arXiv:2010.02502, eq. 12 and 16) on x_t itself, as the original samples: sigma comes from abar, without the scale.
+
+    With eta 0 it equals diffusers' DDIMScheduler on y_t; with eta above 0 it does not, as that one's variance is y's own.
+    Timesteps are spaced as the original's (leading, offset 1) wherever the steps divide ``num_train_timesteps``; it ends at
+    the first abar rather than at 1.
+    """
+
+    def __init__(self, schedule: MiraScheduler, num_inference_steps: int, eta: float):
+        total = len(schedule)
+        offset = 1 if num_inference_steps < total else 0
+        ascending = [i * total // num_inference_steps + offset for i in range(num_inference_steps)]
+        self.timesteps = ascending[::-1]
+        self._previous = [0, *ascending[:-1]][::-1]
+        self._schedule, self._eta = schedule, eta
+
+    def init(self, noise: Tensor) -> Tensor:
+        return noise
+
+    def latents(self, state: Tensor, i: int) -> Tensor:
+        return state
+
+    def step(self, model_output: Tensor, i: int, state: Tensor, generator: Sequence[torch.Generator] | torch.Generator | None) -> Tensor:
+        schedule, t, previous = self._schedule, self.timesteps[i], self._previous[i]
+        at = torch.full((len(state),), t)
+        x0, epsilon = schedule.to_x0(model_output, state, at), schedule.to_epsilon(model_output, state, at)
+        abar, abar_prev = schedule.alphas_cumprod[t].item(), schedule.alphas_cumprod[previous].item()
+        variance = self._eta**2 * (1 - abar_prev) / (1 - abar) * (1 - abar / abar_prev)  # eq. 16
+        direction = math.sqrt(max(1 - abar_prev - variance, 0.0)) * epsilon
+        x_prev = schedule.signal[previous].item() * x0 + direction  # eq. 12
+        if self._eta > 0:
+            x_prev = x_prev + math.sqrt(variance) * draw_noise(state.shape, generator, state.device)
+        return x_prev
+
+
+_SOLVERS: dict[str, tuple[type, dict[str, Any]]] = {
+    "ddpm": (DDPMScheduler, dict(clip_sample=False)),
+    "euler": (EulerDiscreteScheduler, {}),
+    "euler_a": (EulerAncestralDiscreteScheduler, {}),
+    "dpm++2m": (DPMSolverMultistepScheduler, dict(algorithm_type="dpmsolver++", solver_order=2)),
+    "dpm++2m_sde": (DPMSolverMultistepScheduler, dict(algorithm_type="sde-dpmsolver++", solver_order=2)),
+    "unipc": (UniPCMultistepScheduler, {}),
+    "heun": (HeunDiscreteScheduler, {}),
+}
+_DRAWS_NOISE = ("ddpm", "euler_a", "dpm++2m_sde")
+_VARIANCE_EXPLODING = ("euler", "euler_a", "heun")
+"""Solvers whose state is y_t / alpha_t; they divide by sqrt(1 + sigma^2) = 1 / alpha_t in ``scale_model_input``."""
+
+
+class DiffusersSampler:
+    """One of diffusers' schedulers, run on the normalised process y_t, over ``dense_end_timesteps``; the last step ends at no noise."""
+
+    def __init__(self, schedule: MiraScheduler, name: str, num_inference_steps: int):
+        solver, options = _SOLVERS[name]
+        self._scheduler = solver(
+            num_train_timesteps=len(schedule),
+            trained_betas=schedule.normalised_betas.tolist(),
+            prediction_type=schedule.config.prediction_type,
+            **options,
+        )
+        grid = dense_end_timesteps(len(schedule), num_inference_steps)
+        if name in ("unipc", "euler_a"):
+            self._set_grid(schedule, grid)
+        else:
+            self._scheduler.set_timesteps(timesteps=grid)
+        self.timesteps = [int(t) for t in self._scheduler.timesteps]
+        self._norm = [schedule.norm[t].item() for t in self.timesteps]
+        self._draws_noise = name in _DRAWS_NOISE
+        self._initial_scale = 1 / self._norm[0]
+        if name in _VARIANCE_EXPLODING:
+            self._initial_scale *= math.sqrt(1 + self._scheduler.sigmas[0].item() ** 2)
+
+    def _set_grid(self, schedule: MiraScheduler, grid: list[int]) -> None:
+        """What ``set_timesteps(timesteps=...)`` would do for the two schedulers that take a count alone."""
+        self._scheduler.set_timesteps(len(grid))
+        self._scheduler.num_inference_steps = len(grid)
+        kind = self._scheduler.timesteps.dtype
+        self._scheduler.timesteps = torch.tensor(grid, dtype=kind)
+        self._scheduler.sigmas = torch.cat([(schedule.noise / schedule.signal)[grid], torch.zeros(1)])
+
+    def init(self, noise: Tensor) -> Tensor:
+        return noise * self._initial_scale
+
+    def latents(self, state: Tensor, i: int) -> Tensor:
+        if i == len(self.timesteps):
+            return state
+        return self._norm[i] * self._scheduler.scale_model_input(state, self._scheduler.timesteps[i])
+
+    def step(self, model_output: Tensor, i: int, state: Tensor, generator: Sequence[torch.Generator] | torch.Generator | None) -> Tensor:
+        options = dict(generator=generator) if self._draws_noise else {}
+        return self._scheduler.step(model_output, self._scheduler.timesteps[i], state, return_dict=False, **options)[0]
+
+
+def dense_end_timesteps(num_train_timesteps: int, num_inference_steps: int, power: float = 1.5) -> list[int]:
+    """Whole timesteps, no two equal, from the noisiest to 0: ``(T-1) (1 - u)^power`` for u from 0 to 1.
+
+    Whole ones, as the model has been trained on them. The power places more of them where little noise is left: with the mixture
+    of tests/core/test_schedulers.py, 20 steps of dpm++ 2m come within 0.02 of the exact solution on average; evenly spaced ones within 0.06.
+    """
+    last = max(num_inference_steps - 1, 1)
+    descending = [round((num_train_timesteps - 1) * (1 - i / last) ** power) for i in range(num_inference_steps)]
+    for i in range(num_inference_steps - 2, -1, -1):
+        descending[i] = max(descending[i], descending[i + 1] + 1)
+    return descending
+
+
+def draw_noise(shape: Sequence[int], generator: Sequence[torch.Generator] | torch.Generator | None, device: torch.device | str) -> Tensor:
+    """Unit Gaussian noise in fp32. With one CPU generator for each batch item it is the same on every device and in every
+    batch position: each item is drawn as ``[1, ...]`` from its own generator."""
+    generator = list(generator) if isinstance(generator, (list, tuple)) else generator
+    return randn_tensor(tuple(shape), generator=generator, device=torch.device(device), dtype=torch.float32)
