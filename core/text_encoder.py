@@ -1,0 +1,156 @@
+"""Prompts to ``prompt_embeds`` with a T5 encoder, and the on-disk cache that spares loading it.
+
+Mira's text conditioning: the last hidden state of flan-t5-xxl for 77 tokens, padded with ``padding="max_length"`` and *without* an
+attention mask, so that the padding is part of the conditioning. The embedded model's tiny T5 is used in exactly the same way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .files import replacing
+
+logger = logging.getLogger(__name__)
+
+MAX_LENGTH = 77
+"""Tokens of a prompt; the rest is cut off."""
+_SAMPLE_BYTES = 2**20
+
+
+class PromptCache:
+    """One safetensors file a prompt in ``folder``, named by the encoder's ``fingerprint`` and the text.
+
+    Files are written whole or not at all; one that cannot be read is made again.
+    """
+
+    def __init__(self, folder: str | Path, fingerprint: str):
+        self.folder, self.fingerprint = Path(folder), fingerprint
+
+    def path(self, text: str) -> Path:
+        return self.folder / (hashlib.sha256(f"{self.fingerprint}\n{text}".encode("utf-8", "surrogatepass")).hexdigest() + ".safetensors")
+
+    def get(self, text: str) -> Tensor | None:
+        """The embeddings ``[L, D]`` of ``text`` in the dtype they were computed in, or None."""
+        path = self.path(text)
+        try:
+            with safe_open(path, framework="pt") as file:
+                return file.get_tensor("prompt_embeds")
+        except FileNotFoundError:
+            return None
+        except (SafetensorError, OSError) as error:
+            logger.warning("The cached prompt %s cannot be read (%s); it is made again.", path, error)
+            return None
+
+    def put(self, text: str, prompt_embeds: Tensor) -> None:
+        """Keep ``prompt_embeds [L, D]``. Raises WriteError when the folder cannot be written."""
+        with replacing(self.path(text)) as temporary:
+            save_file({"prompt_embeds": prompt_embeds.detach().cpu().contiguous()}, temporary)
+
+
+@torch.no_grad()
+def encode_prompts(
+    prompts: Sequence[str],
+    tokenizer: Any,
+    text_encoder: torch.nn.Module,
+    max_length: int = MAX_LENGTH,
+    cache: PromptCache | None = None,
+    batch_size: int = 8,
+) -> Tensor:
+    """``prompts`` to embeddings ``[B, max_length, D]``, float32 on the encoder's device. Equal prompts are encoded once."""
+    found = _from_cache(prompts, cache)
+    missing = [text for text in dict.fromkeys(prompts) if text not in found]
+    device = next(text_encoder.parameters()).device
+    for start in range(0, len(missing), batch_size):
+        texts = missing[start : start + batch_size]
+        tokens = tokenizer(texts, padding="max_length", truncation=True, max_length=max_length, return_tensors="pt")
+        embeds = text_encoder(input_ids=tokens.input_ids.to(device)).last_hidden_state  # b L D
+        for text, embed in zip(texts, embeds):
+            found[text] = embed
+            if cache is not None:
+                cache.put(text, embed)
+    return torch.stack([found[text].to(device, torch.float32) for text in prompts])
+
+
+def _from_cache(prompts: Iterable[str], cache: PromptCache | None) -> dict[str, Tensor]:
+    if cache is None:
+        return {}
+    cached = {text: cache.get(text) for text in dict.fromkeys(prompts)}
+    return {text: embeds for text, embeds in cached.items() if embeds is not None}
+
+
+class LazyTextEncoder:
+    """The ``tokenizer/`` and ``text_encoder/`` of a model folder, loaded at the first prompt that the cache does not hold.
+
+    Args:
+        folder: A diffusers model folder.
+        cache_dir: Where prompt embeddings are kept; shared by all models, as the file names carry the encoder's fingerprint.
+        device, dtype: Where and in what the encoder runs once it is loaded.
+    """
+
+    def __init__(self, folder: str | Path, cache_dir: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
+        self.folder, self.device, self.dtype = Path(folder), torch.device(device), dtype
+        self.cache = PromptCache(cache_dir, f"{fingerprint(folder)} {str(dtype).removeprefix('torch.')} {MAX_LENGTH}")
+        self._loaded: tuple[Any, torch.nn.Module] | None = None
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the encoder is in memory."""
+        return self._loaded is not None
+
+    def load(self) -> tuple[Any, torch.nn.Module]:
+        """``(tokenizer, text_encoder)``, loaded now if they were not."""
+        if self._loaded is None:
+            from transformers import AutoTokenizer, T5EncoderModel
+
+            logger.info("Loading the text encoder of %s", self.folder)
+            tokenizer = AutoTokenizer.from_pretrained(self.folder / "tokenizer")
+            text_encoder = T5EncoderModel.from_pretrained(self.folder / "text_encoder", dtype=self.dtype)
+            self._loaded = tokenizer, text_encoder.eval().requires_grad_(False).to(self.device)
+        return self._loaded
+
+    def release(self) -> None:
+        """Give the encoder's memory back; the next unknown prompt loads it again."""
+        self._loaded = None
+
+    def to(self, device: torch.device | str) -> LazyTextEncoder:
+        self.device = torch.device(device)
+        if self._loaded is not None:
+            self._loaded[1].to(self.device)
+        return self
+
+    def __call__(self, prompts: Sequence[str]) -> Tensor:
+        """``prompts`` to embeddings ``[B, 77, D]``, float32 on ``device``."""
+        found = _from_cache(prompts, self.cache)
+        if all(text in found for text in prompts):
+            return torch.stack([found[text].to(self.device, torch.float32) for text in prompts])
+        return encode_prompts(prompts, *self.load(), cache=self.cache)
+
+
+def fingerprint(folder: str | Path) -> str:
+    """What tells a model folder's text encoder from another one: a hash of its tokenizer and config, and of the size and both ends
+    of every weight file (whole ones up to 2 MiB), as flan-t5-xxl has tens of gigabytes. Raises FileNotFoundError where there is none.
+    """
+    folder = Path(folder)
+    digest = hashlib.sha256()
+    for part in ("tokenizer", "text_encoder"):
+        files = sorted(p for p in (folder / part).glob("*") if p.is_file())
+        if not files:
+            raise FileNotFoundError(f"{folder} has no {part}/ with files in it, which turns prompts into embeddings. A model folder holds transformer, vae, scheduler, tokenizer and text_encoder.")
+        for path in files:
+            size = path.stat().st_size
+            digest.update(f"{part}/{path.name} {size}\n".encode())
+            with open(path, "rb") as file:
+                digest.update(file.read(_SAMPLE_BYTES))
+                if size > _SAMPLE_BYTES:
+                    file.seek(max(_SAMPLE_BYTES, size - _SAMPLE_BYTES))
+                    digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()

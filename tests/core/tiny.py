@@ -1,0 +1,74 @@
+"""Tiny random parts of a pipeline: everything real, nothing trained. ``save_tiny_model(folder)`` makes a model folder of 2 MB."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+TEXT_DIM = 32
+LATENT_RGB = [[0.3, 0.1, 0.0], [0.0, 0.2, -0.1], [-0.2, 0.0, 0.3], [0.1, -0.1, 0.1], [0.05, 0.0, -0.05]]
+
+
+def tiny_tokenizer():
+    """Words to ids, ``</s>`` at the end, padded with ``<pad>``: what a T5 tokenizer does."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = "<pad> </s> <unk> a the small big red green blue ball box star moves left right rises falls over meadow sea night desert".split()
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+
+
+def tiny_text_encoder(seed: int = 0):
+    from transformers import T5Config, T5EncoderModel
+
+    torch.manual_seed(seed)
+    config = T5Config(vocab_size=32, d_model=TEXT_DIM, d_kv=8, d_ff=48, num_layers=1, num_heads=4, feed_forward_proj="gated-gelu", is_encoder_decoder=False, use_cache=False)
+    return T5EncoderModel(config).eval().requires_grad_(False)
+
+
+def tiny_vae(seed: int = 0):
+    from diffusers import AutoencoderKLTemporalDecoder
+
+    torch.manual_seed(seed)
+    vae = AutoencoderKLTemporalDecoder(down_block_types=("DownEncoderBlock2D",) * 4, block_out_channels=(32,) * 4, layers_per_block=1, latent_channels=4, scaling_factor=0.18215, force_upcast=False)
+    return vae.eval().requires_grad_(False)
+
+
+def tiny_transformer(seed: int = 0, **config):
+    """Random weights, the zero-initialised output included, so that the prompt, the time and the fps all change the result."""
+    from core import MiraTransformer3DModel
+
+    torch.manual_seed(seed)
+    shape = dict(num_attention_heads=2, attention_head_dim=16, num_layers=2, caption_channels=TEXT_DIM, temporal_length=8)
+    transformer = MiraTransformer3DModel(**(shape | config))
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in transformer.parameters():
+        if parameter.ndim > 1 or not parameter.any():
+            parameter.data.normal_(0, 0.15 if parameter.ndim > 1 else 0.02, generator=generator)
+    return transformer.eval().requires_grad_(False)
+
+
+def tiny_pipeline(seed: int = 0, prediction_type: str = "epsilon", **transformer_config):
+    """A whole MiraPipeline on the CPU in fp32."""
+    from core import MiraPipeline, MiraScheduler
+
+    pipe = MiraPipeline(
+        transformer=tiny_transformer(seed, **transformer_config),
+        vae=tiny_vae(seed),
+        scheduler=MiraScheduler(prediction_type=prediction_type),
+        text_encoder=tiny_text_encoder(seed),
+        tokenizer=tiny_tokenizer(),
+        latent_rgb=LATENT_RGB,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def save_tiny_model(folder: str | Path, seed: int = 0) -> Path:
+    """A model folder that ``load_pipeline`` and ``MiraPipeline.from_pretrained`` take."""
+    tiny_pipeline(seed).save_pretrained(folder)
+    return Path(folder)
