@@ -1,0 +1,1 @@
+"""Where a request runs: ``local`` supervises one worker process for a device; ``worker`` is that process."""

@@ -1,0 +1,150 @@
+"""Finished videos and their settings. The files lie in ``videos/``, deleted ones in ``trash/`` until they are purged."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.types import GenerationRequest, RequestError
+
+from .db import Database
+from .queue import dump_request, load_request
+
+log = logging.getLogger(__name__)
+
+TRASH_DAYS = 7
+"""Deleted videos can be brought back for this long."""
+
+
+@dataclass(frozen=True)
+class Video:
+    """A finished video. ``id`` is that of the request it came from, or drawn for a file that was imported."""
+
+    id: str
+    request: GenerationRequest
+    path: str
+    """The mp4, absolute."""
+    poster: str | None
+    """A still picture of it, absolute."""
+    created: float
+    """Unix seconds."""
+    seconds: float
+    """Length when played."""
+    elapsed: float | None
+    """Seconds that it took to make; None for an imported file."""
+    width: int
+    height: int
+    num_frames: int
+    fps: float
+    """Frames a second of the file."""
+    favourite: bool
+
+
+class Library:
+    """The videos under ``data_dir``. Pages and workers each open their own on the same database."""
+
+    def __init__(self, data_dir: str | Path, db: Database):
+        self.data_dir = Path(data_dir).resolve()
+        self.db = db
+        self.videos_dir = self.data_dir / "videos"
+        self.trash_dir = self.data_dir / "trash"
+        for folder in (self.videos_dir, self.trash_dir):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def list(self, limit: int = 60, offset: int = 0, search: str | None = None, favourites: bool = False) -> list[Video]:
+        """Videos, newest first; those only whose prompt contains every word of ``search``."""
+        where, values = _where(search, favourites)
+        return [self._video(row) for row in self.db.read(f"SELECT * FROM videos WHERE {where} ORDER BY created DESC, id DESC LIMIT ? OFFSET ?", *values, limit, offset)]
+
+    def count(self, search: str | None = None, favourites: bool = False) -> int:
+        """How many videos ``list`` would show in all."""
+        where, values = _where(search, favourites)
+        return self.db.read(f"SELECT count(*) AS n FROM videos WHERE {where}", *values)[0]["n"]
+
+    def get(self, id: str) -> Video | None:
+        """The video of that id, unless it is deleted."""
+        rows = self.db.read("SELECT * FROM videos WHERE id = ? AND deleted IS NULL", id)
+        return self._video(rows[0]) if rows else None
+
+    def version(self) -> int:
+        """A number that changes whenever ``list`` may give something else."""
+        return self.db.version("library")
+
+    def add(
+        self, id: str, request: GenerationRequest, path: str | Path, width: int, height: int, num_frames: int, fps: float,
+        poster: str | Path | None = None, elapsed: float | None = None, created: float | None = None,
+    ) -> None:  # fmt: skip
+        """Record the file ``path`` of ``videos/``. A second time under the same id changes nothing."""
+        with self.db.write() as tx:
+            tx.execute(
+                "INSERT INTO videos (id, request, prompt, file, poster, created, elapsed, width, height, num_frames, fps) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+                (id, dump_request(request), request.prompt, Path(path).name, poster and Path(poster).name,
+                 created or time.time(), elapsed, width, height, num_frames, fps),
+            )  # fmt: skip
+            self.db.touch("library")
+
+    def set_favourite(self, id: str, favourite: bool) -> None:
+        """Mark or unmark a video. Raises RequestError when there is none of that id."""
+        with self.db.write() as tx:
+            if not tx.execute("UPDATE videos SET favourite = ? WHERE id = ? AND deleted IS NULL", (int(favourite), id)).rowcount:
+                raise _missing(id)
+            self.db.touch("library")
+
+    def delete(self, id: str) -> None:
+        """Move a video to the trash; ``undelete`` brings it back until it is purged."""
+        self._move(id, deleted=time.time(), state="deleted IS NULL", source=self.videos_dir, target=self.trash_dir)
+
+    def undelete(self, id: str) -> None:
+        """Bring a deleted video back."""
+        self._move(id, deleted=None, state="deleted IS NOT NULL", source=self.trash_dir, target=self.videos_dir)
+
+    def purge(self, older_than_days: float = TRASH_DAYS) -> int:
+        """Remove videos for good that were deleted longer ago than that; how many."""
+        with self.db.write() as tx:
+            rows = tx.execute("DELETE FROM videos WHERE deleted < ? RETURNING file, poster", (time.time() - older_than_days * 86_400,)).fetchall()
+        for row in rows:
+            for name in filter(None, (row["file"], row["poster"])):
+                (self.trash_dir / name).unlink(missing_ok=True)
+        return len(rows)
+
+    def _move(self, id: str, deleted: float | None, state: str, source: Path, target: Path) -> None:
+        with self.db.write() as tx:
+            row = tx.execute(f"UPDATE videos SET deleted = ? WHERE id = ? AND {state} RETURNING file, poster", (deleted, id)).fetchone()
+            if row is None:
+                raise _missing(id)
+            for name in filter(None, (row["file"], row["poster"])):
+                if (source / name).exists():
+                    os.replace(source / name, target / name)
+            self.db.touch("library")
+
+    def _video(self, row: sqlite3.Row) -> Video:
+        return Video(
+            id=row["id"],
+            request=load_request(row["request"]),
+            path=str(self.videos_dir / row["file"]),
+            poster=row["poster"] and str(self.videos_dir / row["poster"]),
+            created=row["created"],
+            seconds=row["num_frames"] / row["fps"],
+            elapsed=row["elapsed"],
+            width=row["width"],
+            height=row["height"],
+            num_frames=row["num_frames"],
+            fps=row["fps"],
+            favourite=bool(row["favourite"]),
+        )
+
+
+def _where(search: str | None, favourites: bool) -> tuple[str, list[str]]:
+    words = [word.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_") for word in (search or "").split()]
+    clauses = ["deleted IS NULL", *(["favourite"] if favourites else []), *[r"prompt LIKE ? ESCAPE '\'"] * len(words)]
+    return " AND ".join(clauses), [f"%{word}%" for word in words]
+
+
+def _missing(id: str) -> RequestError:
+    return RequestError("id", f"There is no video {id!r}.")

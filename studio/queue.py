@@ -1,0 +1,287 @@
+"""The durable queue of requests.
+
+A request is on disk when ``enqueue`` returns. A worker takes the first waiting one by a single ``UPDATE … RETURNING`` and
+holds it by a lease that it renews; every later write of that worker names the worker and the attempt, so that one
+whose lease was lost or whose request was cancelled can change nothing any more.
+
+    waiting -> running -> done | failed
+    waiting | running -> cancelled          running -> waiting (worker lost)          failed | cancelled -> waiting (retry)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import secrets
+import sqlite3
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.types import GenerationRequest, RequestError
+
+from .db import Database, require_space
+
+STATES = ("waiting", "running", "done", "failed", "cancelled")
+FINISHED = ("done", "failed", "cancelled")
+MAX_CRASHES = 3
+"""A request that took this many workers with it is failed rather than tried again."""
+ROW_BYTES = 16 * 2**10
+"""Room that one queued request may take in the database and its log."""
+
+_REQUEST_FIELDS = frozenset(field.name for field in dataclasses.fields(GenerationRequest))
+_ORDER = "ORDER BY CASE state WHEN 'running' THEN 0 WHEN 'waiting' THEN 1 ELSE 2 END, CASE WHEN finished IS NULL THEN position ELSE -finished END"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request in the queue, as it stood when it was read. Times are Unix seconds."""
+
+    id: str
+    request: GenerationRequest
+    state: str
+    """One of STATES."""
+    progress: float
+    """0 to 1."""
+    stage: str
+    """What the worker is at: 'text', 'denoise', 'decode', 'save', or '' when it is not running."""
+    step: int
+    num_steps: int
+    seconds_left: float | None
+    error: str | None
+    """Why it failed, in words."""
+    attempts: int
+    """How often a worker took it."""
+    video: str | None
+    """Path of the finished mp4."""
+    created: float
+    started: float | None
+    finished: float | None
+    preview: str | None
+    """Path of an animated WebP of the unfinished clip."""
+
+
+class Queue:
+    """Requests in order, for the page and the workers alike; every process opens its own on the same file."""
+
+    def __init__(self, db: Database | str | Path):
+        self.db = db if isinstance(db, Database) else Database(db)
+
+    # The page's side
+
+    def enqueue(self, request: GenerationRequest) -> str:
+        """Resolve, check and store one request; its id. Raises RequestError or StorageError, and then nothing is stored."""
+        return self.enqueue_many([request])[0]
+
+    def enqueue_many(self, requests: Iterable[GenerationRequest]) -> list[str]:
+        """Store all of ``requests`` in their order, or none of them; their ids."""
+        rows = [(new_id(), dump_request(request.resolved())) for request in requests]
+        require_space(self.db.path.parent, ROW_BYTES * len(rows))
+        now = time.time()
+        with self.db.write() as tx:
+            last = tx.execute("SELECT coalesce(max(position), 0) FROM requests").fetchone()[0]
+            tx.executemany(
+                "INSERT INTO requests (id, position, request, created) VALUES (?, ?, ?, ?)",
+                [(id, last + index, text, now) for index, (id, text) in enumerate(rows, 1)],
+            )
+            self.db.touch("queue")
+        return [id for id, _ in rows]
+
+    def get(self, id: str) -> Job | None:
+        """The request of that id, cleared ones included."""
+        rows = self.db.read("SELECT * FROM requests WHERE id = ?", id)
+        return _job(rows[0]) if rows else None
+
+    def list(self, states: Sequence[str] | None = None, limit: int = 200) -> list[Job]:
+        """Running ones, then waiting ones in their order, then finished ones, newest first; without cleared ones."""
+        states = STATES if states is None else tuple(states)
+        marks = ", ".join("?" * len(states))
+        return [_job(row) for row in self.db.read(f"SELECT * FROM requests WHERE NOT hidden AND state IN ({marks}) {_ORDER} LIMIT ?", *states, limit)]
+
+    def counts(self) -> dict[str, int]:
+        """How many requests are in each state; without cleared ones."""
+        found = {row["state"]: row["n"] for row in self.db.read("SELECT state, count(*) AS n FROM requests WHERE NOT hidden GROUP BY state")}
+        return {state: found.get(state, 0) for state in STATES}
+
+    def version(self) -> int:
+        """A number that changes whenever anything that this class shows has changed."""
+        return self.db.version("queue")
+
+    def cancel(self, id: str) -> bool:
+        """Stop a waiting or running request (its worker notices within a step). False when it was finished already."""
+        self._require(id)
+        return self._change(
+            "UPDATE requests SET state = 'cancelled', stage = '', seconds_left = NULL, finished = ? WHERE id = ? AND state IN ('waiting', 'running')",
+            time.time(), id,
+        )  # fmt: skip
+
+    def retry(self, id: str) -> str:
+        """Put a failed or cancelled request back at the end of the queue, under the same id."""
+        job = self._require(id)
+        if job.state == "done":
+            raise RequestError("id", f"Request {id} is done; there is nothing to retry. Queue it again for another video.")
+        self._change(
+            "UPDATE requests SET state = 'waiting', position = (SELECT max(position) + 1 FROM requests), progress = 0, stage = '', step = 0, num_steps = 0, "
+            "seconds_left = NULL, error = NULL, crashes = 0, worker = NULL, lease_until = NULL, preview = NULL, hidden = 0, started = NULL, finished = NULL "
+            "WHERE id = ? AND state IN ('failed', 'cancelled')",
+            id,
+        )
+        return id
+
+    def clear_finished(self) -> list[str]:
+        """Hide done, failed and cancelled requests (their videos stay); the ids, for ``restore``."""
+        with self.db.write() as tx:
+            ids = [row["id"] for row in tx.execute("UPDATE requests SET hidden = 1 WHERE NOT hidden AND state IN ('done', 'failed', 'cancelled') RETURNING id")]
+            self.db.touch("queue")
+        return ids
+
+    def restore(self, ids: Sequence[str]) -> None:
+        """Undo ``clear_finished``."""
+        with self.db.write() as tx:
+            tx.executemany("UPDATE requests SET hidden = 0 WHERE id = ?", [(id,) for id in ids])
+            self.db.touch("queue")
+
+    @property
+    def paused(self) -> bool:
+        """Whether workers are kept from taking new requests."""
+        return bool(self.db.meta("paused"))
+
+    def pause(self) -> None:
+        """Let running requests end and start no others."""
+        self._set_paused(1)
+
+    def resume(self) -> None:
+        """Start requests again."""
+        self._set_paused(0)
+
+    # The worker's side
+
+    def lease(self, worker_id: str, seconds: float) -> Job | None:
+        """Take the first waiting request for ``seconds``; None when there is none or the queue is paused."""
+        if not self.db.read("SELECT 1 FROM requests WHERE state = 'waiting' LIMIT 1"):
+            return None
+        now = time.time()
+        with self.db.write() as tx:
+            row = tx.execute(
+                "UPDATE requests SET state = 'running', attempts = attempts + 1, worker = ?, lease_until = ?, started = ?, finished = NULL, "
+                "progress = 0, stage = '', step = 0, num_steps = 0, seconds_left = NULL, preview = NULL, error = NULL "
+                "WHERE id = (SELECT id FROM requests WHERE state = 'waiting' ORDER BY position LIMIT 1) "
+                "AND NOT (SELECT value FROM meta WHERE name = 'paused') RETURNING *",
+                (worker_id, now + seconds, now),
+            ).fetchone()
+            if row is not None:
+                self.db.touch("queue")
+        return None if row is None else _job(row)
+
+    def holds(self, id: str, worker_id: str, attempt: int) -> bool:
+        """Whether the request is still this worker's: False once it was cancelled or given to another. Reads only."""
+        return bool(self.db.read("SELECT 1 FROM requests WHERE id = ? AND worker = ? AND attempts = ? AND state = 'running'", id, worker_id, attempt))
+
+    def heartbeat(
+        self, id: str, worker_id: str, attempt: int, progress: float | None = None, stage: str | None = None, step: int | None = None,
+        num_steps: int | None = None, seconds_left: float | None = None, preview: str | None = None, seconds: float = 60,
+    ) -> bool:  # fmt: skip
+        """Renew the lease by ``seconds`` and record what is not None. False: lost or cancelled, so stop the work."""
+        shown = {"progress": progress, "stage": stage, "step": step, "num_steps": num_steps, "seconds_left": seconds_left, "preview": preview}
+        shown = {name: value for name, value in shown.items() if value is not None}
+        changes = "".join(f", {name} = ?" for name in shown)
+        return self._fenced(f"lease_until = ?{changes}", id, worker_id, attempt, time.time() + seconds, *shown.values(), visible=bool(shown))
+
+    def finish(self, id: str, worker_id: str, attempt: int, video: str) -> bool:
+        """Mark done with the path of its video. False when the request was no longer this worker's.
+
+        Called with ``Library.add`` inside one ``db.write()``, so that both are recorded or neither.
+        """
+        return self._fenced(
+            "state = 'done', progress = 1, stage = '', seconds_left = NULL, preview = NULL, lease_until = NULL, video = ?, finished = ?",
+            id, worker_id, attempt, video, time.time(),
+        )  # fmt: skip
+
+    def fail(self, id: str, worker_id: str, attempt: int, error: str) -> bool:
+        """Mark failed, with the reason in words. False when the request was no longer this worker's."""
+        return self._fenced("state = 'failed', stage = '', seconds_left = NULL, lease_until = NULL, error = ?, finished = ?", id, worker_id, attempt, error, time.time())
+
+    # The supervisor's side
+
+    def requeue(self, worker_id: str | None = None) -> int:
+        """Put back what ``worker_id`` (None: any) was running when it was stopped on purpose, or when the app died."""
+        return self._put_back("crashes = crashes", "(? IS NULL OR worker = ?)", worker_id, worker_id)
+
+    def worker_died(self, worker_id: str, how: str) -> int:
+        """Put back what ``worker_id`` was running, or fail it if it did so to MAX_CRASHES workers; how many there were."""
+        with self.db.write() as tx:
+            failed = tx.execute(
+                "UPDATE requests SET state = 'failed', crashes = crashes + 1, stage = '', seconds_left = NULL, lease_until = NULL, finished = ?, error = ? "
+                "WHERE state = 'running' AND worker = ? AND crashes + 1 >= ?",
+                (time.time(), f"The worker process died {MAX_CRASHES} times while making this video; the last time it {how}. "
+                 "It may need more memory than there is: try a smaller size, fewer frames or a decode chunk, then retry.", worker_id, MAX_CRASHES),
+            ).rowcount  # fmt: skip
+            if failed:
+                self.db.touch("queue")
+            return failed + self._put_back("crashes = crashes + 1", "worker = ?", worker_id)
+
+    def expire(self) -> int:
+        """Put back requests whose lease ran out (a worker that hangs); how many there were."""
+        return self._put_back("crashes = crashes + 1", "lease_until < ?", time.time())
+
+    def _put_back(self, change: str, where: str, *values: object) -> int:
+        if not self.db.read(f"SELECT 1 FROM requests WHERE state = 'running' AND {where}", *values):
+            return 0
+        with self.db.write() as tx:
+            count = tx.execute(
+                f"UPDATE requests SET {change}, state = 'waiting', worker = NULL, lease_until = NULL, progress = 0, stage = '', step = 0, "
+                f"seconds_left = NULL, preview = NULL WHERE state = 'running' AND {where}",
+                values,
+            ).rowcount
+            self.db.touch("queue")
+        return count
+
+    def _fenced(self, change: str, id: str, worker_id: str, attempt: int, *values: object, visible: bool = True) -> bool:
+        sql = f"UPDATE requests SET {change} WHERE id = ? AND worker = ? AND attempts = ? AND state = 'running'"
+        return self._change(sql, *values, id, worker_id, attempt, visible=visible)
+
+    def _change(self, sql: str, *values: object, visible: bool = True) -> bool:
+        with self.db.write() as tx:
+            changed = tx.execute(sql, values).rowcount > 0
+            if changed and visible:
+                self.db.touch("queue")
+        return changed
+
+    def _set_paused(self, value: int) -> None:
+        with self.db.write():
+            self.db.set_meta("paused", value)
+            self.db.touch("queue")
+
+    def _require(self, id: str) -> Job:
+        job = self.get(id)
+        if job is None:
+            raise RequestError("id", f"There is no request {id!r}.")
+        return job
+
+
+def new_id() -> str:
+    """An id that sorts by time and can be a file name: ``20261123-134501-3fa2b1c4d5e6``."""
+    return time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(6)
+
+
+def dump_request(request: GenerationRequest) -> str:
+    """JSON for a row. Raises RequestError for text that cannot be stored."""
+    text = json.dumps(request.to_dict(), ensure_ascii=False)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RequestError("prompt", f"The text contains half of a character (U+{ord(text[error.start]):04X}). Type it again.") from error
+    return text
+
+
+def load_request(text: str) -> GenerationRequest:
+    """The request in a row; settings that a newer version wrote and this one does not know are left out."""
+    return GenerationRequest(**{name: value for name, value in json.loads(text).items() if name in _REQUEST_FIELDS})
+
+
+_JOB_FIELDS = tuple(field.name for field in dataclasses.fields(Job) if field.name != "request")
+
+
+def _job(row: sqlite3.Row) -> Job:
+    return Job(request=load_request(row["request"]), **{name: row[name] for name in _JOB_FIELDS})

@@ -1,0 +1,63 @@
+"""What the pages work with: built once from the arguments, passed in, closed at the end. No globals."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+
+from .db import Database, StorageError
+from .executors.local import LocalExecutor
+from .library import Library
+from .models import Models
+from .queue import Queue
+
+DEFAULT_MODEL = "mira-nano"
+EXECUTORS = {"local": LocalExecutor}
+"""By the name that ``--executor`` takes."""
+
+
+@dataclass
+class Services:
+    """The studio behind its pages."""
+
+    data_dir: Path
+    default_model: str
+    queue: Queue
+    library: Library
+    models: Models
+    executor: LocalExecutor
+    lock: filelock.BaseFileLock
+
+    @classmethod
+    def open(cls, data_dir: str | Path, executor: str = "local", default_model: str = DEFAULT_MODEL, start_worker: bool = True, device: str = "auto") -> Services:
+        """Open the data folder, put back what an earlier run left unfinished, and start the worker.
+
+        Raises StorageError when the folder is in use by another studio or cannot hold the queue.
+        """
+        data_dir = Path(data_dir).resolve()
+        data_dir.mkdir(parents=True, exist_ok=True)
+        db = Database(data_dir / "studio.db")
+        lock = filelock.FileLock(data_dir / "studio.lock")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            owner = db.meta("app_pid")
+            db.close()
+            raise StorageError(f"{data_dir} is in use by another studio (process {owner}). Use that one, stop it, or give another --data-dir.") from None
+        db.set_meta("app_pid", os.getpid())
+        queue, library = Queue(db), Library(data_dir, db)
+        queue.requeue()
+        library.purge()
+        services = cls(data_dir, default_model, queue, library, Models(data_dir), EXECUTORS[executor](db.path, data_dir, device, default_model), lock)
+        if start_worker:
+            services.executor.start()
+        return services
+
+    def close(self) -> None:
+        """Stop the worker (what it was running waits for the next start) and let go of the data folder."""
+        self.executor.stop()
+        self.queue.db.close()
+        self.lock.release()

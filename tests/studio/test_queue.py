@@ -1,0 +1,207 @@
+"""The queue and the library by themselves: order, fences, durability against SIGKILL, a full disk."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from core.types import GenerationRequest, RequestError
+from studio import db as db_module
+from studio.db import Database, StorageError, file_system, refuse_network_file_system
+from studio.library import Library
+from studio.queue import MAX_CRASHES, Queue
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def queue(tmp_path: Path) -> Queue:
+    return Queue(tmp_path / "studio.db")
+
+
+def request(prompt: str = "a red ball rolls right", **values) -> GenerationRequest:
+    return GenerationRequest(prompt=prompt, **values)
+
+
+def test_requests_are_resolved_and_leased_in_order(queue: Queue) -> None:
+    ids = [queue.enqueue(request("first")), *queue.enqueue_many([request("second", seed=7), request("third")])]
+    assert [job.id for job in queue.list()] == ids
+    stored = queue.get(ids[1]).request
+    assert stored.seed == 7 and stored.preset == "nano-4s" and stored.width == 128
+    assert queue.get(ids[0]).request.seed is not None, "the drawn seed is recorded"
+    assert [queue.lease("w", 60).id for _ in ids] == ids
+    assert queue.lease("w", 60) is None
+
+
+def test_enqueue_many_stores_all_or_none(queue: Queue) -> None:
+    with pytest.raises(RequestError, match="prompt is empty"):
+        queue.enqueue_many([request(), request("  ")])
+    with pytest.raises(RequestError, match="half of a character"):
+        queue.enqueue(request("broken \ud83d emoji"))
+    assert queue.list() == []
+
+
+def test_heartbeat_shows_progress_and_cancel_stops_the_worker(queue: Queue) -> None:
+    id = queue.enqueue(request())
+    job = queue.lease("w", 60)
+    assert queue.heartbeat(id, "w", job.attempts, progress=0.5, stage="denoise", step=3, num_steps=6, seconds_left=2.5, preview="p.webp")
+    assert queue.heartbeat(id, "w", job.attempts), "a bare heartbeat keeps what was told"
+    seen = queue.get(id)
+    assert (seen.state, seen.progress, seen.stage, seen.step, seen.num_steps, seen.seconds_left, seen.preview) == ("running", 0.5, "denoise", 3, 6, 2.5, "p.webp")
+    assert queue.cancel(id) and queue.get(id).state == "cancelled"
+    assert not queue.holds(id, "w", job.attempts)
+    assert not queue.heartbeat(id, "w", job.attempts, progress=0.9)
+    assert not queue.finish(id, "w", job.attempts, "late.mp4")
+    assert not queue.cancel(id), "a second time it does nothing"
+    assert queue.retry(id) == id and queue.get(id).state == "waiting" and queue.get(id).attempts == 1
+
+
+def test_a_late_worker_writes_nothing(queue: Queue) -> None:
+    id = queue.enqueue(request())
+    late = queue.lease("one", -1)
+    assert queue.expire() == 1 and queue.expire() == 0
+    again = queue.lease("one", 60)
+    assert again.id == id and again.attempts == 2
+    for write in (queue.heartbeat(id, "one", late.attempts), queue.finish(id, "one", late.attempts, "x"), queue.fail(id, "one", late.attempts, "x")):
+        assert not write
+    assert queue.finish(id, "one", again.attempts, "x.mp4") and queue.get(id).state == "done"
+
+
+def test_a_failed_request_keeps_its_words_and_can_be_retried(queue: Queue) -> None:
+    id, other = queue.enqueue_many([request(), request("other")])
+    job = queue.lease("w", 60)
+    assert queue.fail(id, "w", job.attempts, "The model is missing: run this.")
+    assert queue.get(id).error == "The model is missing: run this."
+    queue.retry(id)
+    assert queue.get(id).error is None
+    assert [j.id for j in queue.list(states=["waiting"])] == [other, id], "back at the end"
+    with pytest.raises(RequestError, match="no request 'nonsense'"):
+        queue.retry("nonsense")
+
+
+def test_a_request_that_keeps_killing_its_worker_fails_in_words(queue: Queue) -> None:
+    id = queue.enqueue(request())
+    for attempt in range(MAX_CRASHES):
+        assert queue.lease(f"w{attempt}", 60).attempts == attempt + 1
+        assert queue.worker_died(f"w{attempt}", "was killed by SIGKILL") == 1
+    job = queue.get(id)
+    assert job.state == "failed" and "died 3 times" in job.error and "SIGKILL" in job.error
+    queue.retry(id)
+    assert queue.lease("w", 60).id == id
+    assert queue.requeue("w") == 1 and queue.get(id).state == "waiting"
+
+
+def test_pause_clear_and_versions(queue: Queue) -> None:
+    ids = queue.enqueue_many([request(), request()])
+    queue.pause()
+    assert queue.paused and queue.lease("w", 60) is None
+    queue.resume()
+    job = queue.lease("w", 60)
+    before = queue.version()
+    assert queue.heartbeat(job.id, "w", 1) and queue.version() == before, "renewing the lease shows nothing new"
+    assert queue.heartbeat(job.id, "w", 1, progress=0.1) and queue.version() > before
+    queue.finish(job.id, "w", 1, "v.mp4")
+    assert queue.counts() == {"waiting": 1, "running": 0, "done": 1, "failed": 0, "cancelled": 0}
+    assert queue.clear_finished() == [ids[0]]
+    assert [j.id for j in queue.list()] == [ids[1]] and queue.get(ids[0]).state == "done"
+    queue.restore([ids[0]])
+    assert len(queue.list()) == 2
+
+
+def test_a_full_disk_is_told_in_words(queue: Queue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue.enqueue(request())
+    with monkeypatch.context() as patch:
+        patch.setattr(db_module, "free_bytes", lambda folder: 2**20)
+        with pytest.raises(StorageError, match=r"disk is full: 1 MiB free at .*, 64.* needed"):
+            queue.enqueue(request())
+    pages = queue.db.connection().execute("PRAGMA page_count").fetchone()[0]
+    queue.db.connection().execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(StorageError, match="disk is full"):
+        queue.enqueue_many([request("x" * 2000) for _ in range(100)])
+    assert queue.counts()["waiting"] == 1, "what was there is there still, and nothing in halves"
+    queue.db.connection().execute("PRAGMA max_page_count = 1000000")
+    assert queue.enqueue(request())
+
+
+def test_network_file_systems_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mounts = "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n40 22 0:50 / /mnt/my\\040share rw shared:5 - nfs4 server:/x rw\n"
+    assert file_system(Path("/mnt/my share/data"), mounts) == "nfs4"
+    assert file_system(Path("/mnt/my"), mounts) == "ext4"
+    monkeypatch.setattr(db_module, "file_system", lambda folder: "nfs4")
+    with pytest.raises(StorageError, match="network file system .nfs4.*--data-dir"):
+        refuse_network_file_system(tmp_path)
+
+
+WORKER = """
+import sys, time
+from studio.queue import Queue
+queue, name = Queue(sys.argv[1]), sys.argv[2]
+print("ready", flush=True)
+sys.stdin.readline()
+while (job := queue.lease(name, 60)) is not None:
+    assert queue.heartbeat(job.id, name, job.attempts, progress=0.5)
+    if name == "w0":
+        print("holding", flush=True)
+        time.sleep(60)
+    assert queue.finish(job.id, name, job.attempts, name)
+"""
+
+
+def test_four_processes_one_killed_each_request_done_once(queue: Queue) -> None:
+    ids = queue.enqueue_many([request(f"number {n}") for n in range(200)])
+    workers = [
+        subprocess.Popen([sys.executable, "-c", WORKER, str(queue.db.path), f"w{n}"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for n in range(4)
+    ]  # fmt: skip
+    assert [worker.stdout.readline() for worker in workers] == ["ready\n"] * 4
+    for worker in workers:
+        worker.stdin.write("go\n")
+        worker.stdin.flush()
+    victim = workers[0]
+    assert victim.stdout.readline() == "holding\n"
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.wait()
+    for worker in workers[1:]:
+        assert worker.wait(timeout=60) == 0
+    held = queue.list(states=["running"])
+    assert len(held) == 1 and queue.worker_died("w0", "was killed") == 1
+    last = queue.lease("w9", 60)
+    assert last.id == held[0].id and last.attempts == 2 and queue.finish(last.id, "w9", 2, "w9")
+    jobs = queue.list(limit=1000)
+    assert {job.id for job in jobs} == set(ids) and {job.state for job in jobs} == {"done"}
+    assert sorted(job.attempts for job in jobs) == [1] * 199 + [2]
+
+
+def test_library_lists_searches_deletes_and_brings_back(tmp_path: Path) -> None:
+    library = Library(tmp_path, Database(tmp_path / "studio.db"))
+    for n, prompt in enumerate(("a red ball", "a blue 100% cube", "a red cube")):
+        path = library.videos_dir / f"v{n}.mp4"
+        path.write_bytes(b"video")
+        (library.videos_dir / f"v{n}.jpg").write_bytes(b"poster")
+        library.add(f"v{n}", request(prompt).resolved(), path, 128, 80, 24, 6, poster=path.with_suffix(".jpg"), elapsed=1.0, created=1000.0 + n)
+    library.add("v0", request("again").resolved(), library.videos_dir / "v0.mp4", 128, 80, 24, 6)
+    assert [v.id for v in library.list()] == ["v2", "v1", "v0"] and library.get("v0").request.prompt == "a red ball"
+    assert [v.id for v in library.list(search="red")] == ["v2", "v0"] and [v.id for v in library.list(search="CUBE red")] == ["v2"]
+    assert [v.id for v in library.list(search="100%")] == ["v1"] and library.count(search="%") == 1 and library.count() == 3
+    assert [v.id for v in library.list(limit=1, offset=1)] == ["v1"]
+    assert library.get("v1").seconds == 4.0
+
+    version = library.version()
+    library.set_favourite("v1", True)
+    assert library.version() > version and [v.id for v in library.list(favourites=True)] == ["v1"]
+    library.delete("v1")
+    assert library.get("v1") is None and not (library.videos_dir / "v1.mp4").exists()
+    library.undelete("v1")
+    assert Path(library.get("v1").path).exists() and library.get("v1").favourite
+    with pytest.raises(RequestError, match="no video 'v1'"):
+        library.undelete("v1")
+    library.delete("v2")
+    assert library.purge() == 0
+    assert library.purge(older_than_days=-1) == 1
+    assert not list(library.trash_dir.iterdir()) and library.count() == 2
