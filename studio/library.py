@@ -6,14 +6,13 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from core.types import GenerationRequest, RequestError
 
 from .db import Database
-from .queue import dump_request, load_request
+from .queue import Queue, dump_request, known_settings, load_request, new_id
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +22,7 @@ TRASH_DAYS = 7
 
 @dataclass(frozen=True)
 class Video:
-    """A finished video. ``id`` is that of the request it came from, or drawn for a file that was imported."""
+    """A finished video. ``id`` is that of the request it came from, or drawn for a file that was put there."""
 
     id: str
     request: GenerationRequest
@@ -76,18 +75,58 @@ class Library:
         return self.db.version("library")
 
     def add(
-        self, id: str, request: GenerationRequest, path: str | Path, width: int, height: int, num_frames: int, fps: float,
-        poster: str | Path | None = None, elapsed: float | None = None, created: float | None = None,
+        self, id: str, request: GenerationRequest, file: Path, poster: Path | None = None, elapsed: float | None = None, created: float | None = None,
     ) -> None:  # fmt: skip
-        """Record the file ``path`` of ``videos/``. A second time under the same id changes nothing."""
+        """Record ``file``, which ``request`` (resolved) made, and move it and its poster into ``videos/`` as ``id.mp4``.
+
+        All of it or, when a file cannot be moved, nothing. A second time under the same id changes nothing in the list.
+        """
+        target = self.videos_dir / f"{id}{file.suffix}"
+        still = poster and target.with_suffix(poster.suffix)
         with self.db.write() as tx:
             tx.execute(
                 "INSERT INTO videos (id, request, prompt, file, poster, created, elapsed, width, height, num_frames, fps) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
-                (id, dump_request(request), request.prompt, Path(path).name, poster and Path(poster).name,
-                 created or time.time(), elapsed, width, height, num_frames, fps),
+                (id, dump_request(request), request.prompt, target.name, still and still.name, created or time.time(), elapsed,
+                 request.width, request.height, request.num_frames, request.output_fps),
             )  # fmt: skip
             self.db.touch("library")
+            if still:
+                os.replace(poster, still)
+            os.replace(file, target)
+
+    def recover(self, queue: Queue) -> int:
+        """Make the list agree with the folders after a crash or a change by hand; how many videos were added to the list.
+
+        A file of ``videos/`` that is not listed is one whose worker died right before it could say so, and its request is
+        done, or one that someone put there. A listed one is deleted if and only if its file lies in the trash.
+        """
+        rows = {row["file"]: row for row in self.db.read("SELECT id, file, poster, deleted FROM videos")}
+        for name, row in rows.items():
+            if row["deleted"] is not None and (self.videos_dir / name).exists():
+                self.undelete(row["id"])
+            elif row["deleted"] is None and not (self.videos_dir / name).exists() and (self.trash_dir / name).exists():
+                self._move_files(row, self.trash_dir, self.videos_dir)
+        return sum(self._import(path, queue) for path in sorted(self.videos_dir.glob("*.mp4")) if path.name not in rows)
+
+    def _import(self, path: Path, queue: Queue) -> bool:
+        from core.video_io import VideoError, probe, read_settings
+
+        try:
+            info, settings = probe(path), read_settings(path)
+            request = known_settings(settings) if settings else GenerationRequest(prompt=path.stem)
+        except (VideoError, RequestError, OSError) as error:
+            log.warning("%s is not listed: %s", path, error)
+            return False
+        request = request.replace(width=int(info["width"]), height=int(info["height"]), num_frames=int(info["num_frames"]), output_fps=round(info["fps"]))
+        poster = path.with_suffix(".jpg")
+        with self.db.write():
+            if self.db.read("SELECT 1 FROM videos WHERE file = ?", path.name):
+                return False
+            id = path.stem if queue.adopt(path.stem, str(path)) else new_id()
+            self.add(id, request, path, poster if poster.exists() else None, created=path.stat().st_mtime)
+        log.info("%s was not listed; it is now, as %s", path, id)
+        return True
 
     def set_favourite(self, id: str, favourite: bool) -> None:
         """Mark or unmark a video. Raises RequestError when there is none of that id."""
@@ -118,10 +157,13 @@ class Library:
             row = tx.execute(f"UPDATE videos SET deleted = ? WHERE id = ? AND {state} RETURNING file, poster", (deleted, id)).fetchone()
             if row is None:
                 raise _missing(id)
-            for name in filter(None, (row["file"], row["poster"])):
-                if (source / name).exists():
-                    os.replace(source / name, target / name)
+            self._move_files(row, source, target)
             self.db.touch("library")
+
+    def _move_files(self, row: sqlite3.Row, source: Path, target: Path) -> None:
+        for name in filter(None, (row["file"], row["poster"])):
+            if (source / name).exists():
+                os.replace(source / name, target / name)
 
     def _video(self, row: sqlite3.Row) -> Video:
         return Video(

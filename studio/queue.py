@@ -2,7 +2,8 @@
 
 A request is on disk when ``enqueue`` returns. A worker takes the first waiting one by a single ``UPDATE … RETURNING`` and
 holds it by a lease that it renews; every later write of that worker names the worker and the attempt, so that one
-whose lease was lost or whose request was cancelled can change nothing any more.
+whose lease was lost or whose request was cancelled can change nothing any more. Leases count the monotonic clock, which
+all processes of a machine share and which neither a sleeping laptop nor a corrected clock moves; a restart requeues all.
 
     waiting -> running -> done | failed
     waiting | running -> cancelled          running -> waiting (worker lost)          failed | cancelled -> waiting (retry)
@@ -18,6 +19,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from core.types import GenerationRequest, RequestError
 
@@ -161,14 +163,13 @@ class Queue:
         """Take the first waiting request for ``seconds``; None when there is none or the queue is paused."""
         if not self.db.read("SELECT 1 FROM requests WHERE state = 'waiting' LIMIT 1"):
             return None
-        now = time.time()
         with self.db.write() as tx:
             row = tx.execute(
                 "UPDATE requests SET state = 'running', attempts = attempts + 1, worker = ?, lease_until = ?, started = ?, finished = NULL, "
                 "progress = 0, stage = '', step = 0, num_steps = 0, seconds_left = NULL, preview = NULL, error = NULL "
                 "WHERE id = (SELECT id FROM requests WHERE state = 'waiting' ORDER BY position LIMIT 1) "
                 "AND NOT (SELECT value FROM meta WHERE name = 'paused') RETURNING *",
-                (worker_id, now + seconds, now),
+                (worker_id, time.monotonic() + seconds, time.time()),
             ).fetchone()
             if row is not None:
                 self.db.touch("queue")
@@ -186,7 +187,7 @@ class Queue:
         shown = {"progress": progress, "stage": stage, "step": step, "num_steps": num_steps, "seconds_left": seconds_left, "preview": preview}
         shown = {name: value for name, value in shown.items() if value is not None}
         changes = "".join(f", {name} = ?" for name in shown)
-        return self._fenced(f"lease_until = ?{changes}", id, worker_id, attempt, time.time() + seconds, *shown.values(), visible=bool(shown))
+        return self._fenced(f"lease_until = ?{changes}", id, worker_id, attempt, time.monotonic() + seconds, *shown.values(), visible=bool(shown))
 
     def finish(self, id: str, worker_id: str, attempt: int, video: str) -> bool:
         """Mark done with the path of its video. False when the request was no longer this worker's.
@@ -221,9 +222,17 @@ class Queue:
                 self.db.touch("queue")
             return failed + self._put_back("crashes = crashes + 1", "worker = ?", worker_id)
 
-    def expire(self) -> int:
-        """Put back requests whose lease ran out (a worker that hangs); how many there were."""
-        return self._put_back("crashes = crashes + 1", "lease_until < ?", time.time())
+    def expire(self, worker_id: str | None = None) -> int:
+        """Put back requests of ``worker_id`` (None: any) whose lease ran out, since it hangs; how many there were."""
+        return self._put_back("crashes = crashes + 1", "lease_until < ? AND (? IS NULL OR worker = ?)", time.monotonic(), worker_id, worker_id)
+
+    def adopt(self, id: str, video: str) -> bool:
+        """Mark an unfinished request done whose whole video was found. False when there is none of that id."""
+        return self._change(
+            "UPDATE requests SET state = 'done', progress = 1, stage = '', seconds_left = NULL, preview = NULL, lease_until = NULL, video = ?, finished = ? "
+            "WHERE id = ? AND state IN ('waiting', 'running')",
+            video, time.time(), id,
+        )  # fmt: skip
 
     def _put_back(self, change: str, where: str, *values: object) -> int:
         if not self.db.read(f"SELECT 1 FROM requests WHERE state = 'running' AND {where}", *values):
@@ -276,8 +285,18 @@ def dump_request(request: GenerationRequest) -> str:
 
 
 def load_request(text: str) -> GenerationRequest:
-    """The request in a row; settings that a newer version wrote and this one does not know are left out."""
-    return GenerationRequest(**{name: value for name, value in json.loads(text).items() if name in _REQUEST_FIELDS})
+    """The request in a row."""
+    return GenerationRequest(**_known(json.loads(text)))
+
+
+def known_settings(settings: dict[str, Any]) -> GenerationRequest:
+    """The request in a file's settings, which may hold more than one. Raises RequestError for a value of the wrong type."""
+    return GenerationRequest.from_dict(_known(settings))
+
+
+def _known(settings: dict[str, Any]) -> dict[str, Any]:
+    """Without what a newer version wrote and this one does not know."""
+    return {name: value for name, value in settings.items() if name in _REQUEST_FIELDS}
 
 
 _JOB_FIELDS = tuple(field.name for field in dataclasses.fields(Job) if field.name != "request")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +50,9 @@ class Services:
             raise StorageError(f"{data_dir} is in use by another studio (process {owner}). Use that one, stop it, or give another --data-dir.") from None
         db.set_meta("app_pid", os.getpid())
         queue, library = Queue(db), Library(data_dir, db)
+        for leftovers in ("tmp/worker", "previews"):
+            shutil.rmtree(data_dir / leftovers, ignore_errors=True)
+        library.recover(queue)
         queue.requeue()
         library.purge()
         services = cls(data_dir, default_model, queue, library, Models(data_dir), EXECUTORS[executor](db.path, data_dir, device, default_model), lock)

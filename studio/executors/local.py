@@ -1,4 +1,4 @@
-"""Runs requests on this machine: one worker process, watched and replaced when it dies."""
+"""Runs requests on this machine: a worker process for each device, watched and replaced when it dies."""
 
 from __future__ import annotations
 
@@ -20,83 +20,95 @@ from ..queue import Queue
 
 log = logging.getLogger(__name__)
 
-LEASE_SECONDS = 60.0
-"""A worker that has not renewed its lease for this long hangs: it is killed, and its request put back."""
 MAX_BACKOFF_SECONDS = 30.0
 MAX_LOG_BYTES = 5 * 2**20
 ROOT = Path(__file__).resolve().parents[2]
 
+Status = dict[str, str | int | None]
+"""``state`` (starting, ready, busy, stopped), ``device``, ``dtype``, ``model`` (the loaded one) and ``pid`` of a worker."""
+
 
 class LocalExecutor:
+    """One supervised worker for each device of ``device``: 'auto', 'cpu', or several as in 'cuda:0,cuda:1'."""
+
+    def __init__(self, db_path: str | Path, data_dir: str | Path, device: str = "auto", model: str | None = None):
+        self.queue = Queue(Database(db_path))
+        self.workers = [Worker(self.queue, Path(data_dir), name, model) for name in device.split(",")]
+
+    def status(self) -> Status:
+        """Of the first worker; ``statuses`` has all of them."""
+        return self.workers[0].status()
+
+    def statuses(self) -> list[Status]:
+        return [worker.status() for worker in self.workers]
+
+    def start(self) -> None:
+        """Start the workers and the threads that watch them."""
+        for worker in self.workers:
+            worker.start()
+
+    def stop(self) -> None:
+        """Stop the workers; what they were running goes back to waiting."""
+        for worker in self.workers:
+            worker.ask_to_stop()
+        for worker in self.workers:
+            worker.join()
+        self.queue.db.close()
+
+
+class Worker:
     """Supervises ``python -m studio.executors.worker`` for one device.
 
     The worker's standard input is its tie to this process: when it closes, on purpose or because this process died, the
     worker exits at once. Its standard output carries one JSON status a line; its log is ``data_dir/logs/worker.log``.
     """
 
-    def __init__(self, db_path: str | Path, data_dir: str | Path, device: str = "auto", model: str | None = None, command: list[str] | None = None):
-        self.queue = Queue(Database(db_path))
-        self.data_dir = Path(data_dir)
-        self.device = device
-        self.model = model
-        self.log_path = self.data_dir / "logs" / "worker.log"
-        self.command = command or [sys.executable, "-m", "studio.executors.worker"]
-        self._status: dict[str, str | int | None] = {"state": "stopped", "device": None, "dtype": None, "model": None}
+    def __init__(self, queue: Queue, data_dir: Path, device: str, model: str | None):
+        self.queue, self.data_dir, self.device, self.model = queue, data_dir, device, model
+        self.log_path = data_dir / "logs" / "worker.log"
+        self._status: Status = _idle("stopped")
         self._process: subprocess.Popen[str] | None = None
         self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._deaths = 0
+        self._thread = threading.Thread(target=self._supervise, name=f"supervisor-{device}", daemon=True)
 
-    def status(self) -> dict[str, str | int | None]:
-        """``state`` (starting, ready, busy, stopped), ``device``, ``dtype``, ``model`` (the loaded one) and ``pid``, as last told."""
-        return {**self._status, "pid": self.pid}
-
-    @property
-    def pid(self) -> int | None:
-        """The worker's process id, or None while there is none."""
+    def status(self) -> Status:
         process = self._process
-        return process.pid if process is not None and process.poll() is None else None
+        return {**self._status, "pid": process.pid if process is not None and process.returncode is None else None}
 
     def start(self) -> None:
-        """Start the worker and the thread that watches it."""
-        if self._thread is not None:
-            raise RuntimeError("The executor runs already.")
-        self._stopping.clear()
-        self._thread = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """Stop the worker; what it was running goes back to waiting."""
+    def ask_to_stop(self) -> None:
         self._stopping.set()
-        if self._thread is not None:
+
+    def join(self) -> None:
+        if self._thread.ident is not None:
             self._thread.join()
-            self._thread = None
-        self._status = {"state": "stopped", "device": None, "dtype": None, "model": None}
-        self.queue.db.close()
+        self._status = _idle("stopped")
 
     def _supervise(self) -> None:
-        for attempt in itertools.count(1):
+        deaths = 0
+        for generation in itertools.count(1):
             started = time.monotonic()
             try:
-                self._run_worker(f"local-{attempt}")
+                self._run(f"{self.device}-{generation}")
             except (OSError, sqlite3.Error, StorageError):
-                log.exception("supervising worker local-%d failed", attempt)
-            if self._stopping.is_set():
-                return
-            self._deaths = 1 if time.monotonic() - started > 2 * MAX_BACKOFF_SECONDS else self._deaths + 1
-            if self._stopping.wait(min(MAX_BACKOFF_SECONDS, 0.25 * 2 ** (self._deaths - 1))):
+                log.exception("supervising worker %s-%d failed", self.device, generation)
+            deaths = 1 if time.monotonic() - started > 2 * MAX_BACKOFF_SECONDS else deaths + 1
+            if self._stopping.wait(min(MAX_BACKOFF_SECONDS, 0.25 * 2 ** (deaths - 1))):
                 return
 
-    def _run_worker(self, worker_id: str) -> None:
-        """One worker from its start to its end, and its request put back."""
-        self._status = {"state": "starting", "device": None, "dtype": None, "model": None}
+    def _run(self, worker_id: str) -> None:
+        """One worker process from its start to its end, and its request put back."""
+        self._status = _idle("starting")
+        self.queue.expire()
         process = self._spawn(worker_id)
         reader = threading.Thread(target=self._read_status, args=(process,), name="worker-status", daemon=True)
         reader.start()
         try:
             while process.poll() is None and not self._stopping.is_set():
-                if self.queue.expire():
-                    log.error("worker %s has not renewed its lease for %.0f s: killing it", worker_id, LEASE_SECONDS)
+                if self.queue.expire(worker_id):
+                    log.error("worker %s hangs (its lease ran out): killing it", worker_id)
                     process.kill()
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(timeout=0.2)
@@ -115,14 +127,11 @@ class LocalExecutor:
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         if self.log_path.exists() and self.log_path.stat().st_size > MAX_LOG_BYTES:
             os.replace(self.log_path, self.log_path.with_suffix(".log.1"))
-        arguments = ["--data-dir", str(self.data_dir), "--device", self.device, "--worker-id", worker_id]
+        command = [sys.executable, "-m", "studio.executors.worker", "--data-dir", str(self.data_dir), "--device", self.device, "--worker-id", worker_id]
         if self.model:
-            arguments += ["--model", self.model]
+            command += ["--model", self.model]
         with open(self.log_path, "ab") as errors:
-            process = subprocess.Popen(
-                [*self.command, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
-                text=True, cwd=ROOT, start_new_session=True,
-            )  # fmt: skip
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT, start_new_session=True)
         self._process = process
         log.info("worker %s started as process %d", worker_id, process.pid)
         return process
@@ -130,6 +139,10 @@ class LocalExecutor:
     def _read_status(self, process: subprocess.Popen[str]) -> None:
         for line in process.stdout:
             self._status = json.loads(line)
+
+
+def _idle(state: str) -> Status:
+    return {"state": state, "device": None, "dtype": None, "model": None}
 
 
 def _end(process: subprocess.Popen[str]) -> None:

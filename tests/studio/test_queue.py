@@ -9,8 +9,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from core import save_video
 from core.types import GenerationRequest, RequestError
 from studio import db as db_module
 from studio.db import Database, StorageError, file_system, refuse_network_file_system
@@ -181,11 +183,11 @@ def test_four_processes_one_killed_each_request_done_once(queue: Queue) -> None:
 def test_library_lists_searches_deletes_and_brings_back(tmp_path: Path) -> None:
     library = Library(tmp_path, Database(tmp_path / "studio.db"))
     for n, prompt in enumerate(("a red ball", "a blue 100% cube", "a red cube")):
-        path = library.videos_dir / f"v{n}.mp4"
-        path.write_bytes(b"video")
-        (library.videos_dir / f"v{n}.jpg").write_bytes(b"poster")
-        library.add(f"v{n}", request(prompt).resolved(), path, 128, 80, 24, 6, poster=path.with_suffix(".jpg"), elapsed=1.0, created=1000.0 + n)
-    library.add("v0", request("again").resolved(), library.videos_dir / "v0.mp4", 128, 80, 24, 6)
+        file = tmp_path / "made.mp4"
+        file.write_bytes(b"video")
+        file.with_suffix(".jpg").write_bytes(b"poster")
+        library.add(f"v{n}", request(prompt).resolved(), file, poster=file.with_suffix(".jpg"), elapsed=1.0, created=1000.0 + n)
+        assert not file.exists()
     assert [v.id for v in library.list()] == ["v2", "v1", "v0"] and library.get("v0").request.prompt == "a red ball"
     assert [v.id for v in library.list(search="red")] == ["v2", "v0"] and [v.id for v in library.list(search="CUBE red")] == ["v2"]
     assert [v.id for v in library.list(search="100%")] == ["v1"] and library.count(search="%") == 1 and library.count() == 3
@@ -205,3 +207,30 @@ def test_library_lists_searches_deletes_and_brings_back(tmp_path: Path) -> None:
     assert library.purge() == 0
     assert library.purge(older_than_days=-1) == 1
     assert not list(library.trash_dir.iterdir()) and library.count() == 2
+
+
+def test_recover_makes_list_and_folders_agree(tmp_path: Path) -> None:
+    """The moments at which a kill can leave a file moved and the database not told, and a file put there by hand."""
+    queue = Queue(tmp_path / "studio.db")
+    library = Library(tmp_path, queue.db)
+    id = queue.enqueue(request("a blue box", seed=5))
+    job = queue.lease("w", 60)
+    frames = np.zeros((4, 32, 48, 3), np.uint8)
+    save_video(frames, library.videos_dir / f"{id}.mp4", fps=6, settings=job.request.to_dict())
+    save_video(frames, library.videos_dir / "mine.mp4", fps=6)
+    (library.videos_dir / "broken.mp4").write_bytes(b"no video")
+
+    assert library.recover(queue) == 2 and library.recover(queue) == 0
+    assert queue.get(id).state == "done" and queue.get(id).video == str(library.videos_dir / f"{id}.mp4")
+    found = library.get(id)
+    assert found.request.prompt == "a blue box" and found.request.seed == 5
+    assert (found.width, found.height, found.num_frames, found.fps) == (48, 32, 4, 6)
+    assert {video.request.prompt for video in library.list()} == {"a blue box", "mine"}
+
+    os.replace(found.path, library.trash_dir / f"{id}.mp4")
+    library.recover(queue)
+    assert Path(library.get(id).path).exists(), "deleted on disk only: not deleted"
+    library.delete(id)
+    os.replace(library.trash_dir / f"{id}.mp4", found.path)
+    library.recover(queue)
+    assert library.get(id) is not None, "brought back on disk only: brought back"

@@ -1,0 +1,72 @@
+"""The studio: ``python app.py`` and open the address it prints."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import logging.handlers
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Text to video in the browser, with Mira.", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    on_spaces = "SPACE_ID" in os.environ
+    parser.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0" if on_spaces else "127.0.0.1"), help="address to listen on; 0.0.0.0 lets other machines in")
+    parser.add_argument("--port", type=int, default=int(os.environ.get("GRADIO_SERVER_PORT", 7860)), help="port to listen on")
+    parser.add_argument("--data-dir", type=Path, default=Path("workspace"), help="folder for all that you make: queue, videos, models")
+    parser.add_argument("--model", default="mira-nano", help="the model that the form starts with: a name, a model folder or a Hub id")
+    parser.add_argument("--executor", choices=["local"], default="local", help="where requests run")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps, or several as in cuda:0,cuda:1: a worker process for each")
+    return parser.parse_args()
+
+
+def log_to(folder: Path) -> None:
+    """Log to the terminal and to a file that is kept short."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = logging.handlers.RotatingFileHandler(folder / "studio.log", maxBytes=2**20, backupCount=3, encoding="utf-8")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", handlers=[logging.StreamHandler(), file])
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+def main() -> None:
+    args = arguments()
+    data_dir = args.data_dir.resolve()
+    log_to(data_dir / "logs")
+    os.environ["GRADIO_TEMP_DIR"] = str(data_dir / "tmp" / "gradio")
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    stop = threading.Event()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, lambda *_: stop.set())
+
+    from studio.db import StorageError
+    from studio.services import Services
+
+    try:
+        services = Services.open(data_dir, executor=args.executor, default_model=args.model, device=args.device)
+    except StorageError as error:
+        sys.exit(str(error))
+    try:
+        from studio import ui
+
+        demo = ui.build(services)
+        demo.launch(
+            server_name=args.host,
+            server_port=args.port,
+            allowed_paths=[str(services.library.videos_dir), str(data_dir / "previews")],
+            max_file_size="512mb",
+            show_error=True,
+            prevent_thread_lock=True,
+            **ui.launch_options(),
+        )
+        stop.wait()
+        demo.close()
+    finally:
+        services.close()
+
+
+if __name__ == "__main__":
+    main()

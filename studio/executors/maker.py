@@ -1,0 +1,138 @@
+"""Requests to videos, one at a time, on one device.
+
+Whatever moment the process dies at, the queue and the library agree: a video's file is renamed into place inside the
+transaction that records it and marks its request done.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core import GenerationCancelled, GenerationRequest, MiraPipeline, load_pipeline, save_video
+from core.video_io import save_poster
+
+from ..db import Database, require_space
+from ..library import Library
+from ..models import Models
+from ..queue import Job, Queue
+from .progress import DECODED, LEASE_SECONDS, Progress
+from .words import explain, is_broken_device
+
+log = logging.getLogger(__name__)
+
+IDLE_SECONDS = 0.2
+
+
+class VideoMaker:
+    """Takes requests and makes their videos, one at a time, on one device."""
+
+    def __init__(self, data_dir: Path, device: str, worker_id: str, tell: Callable[[dict[str, Any]], None]):
+        self.data_dir, self.device, self.worker_id, self.tell = data_dir, device, worker_id, tell
+        db = Database(data_dir / "studio.db")
+        self.queue, self.library = Queue(db), Library(data_dir, db)
+        self.work_dir, self.previews_dir = data_dir / "tmp" / "worker", data_dir / "previews"
+        for folder in (self.work_dir, self.previews_dir):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.pipe: MiraPipeline | None = None
+        self.model: str | None = None
+        self.tail_seconds: dict[tuple[str, int, int, int], float] = {}
+        """How long decoding and saving took, by model, frames, height and width."""
+
+    def run(self) -> None:
+        """Work through the queue for as long as the process lives."""
+        self.report("ready")
+        while True:
+            job = self.queue.lease(self.worker_id, LEASE_SECONDS)
+            if job is None:
+                time.sleep(IDLE_SECONDS)
+                continue
+            self.report("busy")
+            self.work(job)
+            self.report("ready")
+
+    def work(self, job: Job) -> None:
+        """Make one video, or record in words why not."""
+        log.info("request %s, attempt %d: %s", job.id, job.attempts, job.request)
+        size = (job.request.model, job.request.num_frames, job.request.height, job.request.width)
+        progress = Progress(self.queue, self.worker_id, job, self.previews_dir / f"{job.id}.webp", self.tail_seconds.get(size))
+        try:
+            with progress:
+                self.make(job, progress)
+            self.tail_seconds[size] = time.monotonic() - progress.denoised_at
+        except GenerationCancelled:
+            log.info("request %s was cancelled or given to another worker", job.id)
+        except Exception as error:
+            log.exception("request %s failed", job.id)
+            self.queue.fail(job.id, self.worker_id, job.attempts, explain(error, job.request, self.data_dir))
+            if is_broken_device(error):
+                log.error("the device cannot be used any more: leaving, to be replaced")
+                os._exit(1)
+        else:
+            return
+        release_memory()  # out here, where no exception holds the tensors any more
+
+    def make(self, job: Job, progress: Progress) -> None:
+        """Text, denoise, decode, save. Raises GenerationCancelled when the request is no longer this worker's."""
+        request = job.request
+        require_space(self.data_dir, video_bytes(request))
+        started = time.monotonic()
+        output = self.pipeline(request.model).generate(request, callback=progress.on_step_end)
+        frames = output.frames[0]  # T H W C
+        progress.stage("save", DECODED)
+        part, final = self.work_dir / f"{job.id}.mp4", self.library.videos_dir / f"{job.id}.mp4"
+        try:
+            save_video(frames, part, fps=request.output_fps, settings=request.to_dict())
+            save_poster(frames, part.with_suffix(".jpg"))
+            with self.queue.db.write():
+                if not self.queue.finish(job.id, self.worker_id, job.attempts, str(final)):
+                    raise GenerationCancelled(f"Request {job.id} was cancelled.")
+                self.library.add(job.id, request, part, part.with_suffix(".jpg"), elapsed=time.monotonic() - started)
+        finally:
+            for file in (part, part.with_suffix(".jpg")):
+                file.unlink(missing_ok=True)
+
+    def pipeline(self, model: str) -> MiraPipeline:
+        """The pipeline of ``model``: the one at hand, or loaded in its place."""
+        if self.model != model:
+            self.pipe = self.model = None
+            release_memory()
+            self.pipe = load_pipeline(model, device=self.device, data_dir=self.data_dir)
+            self.pipe.set_progress_bar_config(disable=True)
+            self.model = model
+            self.report("busy")
+        return self.pipe
+
+    def preload(self, model: str) -> None:
+        """Load ``model`` ahead of the first request, if that takes no download; a model that cannot be loaded is told by the first request."""
+        known = Models(self.data_dir).get(model)
+        if known is None or not known.installed:
+            return
+        try:
+            self.pipeline(model)
+        except Exception:
+            log.exception("loading %s ahead of time failed", model)
+
+    def report(self, state: str) -> None:
+        """Tell the supervisor how this worker stands."""
+        device, dtype = (str(self.pipe.device), str(self.pipe.dtype).removeprefix("torch.")) if self.pipe is not None else (None, None)
+        self.tell({"state": state, "device": device, "dtype": dtype, "model": self.model})
+
+
+def video_bytes(request: GenerationRequest) -> int:
+    """More than the mp4, its poster and the previews of ``request`` can take on disk."""
+    return request.height * request.width * request.num_frames
+
+
+def release_memory() -> None:
+    """Give back what the last pipeline or a failed request held."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

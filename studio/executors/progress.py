@@ -1,0 +1,119 @@
+"""What a worker tells of its request while it works, and how it hears that it should stop."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from core import GenerationCancelled, MiraPipeline
+
+from ..db import StorageError
+from ..queue import Job, Queue
+
+log = logging.getLogger(__name__)
+
+LEASE_SECONDS = 60.0
+"""A worker that does not renew its lease for this long hangs."""
+TELL_SECONDS = 0.25
+PREVIEW_SECONDS = 0.5
+PREVIEW_SHARE = 0.1
+"""Previews may take at most this share of the time."""
+PREVIEW_SIDE = 256
+"""Pixels of a preview's longer side."""
+DENOISED, DECODED = 0.9, 0.97
+"""Where the progress bar stands when the denoising and the decoding end."""
+
+
+class Progress:
+    """Keeps the lease of one request by a thread of its own, so that neither a long step nor a long decode loses it.
+
+    ``on_step_end`` is the pipeline's callback: it raises GenerationCancelled once the request is cancelled or lost.
+    """
+
+    def __init__(self, queue: Queue, worker_id: str, job: Job, preview_path: Path, tail_seconds: float | None = None):
+        self.queue, self.worker_id, self.job, self.preview_path = queue, worker_id, job, preview_path
+        self.tail_seconds = tail_seconds
+        """How long decoding and saving took for the last clip of this size, if there was one."""
+        self.denoised_at: float | None = None
+        self._lock = threading.Lock()
+        self._news: dict[str, Any] = {}
+        self._over = threading.Event()
+        self._lost = threading.Event()
+        self._first_step_at: float | None = None
+        self._previewed_at, self._preview_cost = 0.0, 0.0
+        self._thread = threading.Thread(target=self._keep_lease, name="lease", daemon=True)
+
+    def __enter__(self) -> Progress:
+        self.stage("text", 0.0)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        self.preview_path.unlink(missing_ok=True)
+
+    def check(self) -> None:
+        """Raise GenerationCancelled if the request is no longer this worker's."""
+        if self._lost.is_set() or not self.queue.holds(self.job.id, self.worker_id, self.job.attempts):
+            raise GenerationCancelled(f"Request {self.job.id} was cancelled.")
+
+    def stage(self, name: str, progress: float) -> None:
+        """A new stage begins."""
+        self.check()
+        self._tell(stage=name, progress=progress)
+
+    def on_step_end(self, pipe: MiraPipeline, step: int, timestep: int, report: dict[str, Any]) -> None:
+        """The pipeline's ``callback_on_step_end``; ``step`` counts from 0."""
+        self.check()
+        now, done, num_steps = time.monotonic(), step + 1, report["num_steps"]
+        news = {"stage": "denoise", "step": done, "num_steps": num_steps, "progress": DENOISED * done / num_steps}
+        if self._first_step_at is None:
+            self._first_step_at = now
+        else:
+            news["seconds_left"] = (now - self._first_step_at) / step * (num_steps - done) + (self.tail_seconds or 0.0)
+        if done == num_steps:
+            news["stage"], self.denoised_at = "decode", now
+        elif report["preview"] is not None and now - self._previewed_at > max(PREVIEW_SECONDS, self._preview_cost / PREVIEW_SHARE):
+            write_preview(report["preview"]()[0], self.preview_path, self.job.request.output_fps)
+            news["preview"] = str(self.preview_path)
+            self._previewed_at = time.monotonic()
+            self._preview_cost = self._previewed_at - now
+        self._tell(**news)
+
+    def _tell(self, **news: Any) -> None:
+        with self._lock:
+            self._news.update(news)
+
+    def _keep_lease(self) -> None:
+        renewed = time.monotonic()
+        while not self._over.wait(TELL_SECONDS):
+            with self._lock:
+                news, self._news = self._news, {}
+            if not news and time.monotonic() - renewed < LEASE_SECONDS / 6:
+                continue
+            try:
+                if not self.queue.heartbeat(self.job.id, self.worker_id, self.job.attempts, **news, seconds=LEASE_SECONDS):
+                    self._lost.set()
+                    return
+                renewed = time.monotonic()
+            except (sqlite3.Error, StorageError) as error:
+                log.warning("the progress of request %s could not be written, trying again: %s", self.job.id, error)
+
+
+def write_preview(frames: np.ndarray, path: Path, fps: float) -> None:
+    """Write ``frames [T, h, w, 3]`` (uint8) as a small animated WebP in place of the last one."""
+    _, height, width, _ = frames.shape
+    scale = max(1, PREVIEW_SIDE // max(height, width))
+    images = [Image.fromarray(frame).resize((width * scale, height * scale), Image.Resampling.BICUBIC) for frame in frames]
+    part = path.with_suffix(".part")
+    images[0].save(part, format="WEBP", save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0, quality=70, method=0)
+    os.replace(part, path)

@@ -1,0 +1,40 @@
+"""What went wrong, in words for the person who asked."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+from core.files import WriteError
+from core.pipeline import GenerationError
+from core.types import GenerationRequest, RequestError
+
+from ..db import MIN_FREE_BYTES, StorageError, disk_full
+
+
+def explain(error: BaseException, request: GenerationRequest, data_dir: Path) -> str:
+    """One or two sentences: what happened, and what would help."""
+    if isinstance(error, (RequestError, StorageError, GenerationError)):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return str(disk_full(data_dir, MIN_FREE_BYTES))
+    if isinstance(error, (WriteError, FileNotFoundError)):
+        return str(error)
+    if is_out_of_memory(error):
+        return (
+            f"There was not enough memory for {request.num_frames} frames of {request.width}×{request.height} with {request.model}. "
+            "Try fewer frames or a smaller size, set decode_chunk_frames, or close other programs; then retry."
+        )
+    first_line = str(error).strip().split("\n")[0][:300]
+    return f"Something unexpected happened ({type(error).__name__}: {first_line}). The details are in {data_dir / 'logs' / 'worker.log'}. Retry, or try other settings."
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on any device."""
+    text = str(error)
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text or "not enough memory" in text or "out of memory" in text
+
+
+def is_broken_device(error: BaseException) -> bool:
+    """Whether the device's context is lost, so that only a new process can use it."""
+    return "CUDA error" in str(error) and not is_out_of_memory(error)
