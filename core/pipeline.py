@@ -1,0 +1,287 @@
+"""MiraPipeline: a prompt to a video."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLTemporalDecoder, DiffusionPipeline
+from diffusers.pipelines import pipeline_loading_utils
+from diffusers.utils import BaseOutput
+from PIL import Image
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, T5EncoderModel
+
+from .presets import default_preset
+from .schedulers import MiraScheduler, draw_noise, make_sampler
+from .text_encoder import LazyTextEncoder, encode_prompts
+from .transformer import MiraTransformer3DModel
+from .types import MAX_SEED, GenerationRequest, RequestError
+from .vae import decode_latents, preview_frames
+
+# A model folder names its parts as ["core", "MiraTransformer3DModel"]: the public names, wherever the modules move.
+for _classes in (pipeline_loading_utils.LOADABLE_CLASSES.setdefault("core", {}), pipeline_loading_utils.ALL_IMPORTABLE_CLASSES):
+    _classes |= {name: ["save_pretrained", "from_pretrained"] for name in ("MiraTransformer3DModel", "MiraScheduler")}
+
+StepCallback = Callable[["MiraPipeline", int, int, dict[str, Any]], None]
+"""``callback(pipe, step, timestep, {"latents", "preview", "num_steps"})`` after each model evaluation, ``step`` from 0.
+
+``latents`` is x_t ``[B, C, T, h, w]``. ``preview`` makes, when called, small frames (uint8 ``[B, T, h, w, 3]``) of the clip as it
+is guessed so far; None for a model without a latent-to-RGB map. A callback may raise GenerationCancelled.
+"""
+
+
+class GenerationCancelled(Exception):
+    """The generation was stopped between two steps, as asked."""
+
+
+class GenerationError(RuntimeError):
+    """The model gave something that is no video."""
+
+
+@dataclass
+class MiraPipelineOutput(BaseOutput):
+    """``frames [B, T, H, W, C]`` in 0..1 (np, pt), a list of lists of images (pil), or latents ``[B, C, T, h, w]`` (latent)."""
+
+    frames: np.ndarray | Tensor | list[list[Image.Image]]
+
+
+class MiraPipeline(DiffusionPipeline):
+    """Text to video with Mira's spatial-temporal diffusion transformer.
+
+    Args:
+        transformer, vae, scheduler: The model. Latents stay in fp32; the transformer and the VAE are run in their own dtype.
+        text_encoder, tokenizer: T5. Optional: without them prompts are encoded by ``lazy_text_encoder``, or given as embeddings.
+        latent_rgb: A linear map from latents to RGB for previews: C rows of weights and one of biases, 3 numbers each.
+    """
+
+    model_cpu_offload_seq = "text_encoder->transformer->vae"
+    _optional_components = ["text_encoder", "tokenizer"]
+
+    def __init__(
+        self,
+        transformer: MiraTransformer3DModel,
+        vae: AutoencoderKLTemporalDecoder,
+        scheduler: MiraScheduler,
+        text_encoder: T5EncoderModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        latent_rgb: list[list[float]] | None = None,
+    ):
+        super().__init__()
+        self.register_modules(transformer=transformer, vae=vae, scheduler=scheduler, text_encoder=text_encoder, tokenizer=tokenizer)
+        self.register_to_config(latent_rgb=latent_rgb)
+        self.lazy_text_encoder: LazyTextEncoder | None = None
+        self.model_name = ""
+        """Decides the default preset of a call; ``load_pipeline`` sets it."""
+        self._interrupted = False
+
+    def interrupt(self) -> None:
+        """Stop the running generation after its current step (from another thread, or from a callback): it raises GenerationCancelled."""
+        self._interrupted = True
+
+    def save_pretrained(self, save_directory: str, **options: Any) -> None:
+        """A diffusers model folder, with the text encoder even where it was not loaded yet."""
+        lazy = self.lazy_text_encoder if self.text_encoder is None else None
+        if lazy is None:
+            return super().save_pretrained(save_directory, **options)
+        tokenizer, text_encoder = lazy.load()
+        self.register_modules(text_encoder=text_encoder, tokenizer=tokenizer)
+        try:
+            super().save_pretrained(save_directory, **options)
+        finally:
+            self.register_modules(text_encoder=None, tokenizer=None)
+
+    def encode_prompt(self, prompts: Sequence[str]) -> Tensor:
+        """``prompts`` to embeddings ``[B, L, D]`` in fp32."""
+        if self.text_encoder is not None and self.tokenizer is not None:
+            return encode_prompts(prompts, self.tokenizer, self.text_encoder)
+        if self.lazy_text_encoder is not None:
+            return self.lazy_text_encoder(prompts)
+        raise ValueError("This pipeline has no text encoder. Load it with text_encoder=True, or pass prompt_embeds (and negative_prompt_embeds for guidance).")
+
+    def generate(self, request: GenerationRequest, callback: StepCallback | None = None, output_type: str = "np") -> MiraPipelineOutput:
+        """The video of one request. Raises RequestError for one that cannot be met, GenerationCancelled when interrupted."""
+        request = request.resolved()
+        sampling = {name: getattr(request, name) for name in _SHARED_FIELDS}
+        return self(request.prompt, request.negative_prompt, seed=request.seed, callback_on_step_end=callback, output_type=output_type, **sampling)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_frames: int | None = None,
+        fps: int | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        eta: float | None = None,
+        sampler: str | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        seed: int | Sequence[int] | None = None,
+        latents: Tensor | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        output_type: Literal["np", "pt", "pil", "latent"] = "np",
+        callback_on_step_end: StepCallback | None = None,
+        decode_chunk_frames: int | None = None,
+        return_dict: bool = True,
+    ) -> MiraPipelineOutput | tuple:
+        """One video for each prompt. What is None comes from the default preset of ``model_name``.
+
+        Args:
+            prompt, negative_prompt: Text, or a list of texts; one negative prompt serves all. Or the embeddings ``[B, L, D]``.
+            seed: Item i of a batch draws all its noise from seed + i, or from its own of a list of seeds, on the CPU: it comes
+                out as it would alone, on any device. ``generator`` (one, or one an item) takes its place.
+            latents: x_T ``[B, C, T, h, w]`` of unit variance, instead of drawn noise.
+            eta: Share of fresh noise in a ddim step; other samplers ignore it.
+            decode_chunk_frames: None decodes a clip whole; 10 gives the original code's independent chunks.
+
+        Raises RequestError for a value that cannot be used, GenerationCancelled when interrupted, GenerationError for NaN.
+        """
+        self._interrupted = False
+        if output_type not in ("np", "pt", "pil", "latent"):
+            raise RequestError("output_type", f"output_type is {output_type!r}; np, pt, pil or latent are known.")
+        prompts = _texts(prompt, prompt_embeds)
+        batch_size = len(prompts)
+        asked = dict(height=height, width=width, num_frames=num_frames, fps=fps, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, eta=eta, sampler=sampler, decode_chunk_frames=decode_chunk_frames)
+        negatives = _spread("negative_prompt", negative_prompt or "", batch_size)
+        preset = default_preset(self.model_name).name
+        settings = [GenerationRequest(text, negative, preset=preset, **asked).resolved() for text, negative in zip(prompts, negatives)][0]
+        shape = settings.shape.latent(self.transformer.config.in_channels, self.vae_scale_factor).as_tuple(batch_size)
+        device = self._execution_device
+        generators = generator if generator is not None else _generators(seed, batch_size)
+        guided = settings.guidance_scale != 1
+        context = self._context(prompts, negatives, prompt_embeds, negative_prompt_embeds, guided, device)
+
+        solver = make_sampler(self.scheduler, settings.sampler, settings.num_inference_steps, settings.eta)
+        if latents is None:
+            latents = draw_noise(shape, generators, device)
+        elif latents.shape != shape:
+            raise RequestError("latents", f"latents have the shape {tuple(latents.shape)}; {shape} is needed for {batch_size} x {settings.num_frames} frames of {settings.width}x{settings.height}.")
+        state = solver.init(latents.to(device, torch.float32))
+        num_steps = len(solver.timesteps)
+        fps_condition = torch.full((len(context),), settings.fps, device=device)
+
+        with self.progress_bar(total=num_steps) as progress_bar:
+            for step, timestep in enumerate(solver.timesteps):
+                x_t = solver.latents(state, step)
+                prediction = self._predict(x_t, timestep, context, fps_condition, settings.guidance_scale)
+                state = solver.step(prediction, step, state, generators)
+                if not torch.isfinite(state).all():
+                    raise GenerationError(f"The latents are no longer finite numbers after step {step + 1} of {num_steps} ({settings.sampler}, {self.transformer.dtype}). Try bfloat16 or float32, a smaller guidance_scale, or more steps.")
+                progress_bar.update()
+                if callback_on_step_end is not None:
+                    report = dict(latents=solver.latents(state, step + 1), preview=self._preview(prediction, x_t, timestep), num_steps=num_steps)
+                    callback_on_step_end(self, step, timestep, report)
+                if self._interrupted:
+                    raise GenerationCancelled(f"Cancelled after step {step + 1} of {num_steps}.")
+
+        frames = self._finish(solver.latents(state, num_steps), output_type, settings.decode_chunk_frames)
+        self.maybe_free_model_hooks()
+        return MiraPipelineOutput(frames=frames) if return_dict else (frames,)
+
+    @property
+    def vae_scale_factor(self) -> int:
+        """Pixels of a side that one latent covers."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    def _context(self, prompts: list[str], negatives: list[str], prompt_embeds: Tensor | None, negative_prompt_embeds: Tensor | None, guided: bool, device: torch.device) -> Tensor:
+        """Text for the transformer ``[B, L, D]``; with guidance ``[2 B, L, D]``, the negative half first."""
+        texts = []
+        if prompt_embeds is None:
+            texts += prompts
+        if guided and negative_prompt_embeds is None:
+            texts += negatives
+        encoded = self.encode_prompt(texts) if texts else None
+        if prompt_embeds is None:
+            prompt_embeds, encoded = encoded[: len(prompts)], encoded[len(prompts) :]
+        if not guided:
+            return prompt_embeds.to(device, self.transformer.dtype)
+        negative = encoded if negative_prompt_embeds is None else negative_prompt_embeds
+        negative = negative.expand(len(prompt_embeds), -1, -1)
+        if negative.shape != prompt_embeds.shape:
+            raise RequestError("negative_prompt_embeds", f"negative_prompt_embeds have the shape {tuple(negative.shape)}, prompt_embeds {tuple(prompt_embeds.shape)}; they must agree.")
+        return torch.cat([negative.to(device), prompt_embeds.to(device)]).to(self.transformer.dtype)
+
+    def _predict(self, x_t: Tensor, timestep: int, context: Tensor, fps: Tensor, guidance_scale: float) -> Tensor:
+        """The transformer's prediction in fp32; classifier-free guidance (arXiv:2207.12598, eq. 6) in one forward of 2 B."""
+        copies = len(context) // len(x_t)
+        prediction = self.transformer(
+            hidden_states=torch.cat([x_t] * copies).to(self.transformer.dtype),
+            timestep=torch.full((len(context),), timestep, device=x_t.device),
+            encoder_hidden_states=context,
+            fps=fps,
+        ).sample.float()  # b c t h w
+        if copies == 1:
+            return prediction
+        unconditional, conditional = prediction.chunk(2)
+        return unconditional + guidance_scale * (conditional - unconditional)
+
+    def _preview(self, prediction: Tensor, x_t: Tensor, timestep: int) -> Callable[[], np.ndarray] | None:
+        if self.config.latent_rgb is None:
+            return None
+        return partial(self._guess_frames, prediction, x_t, timestep)
+
+    def _guess_frames(self, prediction: Tensor, x_t: Tensor, timestep: int) -> np.ndarray:
+        """uint8 ``[B, T, h, w, 3]`` of the clean latents that the prediction stands for."""
+        x0 = self.scheduler.to_x0(prediction, x_t, torch.full((len(x_t),), timestep))
+        return np.asarray(preview_frames(x0.cpu(), self.config.latent_rgb))
+
+    def _finish(self, latents: Tensor, output_type: str, chunk_frames: int | None) -> np.ndarray | Tensor | list[list[Image.Image]]:
+        if output_type == "latent":
+            return latents
+        clips = [decode_latents(self.vae, item.to(self.vae.dtype), chunk_frames=chunk_frames) for item in latents.split(1)]
+        frames = (torch.cat(clips).float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 4, 1)  # b t h w c
+        if not torch.isfinite(frames).all():
+            raise GenerationError(f"The VAE decoded finite latents to values that are not finite numbers ({self.vae.dtype}). Run the VAE in float32.")
+        if output_type == "pt":
+            return frames
+        array = frames.cpu().numpy()
+        if output_type == "np":
+            return array
+        return [[Image.fromarray(frame) for frame in clip] for clip in (array * 255).round().astype(np.uint8)]
+
+
+_SHARED_FIELDS = ("height", "width", "num_frames", "fps", "num_inference_steps", "guidance_scale", "eta", "sampler", "decode_chunk_frames")
+"""Fields of a request that are arguments of a call under the same name."""
+
+
+def _texts(prompt: str | Sequence[str] | None, prompt_embeds: Tensor | None) -> list[str]:
+    """The prompts of a batch; a stand-in for each of ``prompt_embeds [B, L, D]``."""
+    if (prompt is None) == (prompt_embeds is None):
+        raise RequestError("prompt", "Pass either prompt or prompt_embeds, and not both.")
+    if prompt_embeds is not None:
+        if prompt_embeds.ndim != 3:
+            raise RequestError("prompt_embeds", f"prompt_embeds have the shape {tuple(prompt_embeds.shape)}; [B, L, D] is needed.")
+        return ["(prompt_embeds)"] * len(prompt_embeds)
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    if not prompts:
+        raise RequestError("prompt", "The list of prompts is empty.")
+    return prompts
+
+
+def _spread(name: str, value: str | Sequence[str], batch_size: int) -> list[str]:
+    values = [value] * batch_size if isinstance(value, str) else list(value)
+    if len(values) != batch_size:
+        raise RequestError(name, f"{name} has {len(values)} texts for {batch_size} prompts; give one, or as many.")
+    return values
+
+
+def _generators(seed: int | Sequence[int] | None, batch_size: int) -> list[torch.Generator]:
+    """A CPU generator for each item: item i of an int seed has seed + i, and without a seed a drawn one."""
+    if seed is None:
+        seed = [secrets.randbelow(2**31) for _ in range(batch_size)]
+    seeds = [seed + i for i in range(batch_size)] if isinstance(seed, int) else list(seed)
+    if len(seeds) != batch_size:
+        raise RequestError("seed", f"There are {len(seeds)} seeds for {batch_size} prompts; give one, or as many.")
+    for value in seeds:
+        if not 0 <= value <= MAX_SEED:
+            raise RequestError("seed", f"seed is {value}; it must be from 0 to {MAX_SEED}.")
+    return [torch.Generator("cpu").manual_seed(value) for value in seeds]

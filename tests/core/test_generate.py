@@ -1,0 +1,145 @@
+"""The command ``python -m core.generate`` on a tiny random model."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny import save_tiny_model
+
+from core.field_docs import field_docs
+from core.generate import build_parser, main, output_paths, requests_of, slug
+from core.types import MAX_SEED, GenerationRequest, RequestError
+from core.video_io import probe, read_settings
+
+ROOT = Path(__file__).parents[2]
+FAST = "--height 32 --width 48 --num-frames 3 --num-inference-steps 2 --guidance-scale 2 --output-fps 6".split()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(save_tiny_model(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture
+def generate(model, tmp_path, capsys):
+    """Run the command in this process; gives (exit status, stdout, stderr)."""
+
+    def run(*arguments: str):
+        try:
+            status = main([*arguments, "--model", model, "--device", "cpu", "--dtype", "float32", "--data-dir", str(tmp_path / "data"), *FAST])
+        except SystemExit as error:
+            status = error.code
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+def requests(*arguments: str) -> list[GenerationRequest]:
+    return requests_of(build_parser().parse_args([*arguments, "--out", "x"]))
+
+
+def test_every_field_of_a_request_is_a_flag_with_its_documentation():
+    text = " ".join(build_parser().format_help().split())
+    docs = field_docs(GenerationRequest)
+    for field in dataclasses.fields(GenerationRequest):
+        assert field.name in docs
+        if field.name != "prompt":
+            assert f"--{field.name.replace('_', '-')}" in text
+    values = dict(negative_prompt="n", model="m", preset="nano-2s", height=64, width=96, num_frames=5, fps=7, output_fps=9, num_inference_steps=11, guidance_scale=2.5, eta=0.5, sampler="heun", seed=3, decode_chunk_frames=10)
+    flags = [part for name, value in values.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    (request,) = requests("p", *flags)
+    assert request == GenerationRequest("p", **values)
+
+
+def test_seeds_count_up_from_one_base(tmp_path):
+    assert [r.seed for r in requests("a", "b", "c", "--seed", "7")] == [7, 8, 9]
+    drawn = [r.seed for r in requests("a", "b", "c")]
+    assert [seed - drawn[0] for seed in drawn] == [0, 1, 2]
+    with pytest.raises(RequestError, match="at most"):
+        requests("a", "b", "--seed", str(MAX_SEED))
+
+
+def test_prompt_file(tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("\ufeffa red ball\n\n  кот 🎈 \n", "utf-8")
+    assert [r.prompt for r in requests("first", "--prompt-file", str(file))] == ["first", "a red ball", "кот 🎈"]
+
+
+def test_names_sort_in_prompt_order():
+    many = [GenerationRequest(f"Prompt no. {i}: ÀB/../c", seed=i) for i in range(12)]
+    paths = output_paths("videos", None, many)
+    assert paths == sorted(paths) and len(set(paths)) == 12
+    assert paths[3] == Path("videos/0003-prompt-no-3-ab-c-seed3.mp4")
+    assert output_paths("videos", "gif", many)[0].suffix == ".gif" and output_paths("videos", "png", many)[0].suffix == ""
+    assert slug("🎈🎈") == "video" and len(slug("word " * 100)) <= 48
+
+
+def test_one_file(generate, tmp_path, model):
+    out = tmp_path / "clip.mp4"
+    status, stdout, stderr = generate("a small red ball", "--out", str(out), "--seed", "4")
+    assert status == 0 and stdout.startswith(str(out)) and len(stdout.splitlines()) == 1
+    assert GenerationRequest.from_dict(read_settings(out)) == requests("a small red ball", "--model", model, "--seed", "4", *FAST)[0]
+    facts = probe(out)
+    assert (facts["width"], facts["height"], facts["num_frames"], facts["fps"]) == (48, 32, 3, 6.0)
+
+
+def test_a_folder_as_json_and_the_batch_size_changes_nothing(generate, tmp_path):
+    prompts = ["a small red ball", "a big blue box", "a green star rises"]
+    results = {}
+    for batch_size in ("1", "2"):
+        folder = tmp_path / batch_size
+        status, stdout, _ = generate(*prompts, "--out", str(folder), "--seed", "4", "--batch-size", batch_size, "--json", "--format", "png")
+        lines = [json.loads(line) for line in stdout.splitlines()]
+        assert status == 0 and [line["request"]["prompt"] for line in lines] == prompts
+        paths = [Path(line["path"]) for line in lines]
+        assert sorted(folder.iterdir()) == paths and [read_settings(p)["seed"] for p in paths] == [4, 5, 6]
+        results[batch_size] = [(p / "frame_0002.png").stat().st_size for p in paths]
+    assert results["1"] == pytest.approx(results["2"], rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["clip.gif", "clip.png"])
+def test_other_formats_by_suffix(generate, tmp_path, name):
+    status, stdout, _ = generate("a star", "--out", str(tmp_path / name), "--json")
+    path = Path(json.loads(stdout)["path"])
+    assert status == 0 and path.exists() and read_settings(path)["prompt"] == "a star"
+    assert path.is_dir() == (name == "clip.png")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--out", "clip.mp4"], "No prompt"),
+        (["", "--out", "clip.mp4"], "prompt is empty"),
+        (["x" * 10_000, "--out", "clip.mp4"], "10,000 characters"),
+        (["a"], "--out"),
+        (["a", "b", "--out", "clip.mp4"], "2 prompts"),
+        (["a", "--out", "clip.avi"], "'avi'"),
+        (["a", "--out", "clip.mp4", "--format", "gif"], "do not agree"),
+        (["a", "--out", "clip.mp4", "--seed", "-1"], "seed is -1"),
+        (["a", "--out", "clip.mp4", "--seed", "x"], "--seed"),
+        (["a", "--out", "clip.mp4", "--preset", "nano-5s"], "Did you mean"),
+        (["a", "--out", "clip.mp4", "--batch-size", "0"], "batch-size"),
+        (["a", "--out", "clip.mp4", "--eta", "nan"], "eta is nan"),
+        (["a", "--out", "clip.mp4", "--prompt-file", "no-such-file"], "No such file"),
+        (["a", "--out", "blocked/clip.mp4"], "file stands where a folder"),
+    ],
+)
+def test_bad_input_is_one_clear_line(generate, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "blocked").write_text("a file")
+    status, stdout, stderr = generate(*arguments)
+    assert status == 2 and stdout == ""
+    assert message in stderr and len(stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.glob("clip*"))
+
+
+def test_an_unknown_model_is_one_clear_line(tmp_path):
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "core.generate", "a star", "--out", str(tmp_path / "a.mp4"), "--model", str(tmp_path / "nothing"), "--data-dir", str(tmp_path)]
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert run.returncode in (1, 2) and "Traceback" not in run.stderr and "nothing" in run.stderr

@@ -1,0 +1,330 @@
+"""The pipeline on a tiny random model: seeds, batches, guidance, cancelling, round trips, and Mira's own sampling figures."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from tiny import TEXT_DIM, tiny_pipeline
+
+from core import GenerationCancelled, GenerationRequest, MiraPipeline, MiraScheduler, MiraTransformer3DModel, RequestError
+from core.pipeline import GenerationError
+from core.schedulers_info import SAMPLERS
+from core.text_encoder import LazyTextEncoder
+
+ROOT = Path(__file__).parents[2]
+DATA = ROOT / "tests" / "data"
+SMALL = dict(height=32, width=48, num_frames=3, num_inference_steps=3, guidance_scale=3.0, fps=6, sampler="ddim", eta=1.0)
+PROMPT, OTHER = "a small red ball moves left", "a big blue box over the sea"
+
+
+def latents_of(pipe, prompt=PROMPT, seed=5, **changes) -> torch.Tensor:
+    return pipe(prompt, seed=seed, output_type="latent", **(SMALL | changes)).frames
+
+
+# --- Mira's own figures ---
+
+
+@pytest.mark.parametrize("model", ["transformer_v0", "transformer_v1", "transformer_window"])
+@pytest.mark.parametrize(
+    "trace, steps, eta, guidance, plain",
+    [
+        ("steps20_eta0_cfg1_noscale", 20, 0.0, 1.0, True),
+        ("steps20_eta0_cfg7p5", 20, 0.0, 7.5, False),
+        ("steps50_eta0_cfg12", 50, 0.0, 12.0, False),
+        ("steps50_eta1_cfg12_seed", 50, 1.0, 12.0, False),
+    ],
+)
+def test_ddim_matches_the_original(shared_pipe, model, trace, steps, eta, guidance, plain):
+    with safe_open(DATA / f"{model}.safetensors", "pt") as file:
+        meta = {name: json.loads(text) for name, text in file.metadata().items()}
+        weights = {name.removeprefix("weights."): file.get_tensor(name).float() for name in file.keys() if name.startswith("weights.")}
+        figures = {name.removeprefix("ddim."): file.get_tensor(name) for name in file.keys() if name.startswith("ddim.")}
+    transformer = MiraTransformer3DModel.from_config(meta["config"])
+    transformer.load_state_dict(weights)
+    schedule = {name: meta["ddim"][name] for name in ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps")}
+    scheduler = MiraScheduler(**schedule, scale_b=1.0 if plain else meta["ddim"]["scale_b"], scale_mid_step=meta["ddim"]["mid_step"])
+    pipe = MiraPipeline(transformer.eval(), shared_pipe.vae, scheduler)
+    pipe.set_progress_bar_config(disable=True)
+    noise = figures["latents_T"]
+    _, _, num_frames, height, width = noise.shape
+    result = pipe(
+        prompt_embeds=figures["cond"], negative_prompt_embeds=figures["uncond"], latents=noise, generator=torch.Generator().manual_seed(7),
+        height=8 * height, width=8 * width, num_frames=num_frames, fps=meta["ddim"]["fps"], num_inference_steps=steps, guidance_scale=guidance, eta=eta, sampler="ddim", output_type="latent",
+    ).frames
+    assert (result - figures[trace]).abs().max() / figures[trace].abs().max() < 1e-3
+
+
+# --- seeds and batches ---
+
+
+def test_same_seed_same_video_and_everything_asked_for_matters(shared_pipe):
+    pipe = shared_pipe
+    first = latents_of(pipe)
+    assert first.shape == (1, 4, 3, 4, 6) and first.dtype == torch.float32
+    assert torch.equal(first, latents_of(pipe))
+    changes = [dict(seed=6), dict(prompt=OTHER), dict(fps=12), dict(guidance_scale=5.0), dict(negative_prompt="a green star"), dict(eta=0.5), dict(sampler="heun"), dict(num_inference_steps=4)]
+    for change in changes:
+        assert not torch.allclose(first, latents_of(pipe, **change), atol=1e-4), change
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_batch_items_equal_single_runs(shared_pipe, sampler):
+    single = torch.cat([latents_of(shared_pipe, p, seed, sampler=sampler) for p, seed in ((PROMPT, 5), (OTHER, 6))])
+    together = latents_of(shared_pipe, [PROMPT, OTHER], 5, sampler=sampler)
+    torch.testing.assert_close(together, single, atol=1e-4, rtol=1e-4)
+    swapped = latents_of(shared_pipe, [OTHER, PROMPT], [6, 5], sampler=sampler)
+    torch.testing.assert_close(swapped, single.flip(0), atol=1e-4, rtol=1e-4)
+
+
+def test_generator_and_latents_in_place_of_a_seed(shared_pipe):
+    by_seed = latents_of(shared_pipe, seed=5)
+    by_generator = latents_of(shared_pipe, seed=None, generator=torch.Generator().manual_seed(5))
+    assert torch.equal(by_seed, by_generator)
+    generator = torch.Generator().manual_seed(5)
+    noise = torch.randn(1, 4, 3, 4, 6, generator=generator)
+    assert torch.equal(by_seed, latents_of(shared_pipe, seed=None, generator=generator, latents=noise))
+    assert not torch.equal(latents_of(shared_pipe, seed=None), latents_of(shared_pipe, seed=None))
+
+
+def test_global_random_state_is_left_alone(shared_pipe):
+    torch.manual_seed(1)
+    expected = torch.randn(3)
+    torch.manual_seed(1)
+    latents_of(shared_pipe, seed=None)
+    assert torch.equal(torch.randn(3), expected)
+
+
+# --- guidance ---
+
+
+class Counting(torch.nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.batches = inner, []
+
+    def __getattr__(self, name):
+        return super().__getattr__(name) if name in ("inner", "_modules") else getattr(super().__getattr__("inner"), name)
+
+    def forward(self, **inputs):
+        self.batches.append(len(inputs["hidden_states"]))
+        return self.inner(**inputs)
+
+
+@pytest.mark.parametrize("guidance_scale, expected", [(1.0, 2), (4.0, 4), (0.0, 4)])
+def test_guidance_is_one_forward_and_none_without_it(guidance_scale, expected):
+    pipe = tiny_pipeline()
+    pipe.transformer = Counting(pipe.transformer)
+    latents_of(pipe, [PROMPT, OTHER], guidance_scale=guidance_scale)
+    assert pipe.transformer.batches == [expected] * 3
+
+
+def test_guidance_interpolates(shared_pipe):
+    """With one ddim step to x_0 the result is linear in the guidance scale (arXiv:2207.12598, eq. 6)."""
+    one = dict(num_inference_steps=1, eta=0.0)
+    at = [latents_of(shared_pipe, guidance_scale=g, **one) for g in (0.0, 1.0, 3.0)]
+    torch.testing.assert_close(at[2], at[0] + 3 * (at[1] - at[0]), atol=1e-3, rtol=1e-3)
+
+
+def test_prompt_embeds_equal_the_prompt(shared_pipe):
+    embeds, negative = shared_pipe.encode_prompt([PROMPT]), shared_pipe.encode_prompt([""])
+    given = latents_of(shared_pipe, None, prompt_embeds=embeds, negative_prompt_embeds=negative)
+    torch.testing.assert_close(given, latents_of(shared_pipe))
+    two = latents_of(shared_pipe, None, prompt_embeds=embeds.repeat(2, 1, 1), negative_prompt_embeds=negative)
+    torch.testing.assert_close(two[:1], given, atol=1e-4, rtol=1e-4)
+
+
+# --- output ---
+
+
+def test_output_types(shared_pipe):
+    video = {kind: shared_pipe([PROMPT, OTHER], seed=1, output_type=kind, **SMALL).frames for kind in ("np", "pt", "pil")}
+    assert video["np"].shape == (2, 3, 32, 48, 3) and video["np"].dtype == np.float32
+    assert 0 <= video["np"].min() and video["np"].max() <= 1 and video["np"].std() > 0.01
+    assert np.array_equal(video["pt"].numpy(), video["np"])
+    assert isinstance(video["pil"][1][2], Image.Image) and video["pil"][1][2].size == (48, 32)
+    assert isinstance(shared_pipe(PROMPT, return_dict=False, seed=1, **SMALL), tuple)
+
+
+def test_decoding_in_chunks_is_passed_on(shared_pipe):
+    whole = shared_pipe(PROMPT, seed=1, **SMALL).frames
+    chunked = shared_pipe(PROMPT, seed=1, decode_chunk_frames=1, **SMALL).frames
+    assert chunked.shape == whole.shape and not np.allclose(chunked, whole, atol=1e-4)
+
+
+def test_generate_is_the_same_with_one_object(shared_pipe):
+    request = GenerationRequest(PROMPT, seed=9, **SMALL)
+    assert np.array_equal(shared_pipe.generate(request).frames, shared_pipe(PROMPT, seed=9, **SMALL).frames)
+
+
+# --- progress and cancelling ---
+
+
+@pytest.mark.parametrize("sampler, evaluations", [("ddim", 3), ("heun", 5)])
+def test_callback_sees_every_step(shared_pipe, sampler, evaluations):
+    seen = []
+
+    def callback(pipe, step, timestep, report):
+        assert pipe is shared_pipe and report["num_steps"] == evaluations
+        frames = report["preview"]()
+        assert frames.shape == (1, 3, 4, 6, 3) and frames.dtype == np.uint8
+        seen.append((step, timestep, report["latents"].clone()))
+
+    result = latents_of(shared_pipe, sampler=sampler, callback_on_step_end=callback)
+    assert [step for step, *_ in seen] == list(range(evaluations))
+    assert all(a >= b for (_, a, _), (_, b, _) in zip(seen, seen[1:]))
+    assert torch.equal(seen[-1][2], result)
+
+
+def test_without_a_latent_map_there_is_no_preview(shared_pipe):
+    pipe = MiraPipeline(shared_pipe.transformer, shared_pipe.vae, shared_pipe.scheduler, shared_pipe.text_encoder, shared_pipe.tokenizer)
+    pipe.set_progress_bar_config(disable=True)
+    previews = []
+    latents_of(pipe, callback_on_step_end=lambda pipe, step, timestep, report: previews.append(report["preview"]))
+    assert previews == [None] * 3
+
+
+def test_cancel_between_steps(shared_pipe):
+    steps = []
+
+    def interrupting(pipe, step, timestep, report):
+        steps.append(step)
+        if step == 1:
+            pipe.interrupt()
+
+    with pytest.raises(GenerationCancelled, match="step 2 of 3"):
+        latents_of(shared_pipe, callback_on_step_end=interrupting)
+    assert steps == [0, 1]
+
+    def raising(pipe, step, timestep, report):
+        raise GenerationCancelled("by the callback")
+
+    with pytest.raises(GenerationCancelled, match="by the callback"):
+        latents_of(shared_pipe, callback_on_step_end=raising)
+    assert torch.equal(latents_of(shared_pipe), latents_of(shared_pipe))  # and the pipeline goes on
+
+
+# --- refusals ---
+
+
+@pytest.mark.parametrize(
+    "wrong, field",
+    [
+        (dict(height=30), "height"),
+        (dict(num_frames=0), "num_frames"),
+        (dict(num_inference_steps=10_000), "num_inference_steps"),
+        (dict(guidance_scale=float("nan")), "guidance_scale"),
+        (dict(eta=2.0), "eta"),
+        (dict(sampler="dpm2m"), "sampler"),
+        (dict(prompt=""), "prompt"),
+        (dict(prompt=[]), "prompt"),
+        (dict(prompt=None), "prompt"),
+        (dict(prompt=[PROMPT, "x" * 10_000]), "prompt"),
+        (dict(seed=-1), "seed"),
+        (dict(seed=2**70), "seed"),
+        (dict(seed=[1, 2]), "seed"),
+        (dict(negative_prompt=["a", "b"]), "negative_prompt"),
+        (dict(latents=torch.zeros(1, 4, 3, 4, 5)), "latents"),
+        (dict(prompt=None, prompt_embeds=torch.zeros(77, TEXT_DIM)), "prompt_embeds"),
+        (dict(prompt=None, prompt_embeds=torch.zeros(1, 77, TEXT_DIM), negative_prompt_embeds=torch.zeros(1, 60, TEXT_DIM)), "negative_prompt_embeds"),
+        (dict(output_type="mp4"), "output_type"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_with_its_name(shared_pipe, wrong, field):
+    with pytest.raises(RequestError) as error:
+        shared_pipe(**(SMALL | dict(prompt=PROMPT, seed=0) | wrong))
+    assert error.value.field == field
+
+
+def test_nan_is_an_error_and_not_a_black_video():
+    pipe = tiny_pipeline()
+    next(pipe.transformer.parameters()).data.fill_(float("nan"))
+    with pytest.raises(GenerationError, match=r"after step 1 of 3 .*float32"):
+        latents_of(pipe)
+
+
+def test_without_a_text_encoder(shared_pipe):
+    pipe = MiraPipeline(shared_pipe.transformer, shared_pipe.vae, shared_pipe.scheduler)
+    pipe.set_progress_bar_config(disable=True)
+    with pytest.raises(ValueError, match="no text encoder"):
+        latents_of(pipe)
+
+
+# --- folders ---
+
+
+@pytest.fixture(scope="module")
+def folder(shared_pipe, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny-model")
+    shared_pipe.save_pretrained(folder)
+    return folder
+
+
+def test_folder_layout(folder):
+    index = json.loads((folder / "model_index.json").read_text())
+    assert index["transformer"] == ["core", "MiraTransformer3DModel"] and index["scheduler"] == ["core", "MiraScheduler"]
+    assert index["vae"] == ["diffusers", "AutoencoderKLTemporalDecoder"] and index["text_encoder"] == ["transformers", "T5EncoderModel"]
+    weights = [p.suffix for p in folder.rglob("*") if p.stat().st_size > 10_000]
+    assert ".safetensors" in weights and ".bin" not in weights
+
+
+def test_round_trip(shared_pipe, folder):
+    loaded = MiraPipeline.from_pretrained(folder)
+    loaded.set_progress_bar_config(disable=True)
+    assert loaded.config.latent_rgb == shared_pipe.config.latent_rgb
+    assert torch.equal(latents_of(loaded), latents_of(shared_pipe))
+
+
+_FROM_ELSEWHERE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from core import MiraPipeline
+pipe = MiraPipeline.from_pretrained(sys.argv[2])
+print(type(pipe.transformer).__name__, type(pipe.scheduler).__name__)
+"""
+
+
+def test_loads_from_any_working_folder(folder, tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    run = subprocess.run([sys.executable, "-c", _FROM_ELSEWHERE, str(ROOT), str(folder)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert run.stdout.split() == ["MiraTransformer3DModel", "MiraScheduler"], run.stderr
+
+
+def test_lazy_text_encoder_in_a_pipeline(shared_pipe, folder, tmp_path):
+    lazy = MiraPipeline.from_pretrained(folder, text_encoder=None, tokenizer=None)
+    lazy.set_progress_bar_config(disable=True)
+    lazy.lazy_text_encoder = LazyTextEncoder(folder, tmp_path / "prompts")
+    torch.testing.assert_close(latents_of(lazy), latents_of(shared_pipe), atol=1e-4, rtol=1e-4)
+    assert lazy.lazy_text_encoder.loaded
+
+    lazy.lazy_text_encoder = LazyTextEncoder(folder, tmp_path / "prompts")  # as after a restart
+    again = latents_of(lazy)
+    assert not lazy.lazy_text_encoder.loaded  # the cache holds the prompt and ""
+    lazy.save_pretrained(tmp_path / "copy")
+    assert lazy.text_encoder is None
+    copy = MiraPipeline.from_pretrained(tmp_path / "copy")
+    copy.set_progress_bar_config(disable=True)
+    torch.testing.assert_close(latents_of(copy), again, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_bfloat16_runs_with_every_sampler(sampler, prediction_type):
+    pipe = tiny_pipeline(prediction_type=prediction_type).to(dtype=torch.bfloat16)
+    result = pipe(PROMPT, seed=1, output_type="pt", **(SMALL | dict(sampler=sampler))).frames
+    assert result.dtype == torch.float32 and result.shape == (1, 3, 32, 48, 3)
+
+
+def test_samplers_agree_on_a_small_model(shared_pipe):
+    """The deterministic samplers solve the same equation on a real network, too."""
+    smooth = dict(guidance_scale=1.0, eta=0.0)
+    truth = latents_of(shared_pipe, num_inference_steps=400, sampler="ddim", **smooth)
+    for sampler in ("euler", "dpm++2m", "unipc", "heun"):
+        result = latents_of(shared_pipe, num_inference_steps=80, sampler=sampler, **smooth)
+        assert (result - truth).abs().mean() < 0.05 * truth.abs().mean(), sampler
