@@ -25,7 +25,8 @@ MAX_LOG_BYTES = 5 * 2**20
 ROOT = Path(__file__).resolve().parents[2]
 
 Status = dict[str, str | int | None]
-"""``state`` (starting, ready, busy, stopped), ``device``, ``dtype``, ``model`` (the loaded one) and ``pid`` of a worker."""
+"""``state`` (starting, ready, busy, stopped), ``device``, ``dtype``, ``model`` (the loaded one) and ``pid`` of a worker, and
+``error``: how the last one died, in words, until its successor is ready."""
 
 
 class LocalExecutor:
@@ -68,12 +69,13 @@ class Worker:
         self.log_path = data_dir / "logs" / "worker.log"
         self._status: Status = _idle("stopped")
         self._process: subprocess.Popen[str] | None = None
+        self._death: str | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._supervise, name=f"supervisor-{device}", daemon=True)
 
     def status(self) -> Status:
         process = self._process
-        return {**self._status, "pid": process.pid if process is not None and process.returncode is None else None}
+        return {**self._status, "error": self._death if self._status["state"] == "starting" else None, "pid": process.pid if process is not None and process.returncode is None else None}
 
     def start(self) -> None:
         self._thread.start()
@@ -120,6 +122,7 @@ class Worker:
                 self.queue.requeue(worker_id)
             else:
                 how = _how_it_ended(process.returncode)
+                self._death = f"The worker process {how}. It is being started again; its log is {self.log_path}."
                 log.error("worker %s %s; see %s", worker_id, how, self.log_path)
                 self.queue.worker_died(worker_id, how)
 
