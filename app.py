@@ -11,6 +11,8 @@ import sys
 import threading
 from pathlib import Path
 
+log = logging.getLogger("studio")
+
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Text to video in the browser, with Mira.", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -57,13 +59,17 @@ def main() -> None:
             server_name=args.host,
             server_port=args.port,
             allowed_paths=[str(services.library.videos_dir), str(data_dir / "previews")],
-            max_file_size="512mb",
+            max_file_size="100mb",
             show_error=True,
+            quiet=True,
             prevent_thread_lock=True,
             **ui.launch_options(),
         )
+        log.info("The studio is at %s (data in %s)", demo.local_url, data_dir)
         stop.wait()
         demo.close()
+    except OSError as error:
+        sys.exit(f"The studio could not be served on {args.host}:{args.port}: {error}")
     finally:
         services.close()
 

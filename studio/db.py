@@ -73,11 +73,20 @@ class Database:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        refuse_network_file_system(self.path.parent)
         self._local = threading.local()
         self._all: list[sqlite3.Connection] = []
         self._lock = threading.Lock()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            refuse_network_file_system(self.path.parent)
+            self._migrate()
+        except OSError as error:
+            raise StorageError(f"The data folder {self.path.parent} cannot be used: {error.strerror}. Give another --data-dir.") from error
+        except sqlite3.DatabaseError as error:
+            raise StorageError(f"{self.path} cannot be used: {error}. Move it away to start with an empty queue (the videos stay), or give another --data-dir.") from error
+
+    def _migrate(self) -> None:
+        """Make the tables of a new file. Raises StorageError for one that this version does not know."""
         with self.write() as tx:
             version = tx.execute("PRAGMA user_version").fetchone()[0]
             if version == 0:
@@ -118,7 +127,7 @@ class Database:
         except BaseException as error:
             if self._local.depth == 1 and connection.in_transaction:
                 connection.execute("ROLLBACK")
-            if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+            if isinstance(error, sqlite3.OperationalError) and _is_full(error, self.path.parent):
                 raise disk_full(self.path.parent, MIN_FREE_BYTES) from error
             raise
         finally:
@@ -150,6 +159,11 @@ class Database:
 def free_bytes(folder: Path) -> int:
     """Bytes that a user may still write where ``folder`` lies."""
     return shutil.disk_usage(folder).free
+
+
+def _is_full(error: sqlite3.OperationalError, folder: Path) -> bool:
+    code = error.sqlite_errorcode & 0xFF  # the low byte is the primary code
+    return code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and free_bytes(folder) < MIN_FREE_BYTES)
 
 
 def disk_full(folder: Path, needed: int) -> StorageError:

@@ -39,7 +39,6 @@ class Services:
         Raises StorageError when the folder is in use by another studio or cannot hold the queue.
         """
         data_dir = Path(data_dir).resolve()
-        data_dir.mkdir(parents=True, exist_ok=True)
         db = Database(data_dir / "studio.db")
         lock = filelock.FileLock(data_dir / "studio.lock")
         try:
@@ -50,7 +49,7 @@ class Services:
             raise StorageError(f"{data_dir} is in use by another studio (process {owner}). Use that one, stop it, or give another --data-dir.") from None
         db.set_meta("app_pid", os.getpid())
         queue, library = Queue(db), Library(data_dir, db)
-        for leftovers in ("tmp/worker", "previews"):
+        for leftovers in ("tmp", "previews"):
             shutil.rmtree(data_dir / leftovers, ignore_errors=True)
         library.recover(queue)
         queue.requeue()

@@ -122,7 +122,8 @@ class VideoMaker:
 
     def report(self, state: str) -> None:
         """Tell the supervisor how this worker stands."""
-        device, dtype = (str(self.pipe.device), str(self.pipe.dtype).removeprefix("torch.")) if self.pipe is not None else (None, None)
+        transformer = None if self.pipe is None else self.pipe.transformer
+        device, dtype = (None, None) if transformer is None else (str(transformer.device), str(transformer.dtype).removeprefix("torch."))
         self.tell({"state": state, "device": device, "dtype": dtype, "model": self.model})
 
 

@@ -140,6 +140,18 @@ def test_network_file_systems_are_refused(tmp_path: Path, monkeypatch: pytest.Mo
         refuse_network_file_system(tmp_path)
 
 
+def test_a_data_folder_that_cannot_be_used_is_told_in_words(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot be used: .*--data-dir"):
+        Database(tmp_path / "file" / "studio.db")
+    (tmp_path / "studio.db").write_text("this is not a database, but long enough to be looked at " * 20)
+    with pytest.raises(StorageError, match="file is not a database. Move it away"):
+        Database(tmp_path / "studio.db")
+    Database(tmp_path / "newer.db").connection().execute("PRAGMA user_version = 99")
+    with pytest.raises(StorageError, match="schema 99"):
+        Database(tmp_path / "newer.db")
+
+
 WORKER = """
 import sys, time
 from studio.queue import Queue
