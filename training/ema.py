@@ -1,0 +1,34 @@
+"""Exponential moving average of weights."""
+
+from __future__ import annotations
+
+import torch
+
+
+class EMA:
+    """Keeps ``average = d average + (1 - d) weights`` with the decay warmed up as min(decay, (1 + n) / (10 + n)).
+
+    The warm-up is the usual one (TensorFlow's ``ExponentialMovingAverage``): early averages follow the weights closely.
+    """
+
+    def __init__(self, module: torch.nn.Module, decay: float):
+        self.decay = decay
+        self.updates = 0
+        self.average = {name: p.detach().clone().float() for name, p in module.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, module: torch.nn.Module) -> None:
+        """Take in the module's present weights."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        weights = dict(module.named_parameters())
+        averages = list(self.average.values())
+        torch._foreach_lerp_(averages, [weights[name].detach().float() for name in self.average], 1 - decay)
+
+    def state_dict(self) -> dict:
+        return {"updates": self.updates, "average": self.average}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.updates = state["updates"]
+        for name, value in state["average"].items():
+            self.average[name].copy_(value)

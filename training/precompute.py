@@ -1,0 +1,118 @@
+"""Latents of clips, computed once: training reads them from memory-mapped shards and never runs the VAE."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from core.text_encoder import encode_prompts
+
+from .toyworld import captions, render, sample_spec
+
+log = logging.getLogger(__name__)
+
+SHARD_CLIPS = 250
+CAPTIONS_PER_CLIP = 4
+TOYWORLD_FPS = 6
+
+
+def precompute_toyworld(model: str, out: str, clips: int, num_frames: int, seed: int = 0, device: str = "auto") -> None:
+    """Render Toy World clips, encode them with ``model``'s VAE and write shards of bf16 latents under ``out``.
+
+    Shard k holds 250 clips and depends on (seed, k) alone; shards that are there are kept, so a killed run goes on. ``num_frames`` is the
+    length of each clip; training thins it evenly to shorter ones, which Toy World defines as the same clip.
+    """
+    from diffusers import AutoencoderKLTemporalDecoder
+
+    from core.device import choose_device, choose_dtype
+    from core.vae import encode_video
+
+    target = Path(out)
+    target.mkdir(parents=True, exist_ok=True)
+    device = choose_device(device)
+    vae = AutoencoderKLTemporalDecoder.from_pretrained(Path(model) / "vae", torch_dtype=choose_dtype("auto", device)).to(device).eval()
+    index = {"model": str(Path(model).resolve()), "num_frames": num_frames, "fps": TOYWORLD_FPS, "seed": seed, "channels": vae.config.latent_channels}
+    (target / "dataset.json").write_text(json.dumps(index))
+    for shard in range((clips + SHARD_CLIPS - 1) // SHARD_CLIPS):
+        path = target / f"{num_frames:03d}f-seed{seed}-{shard:05d}.safetensors"
+        if path.exists():
+            continue
+        began, rng = time.time(), np.random.default_rng([seed, shard])
+        latents, texts = [], []
+        for _ in range(SHARD_CLIPS):
+            spec = sample_spec(rng, num_frames=num_frames)
+            frames = torch.from_numpy(render(spec)).permute(3, 0, 1, 2)[None]  # 1 3 T H W
+            pixels = frames.to(device, vae.dtype).div(127.5).sub(1)
+            latents.append(encode_video(vae, pixels)[0].to("cpu", torch.bfloat16))
+            dense = [captions(spec, rng)["dense_caption"] for _ in range(CAPTIONS_PER_CLIP - 1)]
+            texts.append([captions(spec, rng)["short_caption"], *dense])
+        partial = path.with_suffix(".tmp")
+        save_file({"latents": torch.stack(latents)}, partial, metadata={"captions": json.dumps(texts)})
+        os.replace(partial, path)
+        log.info("%s: %.1f clips a second", path.name, SHARD_CLIPS / (time.time() - began))
+
+
+class LatentDataset:
+    """The shards of a folder, memory-mapped."""
+
+    def __init__(self, folder: str | Path, limit: int = 0):
+        self.folder = Path(folder)
+        if not (self.folder / "dataset.json").exists():
+            raise FileNotFoundError(f"{self.folder} holds no latents (no dataset.json). Make them with `python -m training precompute --out {self.folder}`.")
+        self.index = json.loads((self.folder / "dataset.json").read_text())
+        self.fps, self.channels = self.index["fps"], self.index["channels"]
+        self.latents: list[torch.Tensor] = []
+        self.captions: list[list[str]] = []
+        for path in sorted(self.folder.glob("*.safetensors")):
+            with safe_open(path, "pt") as shard:
+                stacked = shard.get_tensor("latents")
+                self.captions += json.loads(shard.metadata()["captions"])
+            self.latents += list(stacked)
+        if limit:
+            self.latents, self.captions = self.latents[:limit], self.captions[:limit]
+        if not self.latents:
+            raise FileNotFoundError(f"{self.folder} holds no shards yet.")
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def draw(self, count: int, num_frames: int, rng: np.random.Generator) -> tuple[torch.Tensor, list[str]]:
+        """``count`` clips thinned to ``num_frames`` [B, C, T, h, w] fp32, each with one of its captions (half of them the short one).
+
+        One frame is any frame of the clip; more are spread evenly from its first to its last.
+        """
+        enough = [i for i in range(len(self)) if self.latents[i].shape[1] >= num_frames] if num_frames > self.shortest else range(len(self))
+        if not len(enough):
+            raise ValueError(f"No clip in {self.folder} has {num_frames} frames; the longest has {max(x.shape[1] for x in self.latents)}.")
+        chosen = [enough[i] for i in rng.integers(0, len(enough), count)]
+        clips, texts = [], []
+        for i in chosen:
+            total = self.latents[i].shape[1]
+            frames = [int(rng.integers(total))] if num_frames == 1 else np.linspace(0, total - 1, num_frames).round().astype(int).tolist()
+            clips.append(self.latents[i][:, frames])
+            texts.append(self.captions[i][0 if rng.random() < 0.5 else int(rng.integers(1, CAPTIONS_PER_CLIP))])
+        return torch.stack(clips).float(), texts
+
+    @property
+    def shortest(self) -> int:
+        """Frames of the shortest clip."""
+        if not hasattr(self, "_shortest"):
+            self._shortest = min(x.shape[1] for x in self.latents)
+        return self._shortest
+
+    def text_encoder(self, device: torch.device):
+        """A function from texts to prompt_embeds [B, L, D], by the text encoder beside the VAE that made the latents."""
+        from transformers import AutoTokenizer, T5EncoderModel
+
+        model = Path(self.index["model"])
+        tokenizer = AutoTokenizer.from_pretrained(model / "tokenizer")
+        encoder = T5EncoderModel.from_pretrained(model / "text_encoder").to(device).eval()
+        return lambda texts: encode_prompts(texts, tokenizer, encoder)
