@@ -1,0 +1,356 @@
+"""Mira's spatial-temporal diffusion transformer (ST-DiT), top to bottom.
+
+A clip's latents are cut into 2 x 2 patches. Each layer looks within every frame (spatial block: self-attention, then
+cross-attention to the text and to the frame itself, then a feed-forward) and then along time (temporal block). The noise step
+and the frame rate steer every block through one shared adaptive layer norm (adaLN-single, PixArt-alpha, arXiv:2310.00426,
+section 2.3). Parameter names are those of Mira's checkpoints. Shapes: see ``core.types``; N is patches a frame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.loaders import PeftAdapterMixin
+from diffusers.models.embeddings import (
+    PixArtAlphaTextProjection,
+    TimestepEmbedding,
+    Timesteps,
+    get_1d_sincos_pos_embed_from_grid,
+    get_2d_sincos_pos_embed,
+)
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils import BaseOutput
+from torch import Tensor, nn
+
+from .attention import attend
+
+WHOLE_FRAME = "frame"
+
+
+@dataclass
+class MiraTransformerOutput(BaseOutput):
+    """``sample`` [B, C, T, H, W]: the predicted noise (or v), as many channels as the latents have."""
+
+    sample: Tensor
+
+
+@lru_cache(maxsize=32)
+def _spatial_positions(dim: int, height: int, width: int, base_size: int) -> Tensor:
+    """2-D sine-cosine positions [N, dim] of a grid, stretched to the base grid as in PixArt."""
+    return get_2d_sincos_pos_embed(dim, (height, width), base_size=base_size, output_type="pt").float()
+
+
+@lru_cache(maxsize=32)
+def _temporal_positions(dim: int, num_frames: int) -> Tensor:
+    """1-D sine-cosine positions [T, dim]; they go on past any trained length."""
+    return get_1d_sincos_pos_embed_from_grid(dim, torch.arange(num_frames), output_type="pt").float()
+
+
+class PatchEmbed(nn.Module):
+    """Patches to tokens, with their place in the frame."""
+
+    def __init__(self, patch_size: int, in_channels: int, dim: int, base_size: int):
+        super().__init__()
+        self.patch_size, self.dim, self.base_size = patch_size, dim, base_size
+        self.proj = nn.Conv2d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
+
+    def forward(self, latents: Tensor) -> Tensor:  # (B T) C H W
+        height, width = (side // self.patch_size for side in latents.shape[-2:])
+        tokens = self.proj(latents).flatten(2).transpose(1, 2)  # (B T) N D
+        return tokens + _spatial_positions(self.dim, height, width, self.base_size).to(tokens)
+
+
+class MiraEmbeddings(nn.Module):
+    """The noise step's embedding plus, if asked for, that of the frame rate."""
+
+    def __init__(self, dim: int, fps_cond: bool):
+        super().__init__()
+        self.time_proj = Timesteps(256, flip_sin_to_cos=True, downscale_freq_shift=0)
+        self.timestep_embedder = TimestepEmbedding(256, dim)
+        self.fps_embedder = TimestepEmbedding(256, dim) if fps_cond else None
+
+    def forward(self, timestep: Tensor, fps: Tensor | None, dtype: torch.dtype) -> Tensor:
+        embedding = self.timestep_embedder(self.time_proj(timestep).to(dtype))  # B D
+        if self.fps_embedder is not None:
+            embedding = embedding + self.fps_embedder(self.time_proj(fps).to(dtype))
+        return embedding
+
+
+class AdaLayerNormSingle(nn.Module):
+    """One projection for all blocks: six modulation vectors, to which each block adds its own table."""
+
+    def __init__(self, dim: int, fps_cond: bool):
+        super().__init__()
+        self.emb = MiraEmbeddings(dim, fps_cond)
+        self.linear = nn.Linear(dim, 6 * dim)
+
+    def forward(self, timestep: Tensor, fps: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Modulation [B, 6, D] and the embedding [B, D] that the last layer uses."""
+        embedding = self.emb(timestep, fps, dtype)
+        return self.linear(F.silu(embedding)).unflatten(-1, (6, -1)), embedding
+
+
+class Attention(nn.Module):
+    """Projections of one attention; ``core.attention`` does the rest."""
+
+    def __init__(self, dim: int, heads: int, bias: bool):
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(dim, dim, bias=bias)
+        self.to_k = nn.Linear(dim, dim, bias=bias)
+        self.to_v = nn.Linear(dim, dim, bias=bias)
+        self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
+
+    def keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        return self.to_k(tokens), self.to_v(tokens)
+
+    def forward(self, tokens: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return self.to_out[0](attend(self.to_q(tokens), key, value, self.heads))
+
+
+class Gelu(nn.Module):
+    """A linear layer and the tanh-approximated GELU."""
+
+    def __init__(self, dim: int, inner: int):
+        super().__init__()
+        self.proj = nn.Linear(dim, inner)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return F.gelu(self.proj(tokens), approximate="tanh")
+
+
+class FeedForward(nn.Module):
+    """Four times as wide in the middle."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.net = nn.ModuleList([Gelu(dim, 4 * dim), nn.Identity(), nn.Linear(4 * dim, dim)])
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.net[2](self.net[0](tokens))
+
+
+class TransformerBlock(nn.Module):
+    """A spatial block (with cross-attention) or a temporal one (without)."""
+
+    def __init__(self, dim: int, heads: int, bias: bool, eps: float, cross_attention: bool, text_spatial_cond: bool = False):
+        super().__init__()
+        self.eps, self.text_spatial_cond = eps, text_spatial_cond
+        self.attn1 = Attention(dim, heads, bias)
+        self.attn2 = Attention(dim, heads, bias) if cross_attention else None
+        self.ff = FeedForward(dim)
+        self.scale_shift_table = nn.Parameter(torch.randn(6, dim) / dim**0.5)
+
+    def _norm(self, tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        return F.layer_norm(tokens, tokens.shape[-1:], eps=self.eps) * (1 + scale) + shift
+
+    def forward(self, tokens: Tensor, modulation: Tensor, text: Tensor | None = None) -> Tensor:
+        """``tokens`` [G, N, D] in G groups that attend among themselves, ``modulation`` [G, 6, D], ``text`` [B, L, D]."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = (self.scale_shift_table + modulation).to(tokens.dtype).unsqueeze(2).unbind(1)  # G 1 D
+        normed = self._norm(tokens, shift1, scale1)
+        tokens = tokens + gate1 * self.attn1(normed, *self.attn1.keys_values(normed))
+        if self.attn2 is not None:
+            tokens = tokens + self._cross_attention(tokens, normed, text)
+        return tokens + gate2 * self.ff(self._norm(tokens, shift2, scale2))
+
+    def _cross_attention(self, tokens: Tensor, normed: Tensor, text: Tensor) -> Tensor:
+        """Attention to the text and, with ``text_spatial_cond``, to the frame as it was before self-attention.
+
+        The text is projected once a clip, not once a frame.
+        """
+        key, value = self.attn2.keys_values(text)  # B L D
+        if not self.text_spatial_cond:  # all frames of a clip ask the same keys
+            return self.attn2(tokens.reshape(len(text), -1, tokens.shape[-1]), key, value).reshape(tokens.shape)
+        frames = len(tokens) // len(text)
+        own_key, own_value = self.attn2.keys_values(normed)  # (B T) N D
+        key = torch.cat([key.repeat_interleave(frames, 0), own_key], 1)
+        value = torch.cat([value.repeat_interleave(frames, 0), own_value], 1)
+        return self.attn2(tokens, key, value)
+
+
+class MiraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
+    """Mira's ST-DiT; the defaults are Mira-v0 at 128 x 80.
+
+    Args:
+        num_attention_heads, attention_head_dim: Their product is the width D.
+        in_channels, out_channels: Latent channels in and predicted; of twice as many (v1) the first half is kept.
+        num_layers: Spatial and temporal blocks, each.
+        caption_channels: Width of the prompt embeddings.
+        patch_size: Latents a side of a token.
+        sample_size: The latent size that positions were trained for (64: a base grid of 32 patches).
+        temporal_length: Frames it was trained for; any number can be asked for.
+        text_spatial_cond: Cross-attention sees the frame's own tokens beside the text (v0).
+        window_attn: ``(h, w)`` patches that the temporal block looks at together over all frames, ``"frame"`` for all
+            patches of a frame whatever its size, None for one patch over time.
+        fps_cond: Whether the frame rate is a condition.
+        attention_bias: Bias in the query, key and value projections.
+        norm_eps: Of all layer norms.
+    """
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules = ["TransformerBlock"]
+
+    @register_to_config
+    def __init__(
+        self,
+        num_attention_heads: int = 16,
+        attention_head_dim: int = 72,
+        in_channels: int = 4,
+        out_channels: int = 4,
+        num_layers: int = 28,
+        caption_channels: int = 4096,
+        patch_size: int = 2,
+        sample_size: int = 64,
+        temporal_length: int = 120,
+        text_spatial_cond: bool = True,
+        window_attn: tuple[int, int] | str | None = None,
+        fps_cond: bool = True,
+        attention_bias: bool = True,
+        norm_eps: float = 1e-6,
+    ):
+        super().__init__()
+        dim = num_attention_heads * attention_head_dim
+        if dim % 4:
+            raise ValueError(f"The width is {num_attention_heads} heads x {attention_head_dim} = {dim}; sine-cosine positions need a multiple of 4.")
+        if isinstance(window_attn, str) and window_attn != WHOLE_FRAME:
+            raise ValueError(f"window_attn is {window_attn!r}; it must be (height, width) in patches, {WHOLE_FRAME!r} or None.")
+        self.dim = dim
+        self.pos_embed = PatchEmbed(patch_size, in_channels, dim, base_size=sample_size // patch_size)
+        self.adaln_single = AdaLayerNormSingle(dim, fps_cond)
+        self.caption_projection = PixArtAlphaTextProjection(caption_channels, dim)
+        self.transformer_blocks = nn.ModuleList(
+            TransformerBlock(dim, num_attention_heads, attention_bias, norm_eps, True, text_spatial_cond) for _ in range(num_layers)
+        )
+        self.temporal_transformer_blocks = nn.ModuleList(
+            TransformerBlock(dim, num_attention_heads, attention_bias, norm_eps, False) for _ in range(num_layers)
+        )
+        self.scale_shift_table = nn.Parameter(torch.randn(2, dim) / dim**0.5)
+        self.proj_out = nn.Linear(dim, patch_size**2 * out_channels)
+        self.gradient_checkpointing = False
+        self.apply(_initialise)
+        nn.init.zeros_(self.proj_out.weight)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        timestep: Tensor | float,
+        encoder_hidden_states: Tensor,
+        fps: Tensor | float | None = None,
+        enable_temporal_attention: bool = True,
+        return_dict: bool = True,
+    ) -> MiraTransformerOutput | tuple[Tensor]:
+        """Predict the noise (or v) in ``hidden_states``.
+
+        Args:
+            hidden_states: Noisy latents [B, C, T, H, W]; H and W multiples of the patch size.
+            timestep: Noise step of each clip [B], or one number for all.
+            encoder_hidden_states: Prompt embeddings [B, L, D].
+            fps: Frame rate of each clip [B], or one number for all.
+            enable_temporal_attention: False leaves the temporal blocks out (frames are then separate images).
+
+        Raises:
+            ValueError: For a shape that it cannot take; the message has the numbers.
+        """
+        B, C, T, H, W = self._check(hidden_states, encoder_hidden_states, fps)
+        p = self.config.patch_size
+        h, w = H // p, W // p
+        dtype = hidden_states.dtype
+
+        tokens = self.pos_embed(hidden_states.transpose(1, 2).flatten(0, 1))  # (B T) N D
+        modulation, embedding = self.adaln_single(self._per_clip(timestep, hidden_states), self._per_clip(fps, hidden_states), dtype)
+        text = self.caption_projection(encoder_hidden_states.to(dtype))  # B L D
+
+        by_frame = modulation.repeat_interleave(T, 0)  # (B T) 6 D
+        groups = B * self._groups_per_clip(h, w)
+        by_group = modulation.repeat_interleave(groups // B, 0)
+        for layer, (spatial, temporal) in enumerate(zip(self.transformer_blocks, self.temporal_transformer_blocks)):
+            tokens = self._run(spatial, tokens, by_frame, text)
+            if enable_temporal_attention:
+                if layer == 0:
+                    tokens = (tokens.unflatten(0, (B, T)) + _temporal_positions(self.dim, T).to(tokens)[:, None]).flatten(0, 1)
+                tokens = self._along_time(tokens, B, T, h, w)
+                tokens = self._run(temporal, tokens, by_group)
+                tokens = self._by_frame(tokens, B, T, h, w)
+
+        shift, scale = (self.scale_shift_table + embedding[:, None]).to(tokens.dtype).repeat_interleave(T, 0).unsqueeze(2).unbind(1)
+        tokens = self.proj_out(F.layer_norm(tokens, (self.dim,), eps=1e-6) * (1 + scale) + shift)  # (B T) N (p p C)
+        sample = tokens.view(B, T, h, w, p, p, -1).permute(0, 6, 1, 2, 4, 3, 5).reshape(B, -1, T, H, W)
+        sample = sample[:, :C]
+        return MiraTransformerOutput(sample=sample) if return_dict else (sample,)
+
+    # -- regrouping: which tokens attend to each other in the temporal block ------------------------
+
+    def _window(self, h: int, w: int) -> tuple[int, int]:
+        window = self.config.window_attn
+        if window is None:
+            return 1, 1
+        return (h, w) if window == WHOLE_FRAME else tuple(window)
+
+    def _groups_per_clip(self, h: int, w: int) -> int:
+        rows, columns = self._window(h, w)
+        return (h // rows) * (w // columns)
+
+    def _along_time(self, tokens: Tensor, B: int, T: int, h: int, w: int) -> Tensor:
+        """(B T) (h w) D -> (B windows) (T patches) D."""
+        rows, columns = self._window(h, w)
+        if (rows, columns) == (h, w):
+            return tokens.reshape(B, -1, self.dim)
+        grid = tokens.view(B, T, h // rows, rows, w // columns, columns, self.dim)
+        return grid.permute(0, 2, 4, 1, 3, 5, 6).reshape(-1, T * rows * columns, self.dim)
+
+    def _by_frame(self, tokens: Tensor, B: int, T: int, h: int, w: int) -> Tensor:
+        """The way back: (B windows) (T patches) D -> (B T) (h w) D."""
+        rows, columns = self._window(h, w)
+        if (rows, columns) == (h, w):
+            return tokens.reshape(B * T, -1, self.dim)
+        grid = tokens.view(B, h // rows, w // columns, T, rows, columns, self.dim)
+        return grid.permute(0, 3, 1, 4, 2, 5, 6).reshape(B * T, h * w, self.dim)
+
+    # -- small helpers ------------------------------------------------------------------------------
+
+    def _run(self, block: TransformerBlock, *inputs: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and self.gradient_checkpointing:
+            return self._gradient_checkpointing_func(block, *inputs)
+        return block(*inputs)
+
+    @staticmethod
+    def _per_clip(value: Tensor | float | None, like: Tensor) -> Tensor | None:
+        """A condition as [B] on the latents' device."""
+        if value is None:
+            return None
+        return torch.as_tensor(value, device=like.device).reshape(-1).expand(len(like))
+
+    def _check(self, latents: Tensor, text: Tensor, fps: Tensor | float | None) -> torch.Size:
+        config = self.config
+        if latents.ndim != 5 or latents.shape[1] != config.in_channels:
+            raise ValueError(f"Latents must be [B, {config.in_channels}, T, H, W]; these are {list(latents.shape)}.")
+        H, W = latents.shape[-2:]
+        p = config.patch_size
+        if H % p or W % p or not latents.shape[2]:
+            raise ValueError(f"Latents of {H} x {W} and {latents.shape[2]} frames: height and width must be multiples of {p} and there must be a frame. In pixels: multiples of {8 * p}.")
+        rows, columns = self._window(H // p, W // p)
+        if (H // p) % rows or (W // p) % columns:
+            raise ValueError(f"A grid of {H // p} x {W // p} patches does not divide into windows of {rows} x {columns}; use latents whose sides are multiples of {rows * p} x {columns * p}.")
+        if text.ndim != 3 or text.shape[0] != latents.shape[0] or text.shape[2] != config.caption_channels:
+            raise ValueError(f"Prompt embeddings must be [{latents.shape[0]}, L, {config.caption_channels}]; these are {list(text.shape)}.")
+        if config.fps_cond and fps is None:
+            raise ValueError("This model is conditioned on the frame rate: give fps (8 as Mira was sampled with).")
+        return latents.shape
+
+
+def _initialise(module: nn.Module) -> None:
+    """Weights to train from: Xavier for projections, small ones for the conditioning path (as in DiT, arXiv:2212.09748)."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, AdaLayerNormSingle):
+        for linear in (module.linear, module.emb.timestep_embedder.linear_1, module.emb.timestep_embedder.linear_2):
+            nn.init.normal_(linear.weight, std=0.02)
+    elif isinstance(module, PatchEmbed):
+        nn.init.xavier_uniform_(module.proj.weight.flatten(1))
+        nn.init.zeros_(module.proj.bias)
