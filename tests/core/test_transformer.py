@@ -1,0 +1,160 @@
+"""The transformer against figures of the original code, and what must hold for any weights."""
+
+import gzip
+import inspect
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from core import MiraTransformer3DModel
+
+DATA = Path(__file__).parents[1] / "data"
+SMALL = dict(num_attention_heads=2, attention_head_dim=16, num_layers=2, caption_channels=12, temporal_length=4)
+
+
+def reference(name):
+    """The original's model of that name with its weights, and its recorded inputs and outputs."""
+    with safe_open(DATA / f"transformer_{name}.safetensors", "pt") as file:
+        known = inspect.signature(MiraTransformer3DModel.__init__).parameters
+        config = {k: v for k, v in json.loads(file.metadata()["config"]).items() if k in known}
+        model = MiraTransformer3DModel(**{"text_spatial_cond": False, **config}).eval()
+        model.load_state_dict({k.removeprefix("weights."): file.get_tensor(k).float() for k in file.keys() if k.startswith("weights.")})
+        return model, {k.removeprefix("forward."): file.get_tensor(k) for k in file.keys() if k.startswith("forward.")}
+
+
+def small(seed=0, **changes):
+    """A random model whose every weight matters."""
+    torch.manual_seed(seed)
+    model = MiraTransformer3DModel(**{**SMALL, **changes}).eval()
+    torch.nn.init.normal_(model.proj_out.weight, std=0.2)
+    return model
+
+
+def inputs(B=2, T=3, H=4, W=6, C=4, seed=1):
+    g = torch.Generator().manual_seed(seed)
+    return dict(
+        hidden_states=torch.randn(B, C, T, H, W, generator=g),
+        timestep=torch.randint(0, 1000, (B,), generator=g),
+        encoder_hidden_states=torch.randn(B, 5, 12, generator=g),
+        fps=torch.full((B,), 8),
+    )
+
+
+@pytest.mark.parametrize("name", ["v0", "v1", "window"])
+@torch.no_grad()
+def test_forward_equals_the_original(name):
+    model, figures = reference(name)
+    call = [figures[k] for k in ("sample", "timestep", "encoder_hidden_states", "fps")]
+    for output, temporal in (("output", True), ("output_no_temporal", False)):
+        difference = (model(*call, enable_temporal_attention=temporal).sample - figures[output]).abs().max()
+        assert difference <= 1e-4 * figures[output].abs().max()
+
+
+@pytest.mark.parametrize("name, config", [("128", {}), ("768v1_10s", dict(out_channels=8, text_spatial_cond=False, temporal_length=60))])
+def test_every_tensor_of_the_released_models_has_its_place(name, config):
+    with torch.device("meta"):
+        ours = {k: list(v.shape) for k, v in MiraTransformer3DModel(**config).state_dict().items()}
+    with gzip.open(DATA / "state_dict_keys.json.gz", "rt") as file:
+        theirs = {k.removeprefix("model.diffusion_model."): v for k, v in json.load(file)[name].items()}
+    assert ours == theirs
+
+
+@torch.no_grad()
+def test_a_batch_of_two_equals_two_of_one():
+    model, both = small(), inputs()
+    together = model(**both).sample
+    alone = [model(**{k: v[i : i + 1] for k, v in both.items()}).sample for i in range(2)]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_more_frames_than_trained_and_any_even_size():
+    model = small()
+    for T, H, W in ((1, 2, 2), (9, 6, 10), (40, 4, 2)):
+        assert model(**inputs(1, T, H, W)).sample.shape == (1, 4, T, H, W)
+
+
+@torch.no_grad()
+def test_one_window_over_the_grid_is_the_whole_frame():
+    explicit, whole = small(window_attn=(2, 3)), small(window_attn="frame")
+    torch.testing.assert_close(explicit(**inputs()).sample, whole(**inputs()).sample)
+
+
+@torch.no_grad()
+def test_windows_keep_far_patches_apart():
+    """A change in the left window reaches the right one only through the spatial blocks, so never without them."""
+    model = small(window_attn=(2, 3), num_layers=1)
+    tokens = torch.randn(2 * 3 * 12, 32).view(2 * 3, 12, 32)  # B=2, T=3, grid 2 x 6
+    grouped = model._along_time(tokens, 2, 3, 2, 6)
+    assert grouped.shape == (4, 3 * 6, 32)
+    torch.testing.assert_close(model._by_frame(grouped, 2, 3, 2, 6), tokens)
+    left = tokens.view(2, 3, 2, 6, 32)[0, :, :, :3].reshape(-1, 32)
+    torch.testing.assert_close(grouped[0], left)
+
+
+@torch.no_grad()
+def test_v1_keeps_the_first_half_of_what_it_predicts():
+    model = small(out_channels=8, text_spatial_cond=False)
+    before = model(**inputs()).sample
+    assert before.shape[1] == 4
+    weight = model.proj_out.weight.view(4, 8, -1)  # patches, channels
+    weight[:, 4:] += 1
+    torch.testing.assert_close(model(**inputs()).sample, before)
+
+
+def test_gradient_checkpointing_gives_the_same_gradients():
+    plain, saving = small(), small()
+    saving.enable_gradient_checkpointing()
+    for model in (plain, saving):
+        model.train()(**inputs()).sample.square().sum().backward()
+    for (name, a), b in zip(plain.named_parameters(), saving.parameters()):
+        torch.testing.assert_close(a.grad, b.grad, msg=name)
+
+
+def test_lora_adapters_change_the_output_and_round_trip(tmp_path):
+    from peft import LoraConfig
+
+    model = small()
+    before = model(**inputs()).sample.detach()
+    model.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    trainable = [n for n, p in model.named_parameters() if p.requires_grad]
+    assert trainable and all("lora" in n for n in trainable)
+    with_lora = model(**inputs()).sample.detach()
+    assert not torch.allclose(before, with_lora)
+    model.save_lora_adapter(tmp_path)
+    other = small()
+    other.load_lora_adapter(tmp_path, prefix=None, weight_name="pytorch_lora_weights.safetensors")
+    torch.testing.assert_close(other(**inputs()).sample.detach(), with_lora)
+
+
+def test_save_and_load(tmp_path):
+    model = small(window_attn="frame")
+    model.save_pretrained(tmp_path)
+    again = MiraTransformer3DModel.from_pretrained(tmp_path)
+    assert dict(again.config)["window_attn"] == "frame"
+    with torch.no_grad():
+        torch.testing.assert_close(again(**inputs()).sample, model(**inputs()).sample)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (dict(hidden_states=torch.zeros(2, 3, 3, 4, 6)), ["4", "[2, 3, 3, 4, 6]"]),
+        (dict(hidden_states=torch.zeros(2, 4, 3, 5, 6)), ["5 x 6", "multiples of 2"]),
+        (dict(hidden_states=torch.zeros(2, 4, 0, 4, 6)), ["0 frames"]),
+        (dict(encoder_hidden_states=torch.zeros(2, 5, 13)), ["12", "[2, 5, 13]"]),
+        (dict(fps=None), ["frame rate"]),
+    ],
+)
+def test_a_shape_that_it_cannot_take_is_refused_with_the_numbers(changes, words):
+    with pytest.raises(ValueError) as error:
+        small()(**{**inputs(), **changes})
+    assert all(word in str(error.value) for word in words)
+
+
+def test_windows_that_do_not_divide_the_grid_are_refused():
+    with pytest.raises(ValueError, match="2 x 3 patches does not divide into windows of 2 x 2"):
+        small(window_attn=(2, 2))(**inputs())
