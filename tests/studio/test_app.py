@@ -17,7 +17,7 @@ from studio.queue import Queue
 from studio.services import Services
 
 LONG = 1000
-"""Steps of a request that is not done before the test is."""
+"""Steps of a request that is still running when something is done to it."""
 
 
 def test_a_request_becomes_a_video_with_its_settings(studio_app: StudioApp) -> None:
@@ -70,19 +70,19 @@ def test_a_failed_request_says_why_and_the_queue_goes_on(studio_app: StudioApp) 
 
 def test_progress_preview_and_cancel(studio_app: StudioApp) -> None:
     queue = Queue(studio_app.data_dir / "studio.db")
-    id, after = studio_app.enqueue(num_inference_steps=LONG), studio_app.enqueue()
+    id, after = studio_app.enqueue(num_inference_steps=LONG, num_frames=16), studio_app.enqueue()
     wait_for(lambda: queue.get(id).preview is not None and queue.get(id).step > 2, 60, lambda: f"a preview of {queue.get(id)}")
     job = queue.get(id)
     assert job.stage == "denoise" and job.num_steps == LONG and job.seconds_left > 0 and 0 < job.progress < 0.9
     with Image.open(job.preview) as preview:
-        assert preview.format == "WEBP" and preview.n_frames == 4
+        assert preview.format == "WEBP" and preview.n_frames == 16
     assert studio_app.call("cancel", id)["state"] == "cancelled"
     assert studio_app.wait(after, "done")["state"] == "done", "the worker went on to the next one"
     assert queue.get(id).step < LONG and not Path(job.preview).exists()
 
 
 def test_a_killed_worker_is_replaced_and_its_request_runs_again(studio_app: StudioApp) -> None:
-    id = studio_app.enqueue(num_inference_steps=100)
+    id = studio_app.enqueue(num_inference_steps=LONG)
     studio_app.wait(id, "running")
     victim = studio_app.worker_pid()
     os.kill(victim, signal.SIGKILL)
@@ -99,7 +99,7 @@ def test_a_second_studio_on_the_folder_is_refused(studio_app: StudioApp) -> None
 
 def test_nothing_is_lost_when_the_app_is_killed_or_stopped(studio_app: StudioApp) -> None:
     finished = [video["id"] for video in studio_app.call("list_videos")]
-    running = studio_app.enqueue(num_inference_steps=100)
+    running = studio_app.enqueue(num_inference_steps=LONG)
     waiting = [studio_app.enqueue(prompt=f"number {n}") for n in range(2)]
     studio_app.wait(running, "running")
     worker = studio_app.worker_pid()
