@@ -48,7 +48,7 @@ def main() -> None:
     from studio.services import Services
 
     try:
-        services = Services.open(data_dir, executor=args.executor, default_model=args.model, device=args.device)
+        services = Services.open(data_dir, executor=args.executor, default_model=args.model, device=args.device, start_worker=False)
     except StorageError as error:
         sys.exit(str(error))
     try:
@@ -65,6 +65,7 @@ def main() -> None:
             prevent_thread_lock=True,
             **ui.launch_options(),
         )
+        services.executor.start()  # not before: the page comes first, and torch takes a while to import
         log.info("The studio is at %s (data in %s)", demo.local_url, data_dir)
         stop.wait()
         demo.close()

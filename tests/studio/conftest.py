@@ -43,7 +43,7 @@ class StudioApp:
         self.log = open(self.data_dir.parent / "app.log", "ab")
         self.process = subprocess.Popen(command, cwd=ROOT, stdout=self.log, stderr=self.log, env={**os.environ, "OMP_NUM_THREADS": "1"})
         self.url = f"http://127.0.0.1:{port}"
-        wait_for(self.answers, 60, "the page")
+        wait_for(self.answers, 180, "the page")
         from gradio_client import Client
 
         self.client = Client(self.url, verbose=False)
@@ -66,7 +66,7 @@ class StudioApp:
         small = {"prompt": "a red ball", "height": 32, "width": 32, "num_frames": 4, "num_inference_steps": 2, "sampler": "ddim", "seed": 1}
         return self.call("enqueue", {**small, **settings})["id"]
 
-    def wait(self, id: str, *states: str, seconds: float = 60) -> dict[str, Any]:
+    def wait(self, id: str, *states: str, seconds: float = 180) -> dict[str, Any]:
         """The status of a request once it is in one of ``states``."""
         found: dict[str, Any] = {}
 
