@@ -216,7 +216,8 @@ class MiraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         dim = num_attention_heads * attention_head_dim
         if dim % 4:
             raise ValueError(f"The width is {num_attention_heads} heads x {attention_head_dim} = {dim}; sine-cosine positions need a multiple of 4.")
-        if isinstance(window_attn, str) and window_attn != WHOLE_FRAME:
+        bad_window = window_attn != WHOLE_FRAME if isinstance(window_attn, str) else window_attn is not None and (len(window_attn) != 2 or min(window_attn) < 1)
+        if bad_window:
             raise ValueError(f"window_attn is {window_attn!r}; it must be (height, width) in patches, {WHOLE_FRAME!r} or None.")
         self.dim = dim
         self.pos_embed = PatchEmbed(patch_size, in_channels, dim, base_size=sample_size // patch_size)
@@ -322,7 +323,10 @@ class MiraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         """A condition as [B] on the latents' device."""
         if value is None:
             return None
-        return torch.as_tensor(value, device=like.device).reshape(-1).expand(len(like))
+        value = torch.as_tensor(value, device=like.device).reshape(-1)
+        if len(value) not in (1, len(like)):
+            raise ValueError(f"timestep and fps take one number, or one for each of the {len(like)} clips; there are {len(value)}.")
+        return value.expand(len(like))
 
     def _check(self, latents: Tensor, text: Tensor, fps: Tensor | float | None) -> torch.Size:
         config = self.config

@@ -12,16 +12,23 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKLTemporalDecoder
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from einops import rearrange
 from torch import Tensor
+
+from .temporal_vae import TemporalVAE
 
 ENCODE_FRAMES = 16
 """Frames that the encoder takes at once; it looks at each by itself, so this bounds memory and changes nothing."""
 
 
 def mira_vae_config(ch: int = 128, ch_mult: Sequence[int] = (1, 2, 4, 4), num_res_blocks: int = 2, z_channels: int = 4, scale_factor: float = 0.18215) -> dict[str, Any]:
-    """Arguments of AutoencoderKLTemporalDecoder for a VAE as Mira's YAML describes it; the defaults are all released models'."""
-    return {
+    """Constructor arguments for a VAE as Mira's YAML describes it; the defaults are those of all released models.
+
+    They are AutoencoderKLTemporalDecoder's, and with another ``num_res_blocks`` than 2 TemporalVAE's: Mira's decoder always has two
+    residual blocks in its middle.
+    """
+    config = {
         "down_block_types": ("DownEncoderBlock2D",) * len(ch_mult),
         "block_out_channels": tuple(ch * m for m in ch_mult),
         "layers_per_block": num_res_blocks,
@@ -29,6 +36,13 @@ def mira_vae_config(ch: int = 128, ch_mult: Sequence[int] = (1, 2, 4, 4), num_re
         "scaling_factor": scale_factor,
         "force_upcast": False,
     }
+    return config if num_res_blocks == 2 else {**config, "decoder_mid_layers": 2}
+
+
+def build_mira_vae(**yaml: Any) -> AutoencoderKLTemporalDecoder:
+    """An untrained VAE from the arguments of ``mira_vae_config``: diffusers' class where that fits, else TemporalVAE."""
+    config = mira_vae_config(**yaml)
+    return (TemporalVAE if "decoder_mid_layers" in config else AutoencoderKLTemporalDecoder)(**config)
 
 
 @torch.no_grad()
@@ -40,8 +54,8 @@ def encode_video(vae: AutoencoderKLTemporalDecoder, frames: Tensor, generator: t
     if frames.shape[-2] % factor or frames.shape[-1] % factor:
         raise ValueError(f"Frames of {frames.shape[-2]} x {frames.shape[-1]} pixels: both sides must be multiples of {factor}.")
     images = rearrange(frames, "B C T H W -> (B T) C H W").to(vae.dtype)
-    posteriors = (vae.encode(chunk).latent_dist for chunk in images.split(ENCODE_FRAMES))
-    latents = torch.cat([p.mode() if generator is None else p.sample(generator) for p in posteriors])
+    posterior = DiagonalGaussianDistribution(torch.cat([vae.encode(chunk).latent_dist.parameters for chunk in images.split(ENCODE_FRAMES)]))
+    latents = posterior.mode() if generator is None else posterior.sample(generator)
     return rearrange(latents * vae.config.scaling_factor, "(B T) C h w -> B C T h w", B=len(frames))
 
 
@@ -54,6 +68,8 @@ def decode_latents(vae: AutoencoderKLTemporalDecoder, latents: Tensor, chunk_fra
     """
     if latents.ndim != 5 or latents.shape[1] != vae.config.latent_channels:
         raise ValueError(f"Latents must be [B, {vae.config.latent_channels}, T, h, w]; these are {list(latents.shape)}.")
+    if chunk_frames is not None and chunk_frames < 1:
+        raise ValueError(f"chunk_frames is {chunk_frames}; it must be at least 1, or None to decode the clip whole.")
     latents = latents.to(vae.dtype) / vae.config.scaling_factor
     clips = []
     for clip in latents.transpose(1, 2):  # T C h w

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from core.types import nearest
 
-TARGETS = ("vae", "text_encoder", "transformer")
+TARGETS = ("vae", "vae_decoder", "text_encoder", "transformer")
 
 
 class ConfigError(ValueError):
@@ -42,7 +42,7 @@ class TrainConfig:
     """Every setting of a run. Unknown names are refused."""
 
     target: str = "transformer"
-    """What is trained: vae, text_encoder or transformer."""
+    """What is trained: vae, vae_decoder (the encoder, and so all latents, stay as they are), text_encoder or transformer."""
     model: str = ""
     """Folder that holds the parts this run builds on; a part of the same name as the target is where it starts from."""
     dataset: str = ""
@@ -115,6 +115,8 @@ class TrainConfig:
             raise ConfigError(f"target is {self.target!r}; it must be one of {', '.join(TARGETS)}.{nearest(self.target, TARGETS)}")
         if self.mixed_precision not in ("auto", "bf16", "fp32"):
             raise ConfigError(f"mixed_precision is {self.mixed_precision!r}; it must be auto, bf16 or fp32.")
+        if self.target == "transformer" and not self.model:
+            raise ConfigError("model is empty; name a folder with vae/, text_encoder/ and tokenizer/ (made by `python -m training export`).")
         if self.target == "transformer" and not self.dataset:
             raise ConfigError("dataset is empty; name a folder made by `python -m training precompute`.")
         for name in ("checkpoint_every", "log_every", "keep_last"):

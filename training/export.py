@@ -26,7 +26,8 @@ def find_part(run: str | Path, part: str) -> Path:
 
 def export_model(vae: str, text_encoder: str, transformer: str | None, out: str) -> Path:
     """Write ``out`` with bf16 weights; without a transformer it has only what ``precompute`` needs."""
-    from core.text_encoder import T5EncoderModel
+    from transformers import AutoTokenizer, T5EncoderModel
+
     from core.temporal_vae import TemporalVAE
     from core.vae import fit_latent_rgb
 
@@ -51,8 +52,6 @@ def export_model(vae: str, text_encoder: str, transformer: str | None, out: str)
     clips = np.stack([render(sample_spec(rng, num_frames=24), frames=range(0, 24, 4)) for _ in range(32)])
     frames = torch.from_numpy(clips).permute(0, 4, 1, 2, 3).float().div(127.5).sub(1)  # B 3 T H W
     latent_rgb = fit_latent_rgb(vae_model, frames)
-    from transformers import AutoTokenizer
-
     pipeline = MiraPipeline(
         transformer=MiraTransformer3DModel.from_pretrained(find_part(transformer, "transformer")).to(torch.bfloat16),
         vae=vae_model.to(torch.bfloat16),

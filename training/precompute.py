@@ -30,16 +30,15 @@ def precompute_toyworld(model: str, out: str, clips: int, num_frames: int, seed:
     Shard k holds 250 clips and depends on (seed, k) alone; shards that are there are kept, so a killed run goes on. ``num_frames`` is the
     length of each clip; training thins it evenly to shorter ones, which Toy World defines as the same clip.
     """
-    from diffusers import AutoencoderKLTemporalDecoder
-
     from core.device import choose_device, choose_dtype
+    from core.temporal_vae import TemporalVAE
     from core.vae import encode_video
 
     target = Path(out)
     target.mkdir(parents=True, exist_ok=True)
     device = choose_device(device)
-    vae = AutoencoderKLTemporalDecoder.from_pretrained(Path(model) / "vae", torch_dtype=choose_dtype("auto", device)).to(device).eval()
-    index = {"model": str(Path(model).resolve()), "num_frames": num_frames, "fps": TOYWORLD_FPS, "seed": seed, "channels": vae.config.latent_channels}
+    vae = TemporalVAE.from_pretrained(Path(model) / "vae", torch_dtype=choose_dtype("auto", device)).to(device).eval()
+    index = {"model": str(model), "num_frames": num_frames, "fps": TOYWORLD_FPS, "seed": seed, "channels": vae.config.latent_channels}
     (target / "dataset.json").write_text(json.dumps(index))
     for shard in range((clips + SHARD_CLIPS - 1) // SHARD_CLIPS):
         path = target / f"{num_frames:03d}f-seed{seed}-{shard:05d}.safetensors"
@@ -108,11 +107,11 @@ class LatentDataset:
             self._shortest = min(x.shape[1] for x in self.latents)
         return self._shortest
 
-    def text_encoder(self, device: torch.device):
-        """A function from texts to prompt_embeds [B, L, D], by the text encoder beside the VAE that made the latents."""
+    def text_encoder(self, model: str | Path, device: torch.device):
+        """A function from texts to prompt_embeds [B, L, D], by the text encoder in the folder ``model``."""
         from transformers import AutoTokenizer, T5EncoderModel
 
-        model = Path(self.index["model"])
+        model = Path(model)
         tokenizer = AutoTokenizer.from_pretrained(model / "tokenizer")
         encoder = T5EncoderModel.from_pretrained(model / "text_encoder").to(device).eval()
-        return lambda texts: encode_prompts(texts, tokenizer, encoder)
+        return lambda texts: encode_prompts(texts, tokenizer, encoder, batch_size=64)

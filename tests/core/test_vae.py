@@ -3,27 +3,25 @@
 import gzip
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from diffusers import AutoencoderKLTemporalDecoder
-from diffusers.models.unets.unet_3d_blocks import MidBlockTemporalDecoder
 from safetensors import safe_open
 
 from core.temporal_vae import TemporalVAE
-from core.vae import convert_vae_state_dict, decode_latents, diffusers_vae_name, encode_video, fit_latent_rgb, mira_vae_config, preview_frames
+from core.vae import build_mira_vae, convert_vae_state_dict, decode_latents, diffusers_vae_name, encode_video, fit_latent_rgb, mira_vae_config, preview_frames
 
 DATA = Path(__file__).parents[1] / "data"
-NARROW = dict(down_block_types=("DownEncoderBlock2D",) * 2, block_out_channels=(16, 16), layers_per_block=1, latent_channels=3, norm_num_groups=4, scaling_factor=0.5)
+NARROW = dict(down_block_types=("DownEncoderBlock2D",) * 2, block_out_channels=(32, 32), layers_per_block=1, latent_channels=3, norm_num_groups=4, scaling_factor=0.5)
 
 
 @pytest.fixture(scope="module")
 def original():
     """The original's tiny VAE on diffusers' class, and its figures."""
     with safe_open(DATA / "vae.safetensors", "pt") as file:
-        vae = AutoencoderKLTemporalDecoder(**mira_vae_config(ch=32, ch_mult=(1, 1, 1, 1), num_res_blocks=1))
-        # Mira's middle has two residual blocks whatever num_res_blocks is; diffusers' has as many as a level (2 in every released model).
-        vae.decoder.mid_block = MidBlockTemporalDecoder(num_layers=2, in_channels=32, out_channels=32, attention_head_dim=32)
+        vae = build_mira_vae(ch=32, ch_mult=(1, 1, 1, 1), num_res_blocks=1)
         vae.load_state_dict(convert_vae_state_dict({k.removeprefix("weights."): file.get_tensor(k).float() for k in file.keys() if k.startswith("weights.")}))
         return vae.eval(), {k: file.get_tensor(k) for k in file.keys() if not k.startswith("weights.")}
 
@@ -76,6 +74,15 @@ def test_encoding_in_slices_changes_nothing(monkeypatch):
     assert at_once.shape == (2, 3, 5, 4, 4)
 
 
+def test_a_sampled_encoding_does_not_depend_on_the_slices(monkeypatch):
+    torch.manual_seed(0)
+    vae, frames = TemporalVAE(**NARROW).eval(), torch.rand(1, 3, 5, 8, 8) * 2 - 1
+    draw = lambda: encode_video(vae, frames, torch.Generator().manual_seed(3))  # noqa: E731
+    at_once = draw()
+    monkeypatch.setattr("core.vae.ENCODE_FRAMES", 2)
+    torch.testing.assert_close(draw(), at_once)
+
+
 def test_fewer_groups_survive_a_round_trip(tmp_path):
     vae = TemporalVAE(**NARROW)
     vae.save_pretrained(tmp_path)
@@ -84,7 +91,7 @@ def test_fewer_groups_survive_a_round_trip(tmp_path):
 
 
 def test_with_32_groups_it_is_diffusers_class():
-    wide = {**NARROW, "block_out_channels": (32, 32)}
+    wide = dict(NARROW)
     wide.pop("norm_num_groups")
     torch.manual_seed(0)
     ours = TemporalVAE(**wide).eval()
@@ -98,7 +105,7 @@ def test_the_preview_map_recovers_a_linear_code():
     """Latents that are colours, shifted and scaled, give those colours back."""
 
     class Linear(torch.nn.Module):
-        config = type("Config", (), {"block_out_channels": (1,), "scaling_factor": 2.0})
+        config = SimpleNamespace(block_out_channels=(1,), scaling_factor=2.0)
         dtype = torch.float32
 
         def encode(self, images):

@@ -9,7 +9,7 @@ from ..config import TrainConfig
 
 def build_task(config: TrainConfig, device: torch.device):
     """The task for ``config.target``, on ``device``."""
-    if config.target == "vae":
+    if config.target in ("vae", "vae_decoder"):
         from .vae import VAETask as task
     elif config.target == "text_encoder":
         from .text_encoder import TextEncoderTask as task

@@ -32,7 +32,7 @@ class TransformerTask:
         if self.model.config.in_channels != self.dataset.channels:
             raise ValueError(f"The transformer takes {self.model.config.in_channels} latent channels, the latents in {config.dataset} have {self.dataset.channels}.")
         self.scheduler = MiraScheduler(**config.scheduler)
-        self.encode = self.dataset.text_encoder(device)
+        self.encode = self.dataset.text_encoder(config.model, device)
         self.forward = torch.compile(self.model, dynamic=False) if config.compile else self.model
 
     def batch(self, step: int) -> dict[str, Any]:

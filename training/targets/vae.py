@@ -33,6 +33,10 @@ class VAETask:
         else:
             self.model = TemporalVAE(**config.architecture)
         self.model.to(device).float().train()
+        self.decoder_only = config.target == "vae_decoder"
+        if self.decoder_only:
+            self.model.encoder.requires_grad_(False)
+            self.model.quant_conv.requires_grad_(False)
         use_exact_temporal_convolutions(self.model)
 
     def batch(self, step: int) -> dict[str, Any]:
@@ -51,7 +55,8 @@ class VAETask:
         frames = torch.from_numpy(batch["frames"]).to(self.device)
         B, T = frames.shape[:2]
         pixels = frames.flatten(0, 1).permute(0, 3, 1, 2).float().div(127.5).sub(1)  # (B T) 3 H W
-        posterior = self.model.encode(pixels).latent_dist
+        with torch.set_grad_enabled(not self.decoder_only):
+            posterior = self.model.encode(pixels).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=step_generator(self.config.seed, step)).to(self.device)
         latents = posterior.mean + posterior.std * noise
         decoded = self.model.decode(latents, num_frames=T).sample.float()
@@ -69,7 +74,10 @@ class VAETask:
         """``folder/vae``, with the scaling factor that brings these latents to unit spread."""
         vae = TemporalVAE.from_config(self.model.config).to(self.device).eval()
         vae.load_state_dict(weights)
-        rng = step_rng(self.config.seed, -1 % 2**31)
+        if self.decoder_only:  # the latents stay as they are, and so does their scale
+            vae.save_pretrained(folder / "vae")
+            return
+        rng = step_rng(self.config.seed, 2**31)
         clips = [render(sample_spec(rng, num_frames=CLIP_FRAMES), frames=[0, CLIP_FRAMES // 2]) for _ in range(16)]
         pixels = torch.from_numpy(np.concatenate(clips)).to(self.device).permute(0, 3, 1, 2).float().div(127.5).sub(1)
         std = vae.encode(pixels).latent_dist.mean.std()
