@@ -46,7 +46,7 @@ def test_ddim_matches_the_original(shared_pipe, model, trace, steps, eta, guidan
         meta = {name: json.loads(text) for name, text in file.metadata().items()}
         weights = {name.removeprefix("weights."): file.get_tensor(name).float() for name in file.keys() if name.startswith("weights.")}
         figures = {name.removeprefix("ddim."): file.get_tensor(name) for name in file.keys() if name.startswith("ddim.")}
-    transformer = MiraTransformer3DModel.from_config(meta["config"])
+    transformer = MiraTransformer3DModel.from_config({"text_spatial_cond": False} | meta["config"])
     transformer.load_state_dict(weights)
     schedule = {name: meta["ddim"][name] for name in ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps")}
     scheduler = MiraScheduler(**schedule, scale_b=1.0 if plain else meta["ddim"]["scale_b"], scale_mid_step=meta["ddim"]["mid_step"])
@@ -321,10 +321,14 @@ def test_bfloat16_runs_with_every_sampler(sampler, prediction_type):
     assert result.dtype == torch.float32 and result.shape == (1, 3, 32, 48, 3)
 
 
-def test_samplers_agree_on_a_small_model(shared_pipe):
-    """The deterministic samplers solve the same equation on a real network, too."""
+def test_deterministic_samplers_agree_on_a_small_model():
+    """They solve the same equation on a real network, too (with weights so small that the equation is not stiff)."""
+    pipe = tiny_pipeline(prediction_type="v_prediction")
+    for parameter in pipe.transformer.parameters():
+        parameter.data.mul_(0.5)
     smooth = dict(guidance_scale=1.0, eta=0.0)
-    truth = latents_of(shared_pipe, num_inference_steps=400, sampler="ddim", **smooth)
-    for sampler in ("euler", "dpm++2m", "unipc", "heun"):
-        result = latents_of(shared_pipe, num_inference_steps=80, sampler=sampler, **smooth)
-        assert (result - truth).abs().mean() < 0.05 * truth.abs().mean(), sampler
+    truth = latents_of(pipe, num_inference_steps=1000, sampler="ddim", **smooth)
+    for sampler in ("ddim", "euler", "dpm++2m", "unipc", "heun"):
+        for steps, bound in ((20, 0.08), (80, 0.03)):
+            result = latents_of(pipe, num_inference_steps=steps, sampler=sampler, **smooth)
+            assert (result - truth).abs().mean() < bound * truth.abs().mean(), (sampler, steps)
