@@ -16,6 +16,7 @@ _HOME = {
     "SAMPLERS": "schedulers_info",
     "MiraScheduler": "schedulers",
     "MiraTransformer3DModel": "transformer",
+    "TemporalVAE": "temporal_vae",
     "MiraPipeline": "pipeline",
     "GenerationCancelled": "pipeline",
     "encode_video": "vae",

@@ -44,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="Prompts denoised together. Does not change a video; needs memory.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object a video (path, seconds, request) rather than its path. Logs and progress go to stderr.")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps ...")
-    parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"], help="What the model is run in.")
+    parser.add_argument("--dtype", default="auto", choices=["auto", "bf16", "fp16", "fp32"], help="What the model is run in.")
     parser.add_argument("--data-dir", type=Path, default=Path("workspace"), metavar="DIR", help="Where converted checkpoints and prompt embeddings are kept.")
     settings = parser.add_argument_group("settings of a request", "What is left out comes from the preset, and that from the model.")
     docs, hints = field_docs(GenerationRequest), typing.get_type_hints(GenerationRequest)

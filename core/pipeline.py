@@ -26,7 +26,7 @@ from .vae import decode_latents, preview_frames
 
 # A model folder names its parts as ["core", "MiraTransformer3DModel"]: the public names, wherever the modules move.
 for _classes in (pipeline_loading_utils.LOADABLE_CLASSES.setdefault("core", {}), pipeline_loading_utils.ALL_IMPORTABLE_CLASSES):
-    _classes |= {name: ["save_pretrained", "from_pretrained"] for name in ("MiraTransformer3DModel", "MiraScheduler")}
+    _classes |= {name: ["save_pretrained", "from_pretrained"] for name in ("MiraTransformer3DModel", "MiraScheduler", "TemporalVAE")}
 
 StepCallback = Callable[["MiraPipeline", int, int, dict[str, Any]], None]
 """``callback(pipe, step, timestep, {"latents", "preview", "num_steps"})`` after each model evaluation, ``step`` from 0.
@@ -237,8 +237,8 @@ class MiraPipeline(DiffusionPipeline):
     def _finish(self, latents: Tensor, output_type: str, chunk_frames: int | None) -> np.ndarray | Tensor | list[list[Image.Image]]:
         if output_type == "latent":
             return latents
-        clips = [decode_latents(self.vae, item.to(self.vae.dtype), chunk_frames=chunk_frames) for item in latents.split(1)]
-        frames = (torch.cat(clips).float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 4, 1)  # b t h w c
+        video = decode_latents(self.vae, latents, chunk_frames).float()  # b c t h w in -1..1
+        frames = (video / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 4, 1)  # b t h w c
         if not torch.isfinite(frames).all():
             raise GenerationError(f"The VAE decoded finite latents to values that are not finite numbers ({self.vae.dtype}). Run the VAE in float32.")
         if output_type == "pt":

@@ -30,7 +30,7 @@ def generate(model, tmp_path, capsys):
 
     def run(*arguments: str):
         try:
-            status = main([*arguments, "--model", model, "--device", "cpu", "--dtype", "float32", "--data-dir", str(tmp_path / "data"), *FAST])
+            status = main([*arguments, "--model", model, "--device", "cpu", "--dtype", "fp32", "--data-dir", str(tmp_path / "data"), *FAST])
         except SystemExit as error:
             status = error.code
         captured = capsys.readouterr()

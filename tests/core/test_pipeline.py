@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors import safe_open
 from tiny import TEXT_DIM, tiny_pipeline
 
-from core import GenerationCancelled, GenerationRequest, MiraPipeline, MiraScheduler, MiraTransformer3DModel, RequestError
+from core import GenerationCancelled, GenerationRequest, MiraPipeline, MiraScheduler, MiraTransformer3DModel, RequestError, TemporalVAE
 from core.pipeline import GenerationError
 from core.schedulers_info import SAMPLERS
 from core.text_encoder import LazyTextEncoder
@@ -279,6 +279,15 @@ def test_round_trip(shared_pipe, folder):
     loaded.set_progress_bar_config(disable=True)
     assert loaded.config.latent_rgb == shared_pipe.config.latent_rgb
     assert torch.equal(latents_of(loaded), latents_of(shared_pipe))
+
+
+def test_a_folder_with_our_own_vae(shared_pipe, tmp_path):
+    vae = TemporalVAE(block_out_channels=(16,) * 4, layers_per_block=1, norm_num_groups=8)
+    MiraPipeline(shared_pipe.transformer, vae, shared_pipe.scheduler).save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "model_index.json").read_text())["vae"] == ["core", "TemporalVAE"]
+    loaded = MiraPipeline.from_pretrained(tmp_path)
+    assert isinstance(loaded.vae, TemporalVAE) and loaded.vae.config.norm_num_groups == 8
+    assert loaded.text_encoder is None and loaded.config.latent_rgb is None
 
 
 _FROM_ELSEWHERE = """
