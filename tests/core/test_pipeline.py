@@ -282,7 +282,7 @@ def test_round_trip(shared_pipe, folder):
 
 
 def test_a_folder_with_our_own_vae(shared_pipe, tmp_path):
-    vae = TemporalVAE(block_out_channels=(16,) * 4, layers_per_block=1, norm_num_groups=8)
+    vae = TemporalVAE(block_out_channels=(32,) * 4, layers_per_block=1, norm_num_groups=8)
     MiraPipeline(shared_pipe.transformer, vae, shared_pipe.scheduler).save_pretrained(tmp_path)
     assert json.loads((tmp_path / "model_index.json").read_text())["vae"] == ["core", "TemporalVAE"]
     loaded = MiraPipeline.from_pretrained(tmp_path)
