@@ -205,7 +205,8 @@ class MiraPipeline(DiffusionPipeline):
         if not guided:
             return prompt_embeds.to(device, self.transformer.dtype)
         negative = encoded if negative_prompt_embeds is None else negative_prompt_embeds
-        negative = negative.expand(len(prompt_embeds), -1, -1)
+        if len(negative) == 1:
+            negative = negative.expand(len(prompt_embeds), -1, -1)
         if negative.shape != prompt_embeds.shape:
             raise RequestError("negative_prompt_embeds", f"negative_prompt_embeds have the shape {tuple(negative.shape)}, prompt_embeds {tuple(prompt_embeds.shape)}; they must agree.")
         return torch.cat([negative.to(device), prompt_embeds.to(device)]).to(self.transformer.dtype)

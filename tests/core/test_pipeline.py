@@ -233,6 +233,7 @@ def test_cancel_between_steps(shared_pipe):
         (dict(latents=torch.zeros(1, 4, 3, 4, 5)), "latents"),
         (dict(prompt=None, prompt_embeds=torch.zeros(77, TEXT_DIM)), "prompt_embeds"),
         (dict(prompt=None, prompt_embeds=torch.zeros(1, 77, TEXT_DIM), negative_prompt_embeds=torch.zeros(1, 60, TEXT_DIM)), "negative_prompt_embeds"),
+        (dict(prompt=None, prompt_embeds=torch.zeros(3, 77, TEXT_DIM), negative_prompt_embeds=torch.zeros(2, 77, TEXT_DIM)), "negative_prompt_embeds"),
         (dict(output_type="mp4"), "output_type"),
     ],
 )
