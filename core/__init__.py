@@ -19,10 +19,11 @@ _HOME = {
     "TemporalVAE": "temporal_vae",
     "MiraPipeline": "pipeline",
     "GenerationCancelled": "pipeline",
+    "TemporalVAE": "temporal_vae",
     "encode_video": "vae",
     "decode_latents": "vae",
     "load_pipeline": "checkpoints",
-    "convert_checkpoint": "checkpoints",
+    "convert_checkpoint": "convert",
     "save_video": "video_io",
     "read_settings": "video_io",
 }

@@ -1,0 +1,60 @@
+"""The released Mira checkpoints: where they are, how large, and how their models are built. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from .types import nearest
+
+TEXT_ENCODER = "google/flan-t5-xxl"
+TEXT_ENCODER_GB = 45.1
+"""Size of its fp32 weights on the Hub."""
+
+
+@dataclass(frozen=True)
+class Release:
+    """One checkpoint file on the Hub."""
+
+    name: str
+    """As ``load_pipeline`` and the form name it."""
+    repo: str
+    file: str
+    gigabytes: float
+    """About how large the file is; the disk check asks for twice as much (file and converted folder)."""
+    transformer: dict[str, Any] = field(default_factory=dict)
+    """What differs from MiraTransformer3DModel's defaults."""
+    scale_b: float = 0.7
+
+    @property
+    def page(self) -> str:
+        """Where a person can download it."""
+        return f"https://huggingface.co/{self.repo}/blob/main/{self.file}"
+
+
+_V1 = {"text_spatial_cond": False}
+_V1_768 = {**_V1, "out_channels": 8, "temporal_length": 30}
+
+RELEASES: dict[str, Release] = {
+    release.name: release
+    for release in (
+        Release("TencentARC/Mira-v0:128", "TencentARC/Mira-v0", "128-v0.pt", 2.9),
+        Release("TencentARC/Mira-v0:384", "TencentARC/Mira-v0", "384-v0.pt", 2.9, {"temporal_length": 60}),
+        Release("TencentARC/Mira-v1:384-10s", "TencentARC/Mira-v1", "384-v1-10s.pt", 5.0, {**_V1, "temporal_length": 60}, 0.3),
+        Release("TencentARC/Mira-v1:384-20s", "TencentARC/Mira-v1", "384-v1-20s.pt", 5.0, {"temporal_length": 120}),
+        Release("TencentARC/Mira-v1:768-5s", "TencentARC/Mira-v1", "768-v1-5s.pt", 5.0, _V1_768, 0.3),
+        Release("TencentARC/Mira-v1:768-10s", "TencentARC/Mira-v1", "768-v1-10s.pt", 5.0, _V1_768, 0.3),
+    )
+}
+
+
+def release_of_file(filename: str) -> Release | None:
+    """The release whose file has this name, if any."""
+    return next((r for r in RELEASES.values() if r.file == filename), None)
+
+
+def get_release(name: str) -> Release:
+    """The release of that name. Raises KeyError naming the nearest."""
+    if name not in RELEASES:
+        raise KeyError(f"There is no release {name!r}.{nearest(name, RELEASES)} Known: {', '.join(RELEASES)}.")
+    return RELEASES[name]
