@@ -37,7 +37,7 @@ def precompute_toyworld(model: str, out: str, clips: int, num_frames: int, seed:
     target = Path(out)
     target.mkdir(parents=True, exist_ok=True)
     device = choose_device(device)
-    vae = TemporalVAE.from_pretrained(Path(model) / "vae", torch_dtype=choose_dtype("auto", device)).to(device).eval()
+    vae = TemporalVAE.from_pretrained(Path(model) / "vae", dtype=choose_dtype("auto", device)).to(device).eval()
     index = {"model": str(model), "num_frames": num_frames, "fps": TOYWORLD_FPS, "seed": seed, "channels": vae.config.latent_channels}
     (target / "dataset.json").write_text(json.dumps(index))
     for shard in range((clips + SHARD_CLIPS - 1) // SHARD_CLIPS):
