@@ -20,13 +20,12 @@ from .device import choose_device, choose_dtype
 from .files import WriteError, replacing
 from .pipeline import MiraPipeline
 from .presets import NANO
-from .releases import RELEASES, TEXT_ENCODER, TEXT_ENCODER_GB, Release
+from .releases import EMBEDDED, RELEASES, TEXT_ENCODER, TEXT_ENCODER_GB, Release, folder_name, installed_folder
 from .text_encoder import LazyTextEncoder
 from .types import nearest
 
 log = logging.getLogger(__name__)
 
-EMBEDDED = Path(__file__).resolve().parents[1] / "assets" / "models"
 DEFAULT_DATA_DIR = Path("workspace")
 
 
@@ -76,17 +75,6 @@ def find_model(name: str, data_dir: Path) -> Path:
     if name.count("/") == 1 and ":" not in name and not name.startswith((".", "/")):
         return _download_folder(name, data_dir)
     raise CheckpointError(f"There is no model {name!r}.{nearest(name, [NANO, *RELEASES])} Known: {NANO}, {', '.join(RELEASES)}, a model folder, or the Hub id of one.")
-
-
-def installed_folder(name: str, data_dir: str | Path) -> Path | None:
-    """The folder of a model that is on this machine, else None."""
-    candidates = (EMBEDDED / name, Path(data_dir) / "models" / folder_name(name), Path(name))
-    return next((c for c in candidates if (c / "model_index.json").is_file()), None)
-
-
-def folder_name(name: str) -> str:
-    """A model's folder under ``data_dir/models``: its name without the characters that folders do not like."""
-    return name.replace("/", "--").replace(":", "-")
 
 
 def _install_release(release: Release, data_dir: Path) -> Path:

@@ -1,12 +1,14 @@
-"""The released Mira checkpoints: where they are, how large, and how their models are built. No torch here."""
+"""The released Mira checkpoints (where they are, how large, how their models are built) and where models lie on this machine. No torch here."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from .types import nearest
 
+EMBEDDED = Path(__file__).resolve().parents[1] / "assets" / "models"
 TEXT_ENCODER = "google/flan-t5-xxl"
 TEXT_ENCODER_GB = 45.1
 """Size of its fp32 weights on the Hub."""
@@ -58,3 +60,14 @@ def get_release(name: str) -> Release:
     if name not in RELEASES:
         raise KeyError(f"There is no release {name!r}.{nearest(name, RELEASES)} Known: {', '.join(RELEASES)}.")
     return RELEASES[name]
+
+
+def installed_folder(name: str, data_dir: str | Path) -> Path | None:
+    """The folder of a model that is on this machine, else None."""
+    candidates = (EMBEDDED / name, Path(data_dir) / "models" / folder_name(name), Path(name))
+    return next((c for c in candidates if (c / "model_index.json").is_file()), None)
+
+
+def folder_name(name: str) -> str:
+    """A model's folder under ``data_dir/models``: its name without the characters that folders do not like."""
+    return name.replace("/", "--").replace(":", "-")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.presets import PRESETS
-
-EMBEDDED_DIR = Path(__file__).resolve().parents[1] / "assets" / "models"
+from core.presets import NANO
+from core.releases import EMBEDDED, RELEASES, Release, installed_folder
 
 
 @dataclass(frozen=True)
@@ -20,6 +19,8 @@ class Model:
     """Its folder, or None when it is not installed."""
     size: int
     """Bytes on disk; 0 when it is not installed."""
+    release: Release | None = None
+    """Where it comes from and how large the download is, for one of Mira's."""
 
     @property
     def installed(self) -> bool:
@@ -27,26 +28,30 @@ class Model:
 
 
 class Models:
-    """The models of this installation and of ``data_dir/models``, and those that presets know."""
+    """The embedded models, those in ``data_dir/models``, and Mira's releases, installed or not."""
 
     def __init__(self, data_dir: str | Path):
-        self.models_dir = Path(data_dir) / "models"
+        self.data_dir = Path(data_dir)
 
     def list(self) -> list[Model]:
-        """Installed ones first, in the order of their names; then those that can be downloaded."""
-        found = {folder.name: folder for root in (self.models_dir, EMBEDDED_DIR) for folder in _model_folders(root)}
-        installed = [Model(name, str(folder), _size(folder)) for name, folder in sorted(found.items())]
-        known = dict.fromkeys(name for preset in PRESETS.values() for name in preset.models)
-        return installed + [Model(name, None, 0) for name in known if name not in found]
+        """Embedded ones, then what the data folder has, then releases that can be downloaded."""
+        releases = [Model(name, *_where(installed_folder(name, self.data_dir)), release) for name, release in RELEASES.items()]
+        taken = {model.path for model in releases}
+        folders = [index.parent for root in (EMBEDDED, self.data_dir / "models") for index in sorted(root.glob("*/model_index.json"))]
+        others = [Model(folder.name, *_where(folder)) for folder in folders if str(folder) not in taken]
+        if all(model.name != NANO for model in others):
+            others.insert(0, Model(NANO, None, 0))
+        return others + sorted(releases, key=lambda model: not model.installed)
 
     def get(self, name: str) -> Model | None:
-        """The model of that name, if it is known."""
-        return next((model for model in self.list() if model.name == name), None)
+        """The model of that name or folder, if it is known."""
+        known = next((model for model in self.list() if model.name == name), None)
+        folder = None if known else installed_folder(name, self.data_dir)
+        return Model(name, *_where(folder)) if folder else known
 
 
-def _model_folders(root: Path) -> list[Path]:
-    return [index.parent for index in root.glob("*/model_index.json")]
-
-
-def _size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+def _where(folder: Path | None) -> tuple[str | None, int]:
+    """A folder's path and its size in bytes."""
+    if folder is None:
+        return None, 0
+    return str(folder), sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
