@@ -7,6 +7,7 @@ import logging
 import logging.handlers
 import os
 import signal
+import socket
 import sys
 import threading
 from pathlib import Path
@@ -34,8 +35,17 @@ def log_to(folder: Path) -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
+def require_port(host: str, port: int) -> None:
+    """Exit in words when the address cannot be listened on."""
+    try:
+        socket.create_server((host, port)).close()
+    except OSError as error:
+        sys.exit(f"{host}:{port} cannot be listened on: {error.strerror}. Is another program there? Give another --port.")
+
+
 def main() -> None:
     args = arguments()
+    require_port(args.host, args.port)
     data_dir = args.data_dir.resolve()
     log_to(data_dir / "logs")
     os.environ["GRADIO_TEMP_DIR"] = str(data_dir / "tmp" / "gradio")
@@ -69,8 +79,6 @@ def main() -> None:
         log.info("The studio is at %s (data in %s)", demo.local_url, data_dir)
         stop.wait()
         demo.close()
-    except OSError as error:
-        sys.exit(f"The studio could not be served on {args.host}:{args.port}: {error}")
     finally:
         services.close()
 
