@@ -38,9 +38,10 @@ def log_to(folder: Path) -> None:
 def require_port(host: str, port: int) -> None:
     """Exit in words when the address cannot be listened on."""
     try:
-        socket.create_server((host, port)).close()
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
     except OSError as error:
-        sys.exit(f"{host}:{port} cannot be listened on: {error.strerror}. Is another program there? Give another --port.")
+        reason = error.strerror.partition(" (while")[0]
+        sys.exit(f"{host}:{port} cannot be listened on: {reason}. Is another program there? Give another --port.")
 
 
 def main() -> None:
