@@ -1,0 +1,85 @@
+// The studio's page: buttons inside panes, keys, and what keeps the page calm while panes are drawn again.
+(() => {
+  "use strict";
+  const DRAFT = "studio.prompt";
+  window.studio = {
+    draft() {
+      try { return localStorage.getItem(DRAFT) || ""; } catch { return ""; }
+    },
+    keepDraft(text) {
+      try { localStorage.setItem(DRAFT, text || ""); } catch { /* a private window keeps no drafts */ }
+    },
+  };
+
+  // A button with data-action writes "action:id:nonce" into a textbox that the server listens to.
+  let nonce = 0;
+  function send(action, id) {
+    const box = document.querySelector("#action-bus textarea, #action-bus input");
+    if (!box) return;
+    const prototype = box instanceof HTMLTextAreaElement ? HTMLTextAreaElement.prototype : HTMLInputElement.prototype;
+    Object.getOwnPropertyDescriptor(prototype, "value").set.call(box, `${action}:${id || ""}:${++nonce}`);
+    box.dispatchEvent(new Event("input", { bubbles: true }));
+  }
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("[data-action]");
+    if (!button) return;
+    event.preventDefault();
+    send(button.dataset.action, button.dataset.id);
+    if (button.dataset.action === "show" || button.dataset.action === "example") {
+      const stage = document.querySelector("#viewer");
+      if (stage && stage.offsetParent && stage.getBoundingClientRect().top < 0) stage.scrollIntoView({ block: "start" });
+    }
+  });
+
+  // Keys: Ctrl+Enter generates; space and arrows work the video unless someone types.
+  const typing = (element) => element && (element.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(element.tagName));
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+      event.preventDefault();
+      document.querySelector("#generate")?.click();
+      return;
+    }
+    const focused = document.activeElement;
+    const video = document.querySelector("#viewer video");
+    if (!video || !video.offsetParent || event.ctrlKey || event.altKey || event.metaKey || typing(focused)) return;
+    if (event.key === " " && (focused === document.body || focused === video)) {
+      event.preventDefault();
+      if (video.paused) video.play(); else video.pause();
+    } else if ((event.key === "ArrowLeft" || event.key === "ArrowRight") && (focused === document.body || focused === video)) {
+      event.preventDefault();
+      video.pause();
+      const frame = 1 / Number(video.dataset.fps || 6);
+      const step = event.key === "ArrowRight" ? frame : -frame;
+      video.currentTime = (video.currentTime + step + video.duration) % video.duration;
+    }
+  });
+
+  // Pointing at a card, or reaching it by Tab, plays it.
+  const play = (event, on) => {
+    const card = event.target.closest?.(".card");
+    const video = card?.querySelector("video");
+    if (!video || (event.relatedTarget && card.contains(event.relatedTarget))) return;
+    if (on) video.play().catch(() => {});
+    else { video.pause(); video.currentTime = 0; }
+  };
+  document.addEventListener("mouseover", (event) => play(event, true));
+  document.addEventListener("mouseout", (event) => play(event, false));
+  document.addEventListener("focusin", (event) => play(event, true));
+  document.addEventListener("focusout", (event) => play(event, false));
+
+  // A pane that is drawn again gives the focus back to the button that had it.
+  let last = null;
+  document.addEventListener("focusin", (event) => {
+    const button = event.target.closest?.("[data-action]");
+    last = button ? { action: button.dataset.action, id: button.dataset.id } : null;
+  });
+  document.addEventListener("pointerdown", (event) => {
+    if (!event.target.closest("[data-action]")) last = null;
+  });
+  new MutationObserver(() => {
+    if (!last || document.activeElement !== document.body) return;
+    const same = [...document.querySelectorAll(`[data-action="${last.action}"]`)].find((button) => button.dataset.id === last.id && button.offsetParent);
+    if (same) same.focus({ preventScroll: true });
+    else last = null;
+  }).observe(document.documentElement, { childList: true, subtree: true });
+})();

@@ -1,0 +1,85 @@
+"""The viewer: a request while it is made, or a finished video with its settings and what can be done with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..library import Video
+from ..queue import Job
+from .queue_list import stage_words
+from .words import clock, escape, file_stem, file_url, settings_line
+
+MAX_VIEWER_HEIGHT = 560
+"""Pixels; a clip's shape decides the width, up to the column's."""
+
+
+def render_running(job: Job) -> str:
+    """The live preview of a running request, with its stage and the time left over it."""
+    request, left = job.request, "" if job.seconds_left is None else f"{clock(job.seconds_left)} left"
+    percent = round(100 * job.progress)
+    if job.preview:
+        picture = f'<img src="{file_url(job.preview, job.step)}" alt="Unfinished: {escape(request.prompt)}">'
+    else:
+        picture = '<div class="shimmer"></div>'
+    return (
+        f'<div class="stage live"{_shape(request.width, request.height)}>{picture}'
+        f'<div class="stage-words"><span>{stage_words(job)}</span><span>{left}</span></div>'
+        f'<div class="stage-bar"><i style="width:{percent}%"></i></div></div>'
+        f'<div class="caption"><p class="caption-prompt" dir="auto">{escape(request.prompt)}</p><p class="caption-line">{_line(settings_line(request))}</p>'
+        f'<div class="caption-buttons"><button class="small" data-action="cancel" data-id="{job.id}">Cancel</button></div></div>'
+    )
+
+
+def render_video(video: Video) -> str:
+    """A finished video, looping, and its settings in one quiet line."""
+    request, source = video.request, file_url(video.path)
+    poster = f' poster="{file_url(video.poster)}"' if video.poster else ""
+    star = "Unstar" if video.favourite else "Star"
+    return (
+        f'<div class="stage"{_shape(video.width, video.height)}><video loop muted autoplay controls playsinline preload="auto" data-fps="{video.fps:g}"{poster} '
+        f'src="{source}" aria-label="{escape(request.prompt)}"></video></div>'
+        f'<div class="caption"><p class="caption-prompt" dir="auto">{escape(request.prompt)}</p><p class="caption-line">{_line(settings_line(request, video.elapsed))}</p>'
+        f'<div class="caption-buttons"><button class="small strong" data-action="use" data-id="{video.id}" title="Fills the form with this video\'s prompt, seed and settings">Use these settings</button>'
+        f'<a class="small" href="{source}" download="{escape(file_stem(request))}.mp4" title="MP4 with its settings inside">Download</a>'
+        f'<button class="small" data-action="star" data-id="{video.id}" aria-pressed="{str(video.favourite).lower()}">{star}</button>'
+        f'<button class="small" data-action="delete" data-id="{video.id}">Delete</button></div></div>'
+    )
+
+
+def render_waiting(job: Job, ahead: int, status: dict[str, Any], paused: bool) -> str:
+    """The next request in line, and what it waits for."""
+    if paused:
+        why = "The queue is paused. Press Resume to start."
+    elif status["state"] == "starting":
+        why = "The model is being loaded. Your video starts as soon as it is ready."
+    elif status["state"] == "stopped":
+        why = "The worker is stopped."
+    else:
+        why = f"{ahead} before it." if ahead else "It starts at once."
+    words = f'<div class="stage-words"><span>Waiting</span><span>{escape(why)}</span></div>'
+    request = job.request
+    return (
+        f'<div class="stage live"{_shape(request.width, request.height)}><div class="shimmer"></div>{words}<div class="stage-bar"><i style="width:0%"></i></div></div>'
+        f'<div class="caption"><p class="caption-prompt" dir="auto">{escape(request.prompt)}</p><p class="caption-line">{_line(settings_line(request))}</p>'
+        f'<div class="caption-buttons"><button class="small" data-action="cancel" data-id="{job.id}">Cancel</button></div></div>'
+    )
+
+
+def render_examples(prompts: Sequence[str], width: int, height: int) -> str:
+    """What a new user sees: prompts that this model can do, one click each."""
+    buttons = "".join(f'<button class="example" data-action="example" data-id="{index}">{escape(prompt)}</button>' for index, prompt in enumerate(prompts))
+    return (
+        f'<div class="stage welcome"{_shape(width, height)}><div><h2>Your first video appears here</h2>'
+        f"<p>Type what it should show and press Generate, or start with one of these:</p>{buttons}</div></div>"
+    )
+
+
+def _shape(width: int | None, height: int | None) -> str:
+    """Reserves the clip's place before it is there."""
+    width, height = width or 16, height or 10
+    return f' style="--aspect:{width / height:.4f};--max-height:{MAX_VIEWER_HEIGHT}px"'
+
+
+def _line(parts: Sequence[str]) -> str:
+    return "".join(f"<span>{escape(part)}</span>" for part in parts)

@@ -1,0 +1,173 @@
+"""What one browser tab shows, and which of its panes have to be drawn again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import gradio as gr
+
+from core.presets import default_preset
+from core.types import RequestError
+
+from .components.cards import render_grid, render_strip
+from .components.queue_list import render_queue
+from .components.viewer import render_examples, render_running, render_video, render_waiting
+from .components.words import escape, model_label
+from .library import Video
+from .services import Services
+
+PANES = ("device", "viewer", "strip", "queue", "gallery", "toast")
+"""In the order in which ``paint`` gives them."""
+STRIP_VIDEOS = 24
+GALLERY_PAGE = 24
+
+TOY_PROMPTS = ("A big red ball bounces over a meadow.", "A small blue box moves left over the sea.", "A big yellow star circles over the night. The camera zooms in.")
+REAL_PROMPTS = (
+    "A serene waterfall drops into a clear pool in a green forest, with mist rising slowly.",
+    "A red vintage car drives along a winding coastal road at sunset, seen from above.",
+    "A snowy mountain village at dusk, lights come on in the windows while snow falls.",
+)
+
+
+@dataclass
+class Session:
+    """One browser tab. It is changed in place by the events of its tab."""
+
+    selected: str | None = None
+    """The video that was picked; None follows the queue: what runs, else the newest video."""
+    undo: tuple[str, str, tuple[str, ...]] | None = None
+    """What the Undo button does: words, 'video' or 'requests', ids."""
+    search: str = ""
+    starred: bool = False
+    shown: int = GALLERY_PAGE
+    """How many videos the gallery shows."""
+    key: Any = None
+    """What the panes were drawn from."""
+    sent: dict[str, str] = field(default_factory=dict)
+    """The panes as the browser has them."""
+
+
+def example_prompts(model: str) -> tuple[str, ...]:
+    """Three that the model can do: the embedded one and its kin know the toy world."""
+    return REAL_PROMPTS if model.startswith("TencentARC/") else TOY_PROMPTS
+
+
+class Screen:
+    """Draws the panes of a session from the services."""
+
+    def __init__(self, services: Services):
+        self.services = services
+
+    def paint(self, session: Session) -> list[Any]:
+        """HTML for each of PANES, ``gr.skip()`` for one that is as the browser has it: a video plays on, a list keeps its place."""
+        services = self.services
+        status = services.executor.status()
+        key = (services.queue.version(), services.library.version(), tuple(status.items()), session.selected, session.undo, session.search, session.starred, session.shown)
+        if key == session.key:
+            return [gr.skip()] * len(PANES)
+        panes = self._panes(session, status)
+        changed = [panes[name] if session.sent.get(name) != panes[name] else gr.skip() for name in PANES]
+        session.key, session.sent = key, panes
+        return changed
+
+    def _panes(self, session: Session, status: dict[str, Any]) -> dict[str, str]:
+        queue, library = self.services.queue, self.services.library
+        videos = library.list(limit=STRIP_VIDEOS)
+        found = library.list(limit=session.shown, search=session.search, favourites=session.starred)
+        total = library.count(session.search, session.starred)
+        jobs, paused = queue.list(), queue.paused
+        viewer, current = self._viewer(session, status, videos, jobs, paused)
+        return {
+            "device": render_device(status, self.services.default_model),
+            "viewer": viewer,
+            "strip": render_strip(videos, current),
+            "queue": render_queue(jobs, queue.counts(), paused),
+            "gallery": render_grid(found, total, bool(session.search.strip()) or session.starred),
+            "toast": render_toast(session),
+        }
+
+    def _viewer(self, session: Session, status: dict[str, Any], videos: list[Video], jobs: list[Any], paused: bool) -> tuple[str, str | None]:
+        """The viewer, and the id of the video in it."""
+        video = self.services.library.get(session.selected) if session.selected else None
+        if video is None:
+            session.selected = None
+            running = next((job for job in jobs if job.state == "running"), None)
+            if running is not None:
+                return render_running(running), None
+            waiting = next((job for job in jobs if job.state == "waiting"), None)
+            if waiting is not None and not (paused and videos):
+                return render_waiting(waiting, 0, status, paused), None
+            video = videos[0] if videos else None
+        if video is not None:
+            return render_video(video), video.id
+        model = self.services.default_model
+        preset = default_preset(model)
+        return render_examples(example_prompts(model), preset.width, preset.height), None
+
+    def act(self, session: Session, action: str, id: str) -> str | None:
+        """Do what a button of a pane says. Returns an error in words, if there is one."""
+        try:
+            self._act(session, action, id)
+        except RequestError as error:
+            return str(error)
+        return None
+
+    def _act(self, session: Session, action: str, id: str) -> None:
+        queue, library = self.services.queue, self.services.library
+        match action:
+            case "cancel":
+                queue.cancel(id)
+            case "retry":
+                queue.retry(id)
+                session.selected = None
+            case "pause":
+                queue.pause()
+            case "resume":
+                queue.resume()
+            case "clear":
+                ids = tuple(queue.clear_finished())
+                session.undo = (f"{len(ids)} finished {'request' if len(ids) == 1 else 'requests'} cleared; the videos stay.", "requests", ids)
+            case "follow":
+                session.selected = None
+            case "show":
+                if library.get(id) is None:
+                    raise RequestError("id", "That video was deleted.")
+                session.selected = id
+            case "star":
+                video = library.get(id)
+                library.set_favourite(id, not (video is not None and video.favourite))
+            case "delete":
+                library.delete(id)
+                session.undo = ("Video deleted.", "video", (id,))
+            case "undo" if session.undo is not None:
+                _, kind, ids = session.undo
+                session.undo = None
+                if kind == "video":
+                    library.undelete(ids[0])
+                    session.selected = ids[0]
+                else:
+                    queue.restore(ids)
+            case "dismiss":
+                session.undo = None
+            case "more":
+                session.shown += GALLERY_PAGE
+
+
+def render_device(status: dict[str, Any], default_model: str) -> str:
+    """The model at hand and where it runs."""
+    words = {"starting": "loading", "ready": "ready", "busy": "working", "stopped": "stopped"}[str(status["state"])]
+    parts = [model_label(str(status["model"] or default_model)), *(str(status[name]).replace("bfloat", "bf").replace("float", "fp") for name in ("device", "dtype") if status[name]), words]
+    spans = "".join(f"<span>{escape(part)}</span>" for part in parts)
+    error = f'<p class="device-error" role="status">{escape(status["error"])}</p>' if status["error"] else ""
+    return f'<div class="device {status["state"]}" title="The model in memory and the device it runs on"><span class="dot"></span>{spans}</div>{error}'
+
+
+def render_toast(session: Session) -> str:
+    """What was just removed, and the way back."""
+    if session.undo is None:
+        return ""
+    return (
+        f'<div class="toast" role="status"><span>{escape(session.undo[0])}</span><button class="strong" data-action="undo">Undo</button>'
+        f'<button class="quiet" data-action="dismiss" aria-label="Dismiss">✕</button></div>'
+    )

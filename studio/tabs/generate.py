@@ -1,0 +1,218 @@
+"""The Generate tab: the form, the viewer with the strip below it, and the queue."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from core.presets import PRESETS, Preset, default_preset, presets_for
+from core.schedulers_info import SAMPLERS
+from core.types import MAX_PROMPT_CHARS, GenerationRequest, RequestError
+
+from ..components.words import escape
+from ..db import StorageError
+from ..estimate import estimate
+from ..screen import Session, example_prompts
+
+if TYPE_CHECKING:
+    from ..ui import Page
+
+MAX_COUNT = 16
+SLIDER_GUIDANCE = 20.0
+SEEDS = 2**31
+SAMPLING = ("guidance_scale", "num_inference_steps", "sampler", "eta", "height", "width", "num_frames", "fps", "output_fps")
+"""The fields that a preset decides."""
+FIELDS = ("prompt", "negative_prompt", "model", "preset", *SAMPLING)
+"""The fields of a request that a widget of the same name holds; seed and count come beside them."""
+
+
+@dataclass
+class GenerateTab:
+    """The widgets of the tab."""
+
+    fields: dict[str, gr.components.Component]
+    """By the request's field names, in the order of FIELDS."""
+    seed: gr.Textbox
+    dice: gr.Button
+    keep_seed: gr.Checkbox
+    count: gr.Number
+    button: gr.Button
+    error: gr.HTML
+    estimate: gr.HTML
+
+    @property
+    def form(self) -> list[gr.components.Component]:
+        """Everything that ``Generate`` reads."""
+        return [*self.fields.values(), self.seed, self.keep_seed, self.count]
+
+
+def draw_seed() -> str:
+    """A new one, short enough to read out."""
+    return str(secrets.randbelow(SEEDS))
+
+
+def layout(page: Page) -> GenerateTab:
+    """Build the widgets."""
+    model = page.services.default_model
+    preset = default_preset(model)
+    fields: dict[str, gr.components.Component] = {}
+    with gr.Row(elem_id="workbench"):
+        with gr.Column(elem_id="left", min_width=0):
+            with gr.Column(elem_id="ask", min_width=0):
+                fields["prompt"] = gr.Textbox(
+                    label="Prompt", lines=3, max_lines=8, autofocus=True, elem_id="prompt", placeholder=f"What should the video show?  {example_prompts(model)[0]}", html_attributes=gr.InputHTMLAttributes(spellcheck=True)
+                )  # fmt: skip
+                with gr.Accordion("Negative prompt", open=False, elem_id="negative"):
+                    fields["negative_prompt"] = gr.Textbox(label="What to steer away from", lines=2, max_lines=4, elem_id="negative-prompt", info="Needs guidance above 1.")
+            with gr.Column(elem_id="settings", min_width=0):
+                fields["model"] = gr.Dropdown(model_choices(page), value=model, label="Model", elem_id="model", allow_custom_value=True)
+                fields["preset"] = gr.Dropdown(preset_choices(model), value=preset.name, label="Size and length", elem_id="preset", filterable=False)
+                with gr.Row(elem_id="seed-row", equal_height=True):
+                    seed = gr.Textbox(draw_seed, label="Seed", elem_id="seed", max_lines=1, min_width=80, scale=4)
+                    dice = gr.Button("New", elem_id="dice", size="sm", min_width=48, scale=1)
+                    keep_seed = gr.Checkbox(label="Keep", elem_id="keep-seed", min_width=64, scale=1, container=False)
+                    count = gr.Number(1, label="Videos", elem_id="count", precision=0, min_width=64, scale=2)
+                fields["guidance_scale"] = gr.Slider(0, SLIDER_GUIDANCE, value=preset.guidance_scale, step=0.1, label="Guidance", elem_id="guidance", info="How closely it follows the prompt; 1 turns it off.")
+                with gr.Accordion("More settings", open=False, elem_id="more"):
+                    with gr.Row():
+                        fields["num_inference_steps"] = gr.Number(preset.num_inference_steps, label="Steps", precision=0, min_width=72, elem_id="steps")
+                        fields["sampler"] = gr.Dropdown([(info.label, name) for name, info in SAMPLERS.items()], value=preset.sampler, label="Sampler", min_width=120, elem_id="sampler", filterable=False)
+                    fields["eta"] = gr.Slider(0, 1, value=preset.eta, step=0.05, label="Eta", elem_id="eta", info="Fresh noise in each step; DDIM only.")
+                    with gr.Row():
+                        fields["height"] = gr.Number(preset.height, label="Height, pixels", precision=0, min_width=72, elem_id="height")
+                        fields["width"] = gr.Number(preset.width, label="Width, pixels", precision=0, min_width=72, elem_id="width")
+                    with gr.Row():
+                        fields["num_frames"] = gr.Number(preset.num_frames, label="Frames", precision=0, min_width=64, elem_id="frames")
+                        fields["fps"] = gr.Number(preset.fps, label="Motion fps", precision=0, min_width=64, elem_id="fps", info="told to the model")
+                        fields["output_fps"] = gr.Number(preset.output_fps, label="File fps", precision=0, min_width=64, elem_id="output-fps", info="playing speed")
+            with gr.Column(elem_id="go", min_width=0):
+                button = gr.Button("Generate", variant="primary", size="lg", elem_id="generate")
+                error = gr.HTML(elem_id="form-error")
+                estimate_line = gr.HTML(elem_id="estimate")
+        with gr.Column(elem_id="middle", min_width=0):
+            page.panes["viewer"] = gr.HTML(elem_id="viewer")
+            page.panes["strip"] = gr.HTML(elem_id="strip")
+        with gr.Column(elem_id="right", min_width=0):
+            page.panes["queue"] = gr.HTML(elem_id="queue")
+    return GenerateTab({name: fields[name] for name in FIELDS}, seed, dice, keep_seed, count, button, error, estimate_line)
+
+
+def model_choices(page: Page) -> list[tuple[str, str]]:
+    """Models at hand, then those that would be downloaded, with what that costs."""
+    choices = []
+    for model in page.services.models.list():
+        download = "" if model.installed or model.release is None else f" (downloads {model.release.gigabytes:g} GB and the text encoder)"
+        choices.append((f"{model.name}{download}", model.name))
+    default = page.services.default_model
+    return choices if default in [name for _, name in choices] else [(default, default), *choices]
+
+
+def preset_choices(model: str) -> list[tuple[str, str]]:
+    return [(preset.label, preset.name) for preset in presets_for(model)]
+
+
+def preset_values(preset: Preset) -> list[Any]:
+    """What a preset puts into the widgets of SAMPLING."""
+    return [_guidance(preset.guidance_scale), *(getattr(preset, name) for name in SAMPLING[1:])]
+
+
+def _guidance(value: float) -> Any:
+    """The slider at ``value``, which another program may have set beyond its usual range."""
+    return gr.update(value=value, maximum=max(SLIDER_GUIDANCE, value))
+
+
+def wire(page: Page, tab: GenerateTab) -> None:
+    """Connect the widgets."""
+    sampling = [tab.fields[name] for name in SAMPLING]
+    prompt, model, preset = tab.fields["prompt"], tab.fields["model"], tab.fields["preset"]
+
+    def requests_of(values: tuple[Any, ...]) -> list[GenerationRequest]:
+        """The form as requests, one a seed. Raises RequestError."""
+        *plain, seed_text, _, count = values
+        settings = dict(zip(FIELDS, plain, strict=True))
+        first = read_seed(seed_text)
+        if count is None or not 1 <= count <= MAX_COUNT:
+            raise RequestError("count", f"The number of videos is {count if count is not None else 'empty'}; it must be from 1 to {MAX_COUNT}.")
+        return [GenerationRequest.from_dict({**settings, "prompt": settings["prompt"] or "", "seed": first + index}) for index in range(int(count))]
+
+    def enqueue(session: Session, values: tuple[Any, ...]) -> tuple[str, Any]:
+        """Queue what the form says: the error's HTML (empty when there is none), and the next seed."""
+        try:
+            page.services.queue.enqueue_many(requests_of(values))
+        except (RequestError, StorageError) as error:
+            return alert(str(error)), gr.skip()
+        session.selected = None
+        keep = values[-2]
+        return "", gr.skip() if keep else draw_seed()
+
+    def generate(session: Session, *values: Any) -> list[Any]:
+        error, seed = enqueue(session, values)
+        return [error, seed, *page.screen.paint(session)]
+
+    def act(session: Session, message: str, *values: Any) -> list[Any]:
+        """A button inside a pane: ``action:id:nonce``. Gives error, tab, seed, keep, FIELDS and panes."""
+        action, id, _ = message.split(":", 2)
+        error, seed, keep, tabs = "", gr.skip(), gr.skip(), gr.skip()
+        form = [gr.skip()] * len(FIELDS)
+        if action == "example":
+            text = example_prompts(page.services.default_model)[int(id)]
+            form[0] = text
+            error, seed = enqueue(session, (text, *values[1:]))
+        elif action == "use":
+            video = page.services.library.get(id)
+            if video is None:
+                error = alert("That video was deleted.")
+            else:
+                form, seed, keep, tabs = fill(video.request), str(video.request.seed), True, gr.Tabs(selected="generate")
+        else:
+            message = page.screen.act(session, action, id)
+            error = alert(message) if message else ""
+            tabs = gr.Tabs(selected="generate") if action == "show" else gr.skip()
+        return [error, tabs, seed, keep, *form, *page.screen.paint(session)]
+
+    def fill(request: GenerationRequest) -> list[Any]:
+        values = {name: getattr(request, name) for name in FIELDS}
+        known = {name for _, name in preset_choices(request.model)}
+        values["preset"] = gr.update(choices=preset_choices(request.model), value=request.preset if request.preset in known else None)
+        values["guidance_scale"] = _guidance(request.guidance_scale)
+        return list(values.values())
+
+    def change_model(name: str) -> list[Any]:
+        chosen = default_preset(name)
+        return [gr.update(choices=preset_choices(name), value=chosen.name), *preset_values(chosen)]
+
+    def tell_estimate(count: Any, *values: Any) -> str:
+        settings = dict(zip(FIELDS, values, strict=True))
+        return estimate(page.services, {**settings, "prompt": "any"}, int(count or 1))
+
+    event, outputs = page.event, page.outputs
+    tab.button.click(generate, [page.session, *tab.form], [tab.error, tab.seed, *outputs], trigger_mode="multiple", **event)
+    page.bus.input(act, [page.session, page.bus, *tab.form], [tab.error, page.tabs, tab.seed, tab.keep_seed, *tab.fields.values(), *outputs], trigger_mode="multiple", **event)
+    tab.dice.click(draw_seed, None, tab.seed, **event)
+    preset.input(lambda name: preset_values(PRESETS[name]), preset, sampling, **event)
+    model.input(change_model, model, [preset, *sampling], **event)
+    costly = [tab.count, *(tab.fields[name] for name in FIELDS if name not in ("prompt", "negative_prompt"))]
+    gr.on([widget.change for widget in costly], tell_estimate, [tab.count, *tab.fields.values()], tab.estimate, trigger_mode="always_last", **event)
+    demo = gr.context.Context.root_block
+    demo.load(tell_estimate, [tab.count, *tab.fields.values()], tab.estimate, **event)
+    demo.load(None, None, prompt, js="() => window.studio.draft()", **{**event, "concurrency_limit": "default"})
+    prompt.change(None, prompt, None, js="(text) => window.studio.keepDraft(text)", **{**event, "concurrency_limit": "default"})
+
+
+def read_seed(text: str | None) -> int:
+    """The seed that was typed; a new one for an empty box. Raises RequestError."""
+    text = (text or "").strip()
+    if not text:
+        return int(draw_seed())
+    try:
+        return int(text)
+    except ValueError:
+        raise RequestError("seed", f"The seed is {text[:40]!r}; it must be a whole number from 0 to 2^63-1. Press New to draw one.") from None
+
+
+def alert(message: str) -> str:
+    """An error, said at once by screen readers too."""
+    return f'<div class="alert" role="alert">{escape(message)}</div>'

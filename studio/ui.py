@@ -1,0 +1,63 @@
+"""The studio's page: the tabs, and what they share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from . import api
+from .components.theme import launch_options
+from .screen import PANES, Screen, Session
+from .services import Services
+from .tabs import gallery, generate
+
+__all__ = ["Page", "build", "launch_options"]
+
+POLL_SECONDS = 1.0
+EVENT: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
+"""Options of an event of the page itself: not an endpoint, and without Gradio's spinner over what it changes."""
+
+
+@dataclass
+class Page:
+    """What a tab needs to wire its events."""
+
+    services: Services
+    screen: Screen
+    session: gr.State
+    panes: dict[str, gr.HTML]
+    bus: gr.Textbox
+    """Gets ``action:id:nonce`` from assets/studio.js when a button inside a pane is pressed."""
+    tabs: gr.Tabs
+    event: dict[str, Any]
+
+    @property
+    def outputs(self) -> list[gr.HTML]:
+        """The components that ``screen.paint`` draws, in its order."""
+        return [self.panes[name] for name in PANES]
+
+
+def build(services: Services) -> gr.Blocks:
+    """The page over ``services``, with the named endpoints of ``studio.api``."""
+    screen = Screen(services)
+    with gr.Blocks(title="Mira studio", fill_width=True, analytics_enabled=False) as demo:
+        session = gr.State(Session())
+        bus = gr.Textbox(elem_id="action-bus", elem_classes="offstage", label="action", show_label=False, container=False)
+        with gr.Row(elem_id="top"):
+            gr.HTML('<div class="brand"><span class="mark" aria-hidden="true"></span><h1>Mira studio</h1></div>', elem_id="brand")
+            device = gr.HTML(elem_id="device")
+        toast = gr.HTML(elem_id="toast")
+        with gr.Tabs(elem_id="tabs") as tabs:
+            page = Page(services, screen, session, {"device": device, "toast": toast}, bus, tabs, EVENT)
+            with gr.Tab("Generate", id="generate"):
+                generate_tab = generate.layout(page)
+            with gr.Tab("Gallery", id="gallery"):
+                gallery_tab = gallery.layout(page)
+        generate.wire(page, generate_tab)
+        gallery.wire(page, gallery_tab)
+        demo.load(screen.paint, session, page.outputs, **EVENT)
+        gr.Timer(POLL_SECONDS).tick(screen.paint, session, page.outputs, **EVENT)
+        api.register(services)
+    return demo
