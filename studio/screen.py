@@ -83,7 +83,7 @@ class Screen:
             "viewer": viewer,
             "strip": render_strip(videos, current),
             "queue": render_queue(jobs, queue.counts(), paused),
-            "gallery": render_grid(found, total, bool(session.search.strip()) or session.starred),
+            "gallery": render_grid(found, total, bool(session.search.strip()) or session.starred, GALLERY_PAGE),
             "toast": render_toast(session),
         }
 

@@ -63,10 +63,10 @@ def layout(page: Page) -> GenerateTab:
         with gr.Column(elem_id="left", min_width=0):
             with gr.Column(elem_id="ask", min_width=0):
                 fields["prompt"] = gr.Textbox(
-                    label="Prompt", lines=3, max_lines=8, autofocus=True, elem_id="prompt", placeholder=f"What should the video show?  {example_prompts(model)[0]}", html_attributes=gr.InputHTMLAttributes(spellcheck=True)
+                    "", label="Prompt", lines=3, max_lines=8, autofocus=True, elem_id="prompt", placeholder=f"What should the video show? For example: {example_prompts(model)[0]}", html_attributes=gr.InputHTMLAttributes(spellcheck=True)
                 )  # fmt: skip
                 with gr.Accordion("Negative prompt", open=False, elem_id="negative"):
-                    fields["negative_prompt"] = gr.Textbox(label="What to steer away from", lines=2, max_lines=4, elem_id="negative-prompt", info="Needs guidance above 1.")
+                    fields["negative_prompt"] = gr.Textbox("", label="What to steer away from", lines=2, max_lines=4, elem_id="negative-prompt", info="Needs guidance above 1.")
             with gr.Column(elem_id="settings", min_width=0):
                 fields["model"] = gr.Dropdown(model_choices(page), value=model, label="Model", elem_id="model", allow_custom_value=True)
                 fields["preset"] = gr.Dropdown(preset_choices(model), value=preset.name, label="Size and length", elem_id="preset", filterable=False)
@@ -136,7 +136,7 @@ def wire(page: Page, tab: GenerateTab) -> None:
         first = read_seed(seed_text)
         if count is None or not 1 <= count <= MAX_COUNT:
             raise RequestError("count", f"The number of videos is {count if count is not None else 'empty'}; it must be from 1 to {MAX_COUNT}.")
-        return [GenerationRequest.from_dict({**settings, "prompt": settings["prompt"] or "", "seed": first + index}) for index in range(int(count))]
+        return [GenerationRequest.from_dict({**settings, "seed": first + index}) for index in range(int(count))]
 
     def enqueue(session: Session, values: tuple[Any, ...]) -> tuple[str, Any]:
         """Queue what the form says: the error's HTML (empty when there is none), and the next seed."""
