@@ -44,7 +44,7 @@ def build(services: Services) -> gr.Blocks:
     screen = Screen(services)
     with gr.Blocks(title="Mira studio", fill_width=True, analytics_enabled=False) as demo:
         session = gr.State(Session())
-        bus = gr.Textbox(elem_id="action-bus", elem_classes="offstage", label="action", show_label=False, container=False)
+        bus = gr.Textbox(elem_id="action-bus", elem_classes="offstage", label="action", show_label=False, container=False, max_lines=1)
         with gr.Row(elem_id="top"):
             gr.HTML('<div class="brand"><span class="mark" aria-hidden="true"></span><h1>Mira studio</h1></div>', elem_id="brand")
             device = gr.HTML(elem_id="device")

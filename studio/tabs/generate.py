@@ -190,7 +190,7 @@ def wire(page: Page, tab: GenerateTab) -> None:
 
     event, outputs = page.event, page.outputs
     tab.button.click(generate, [page.session, *tab.form], [tab.error, tab.seed, *outputs], trigger_mode="multiple", **event)
-    page.bus.input(act, [page.session, page.bus, *tab.form], [tab.error, page.tabs, tab.seed, tab.keep_seed, *tab.fields.values(), *outputs], trigger_mode="multiple", **event)
+    page.bus.change(act, [page.session, page.bus, *tab.form], [tab.error, page.tabs, tab.seed, tab.keep_seed, *tab.fields.values(), *outputs], trigger_mode="multiple", **event)
     tab.dice.click(draw_seed, None, tab.seed, **event)
     preset.input(lambda name: preset_values(PRESETS[name]), preset, sampling, **event)
     model.input(change_model, model, [preset, *sampling], **event)
