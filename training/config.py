@@ -33,6 +33,8 @@ class Stage:
     """Pixels of the crops that the VAE sees."""
     width: int = 128
     """Pixels of the crops that the VAE sees."""
+    timestep_logit_mean: float | None = None
+    """Centre of the logit-normal share of noise steps (0 is half-way, negative is cleaner); null draws all of them uniformly."""
     enable_temporal_attention: bool = True
     """False trains the image path (spatial blocks only)."""
 
@@ -87,6 +89,10 @@ class TrainConfig:
 
     caption_dropout: float = 0.1
     """Share of captions replaced by the empty one, for guidance."""
+    timestep_logit_std: float = 0.9
+    """Spread of the logit-normal noise steps."""
+    object_weight: float = 1.0
+    """How much heavier the loss is where Toy World's objects are, at low noise."""
     kl_weight: float = 1e-6
     """Weight of the VAE's KL term."""
     clips: int = 0

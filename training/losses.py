@@ -9,33 +9,48 @@ import torch
 from core.schedulers import MiraScheduler
 
 
+UNIFORM_SHARE = 0.3
+"""Share of timesteps drawn uniformly, so that none is ever left out."""
+
+
+def draw_timesteps(count: int, steps: int, logit_mean: float | None, logit_std: float, generator: torch.Generator) -> torch.Tensor:
+    """``count`` noise steps [B], stratified: one in each of ``count`` equal parts of the distribution.
+
+    Uniform for ``logit_mean=None``; else seven of ten are logit-normal (Esser et al. 2024, arXiv:2403.03206, section 3.1), which spends the
+    compute where a model can still learn something from a step.
+    """
+    u = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
+    if logit_mean is not None:
+        normal = torch.special.ndtri(u.clamp(1e-4, 1 - 1e-4))
+        uniform = torch.rand(count, generator=generator)
+        u = torch.where(torch.rand(count, generator=generator) < UNIFORM_SHARE, uniform, torch.sigmoid(logit_mean + logit_std * normal))
+    return (u * steps).long().clamp(max=steps - 1)
+
+
 def diffusion_loss(
     transformer: Callable,
     scheduler: MiraScheduler,
     latents: torch.Tensor,
     prompt_embeds: torch.Tensor,
     fps: torch.Tensor,
+    timesteps: torch.Tensor,
     generator: torch.Generator,
     enable_temporal_attention: bool = True,
+    weights: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """Mean squared error of the predicted noise (or v), as in DDPM (Ho et al. 2020, eq. 14) on Mira's rescaled schedule.
 
-    ``latents`` [B, C, T, h, w] scaled, ``prompt_embeds`` [B, L, D], ``fps`` [B]. Noise steps are stratified over the batch: one
-    in each of B equal parts of the schedule, which has the same expectation as drawing them freely and less variance.
-    Returns the loss and its mean over the clean and the noisy half of the schedule.
+    ``latents`` [B, C, T, h, w] scaled, ``prompt_embeds`` [B, L, D], ``fps`` and ``timesteps`` [B]; ``weights`` [B, 1, T, h, w] of mean one
+    weigh the places of a clip. Returns the loss and its mean over the clean and the noisy half of the schedule.
     """
-    B, steps = len(latents), scheduler.config.num_train_timesteps
-    strata = (torch.randperm(B, generator=generator) + torch.rand(B, generator=generator)) / B
-    timesteps = (strata * steps).long().clamp(max=steps - 1)
-    noise = torch.randn(latents.shape, generator=generator)
-    timesteps, noise = timesteps.to(latents.device), noise.to(latents.device)
-
+    noise = torch.randn(latents.shape, generator=generator).to(latents.device)
     noisy = scheduler.add_noise(latents, noise, timesteps)
     target = scheduler.target(latents, noise, timesteps)
     predicted = transformer(noisy, timesteps, prompt_embeds, fps, enable_temporal_attention=enable_temporal_attention).sample
 
-    errors = (predicted.float() - target).square().mean(dim=(1, 2, 3, 4))  # B
+    squares = (predicted.float() - target).square()
+    errors = (squares if weights is None else squares * weights).mean(dim=(1, 2, 3, 4))  # B
     with torch.no_grad():
-        late = timesteps >= steps // 2
+        late = timesteps >= scheduler.config.num_train_timesteps // 2
         figures = {name: float(errors[mask].mean()) for name, mask in (("clean", ~late), ("noisy", late)) if mask.any()}
     return errors.mean(), figures

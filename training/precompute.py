@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 SHARD_CLIPS = 250
 CAPTIONS_PER_CLIP = 4
 TOYWORLD_FPS = 6
+LATENT_PIXELS = 8
 
 
 def precompute_toyworld(model: str, out: str, clips: int, num_frames: int, seed: int = 0, device: str = "auto") -> None:
@@ -45,18 +46,26 @@ def precompute_toyworld(model: str, out: str, clips: int, num_frames: int, seed:
         if path.exists():
             continue
         began, rng = time.time(), np.random.default_rng([seed, shard])
-        latents, texts = [], []
+        latents, masks, texts = [], [], []
         for _ in range(SHARD_CLIPS):
             spec = sample_spec(rng, num_frames=num_frames)
-            frames = torch.from_numpy(render(spec)).permute(3, 0, 1, 2)[None]  # 1 3 T H W
+            clip = render(spec)
+            frames = torch.from_numpy(clip).permute(3, 0, 1, 2)[None]  # 1 3 T H W
+            masks.append(object_mask(clip))
             pixels = frames.to(device, vae.dtype).div(127.5).sub(1)
             latents.append(encode_video(vae, pixels)[0].to("cpu", torch.bfloat16))
             dense = [captions(spec, rng)["dense_caption"] for _ in range(CAPTIONS_PER_CLIP - 1)]
             texts.append([captions(spec, rng)["short_caption"], *dense])
         partial = path.with_suffix(".tmp")
-        save_file({"latents": torch.stack(latents)}, partial, metadata={"captions": json.dumps(texts)})
+        save_file({"latents": torch.stack(latents), "masks": torch.stack(masks)}, partial, metadata={"captions": json.dumps(texts)})
         os.replace(partial, path)
         log.info("%s: %.1f clips a second", path.name, SHARD_CLIPS / (time.time() - began))
+
+
+def object_mask(clip: np.ndarray) -> torch.Tensor:
+    """Which latents [T, h, w] of a clip uint8 [T, H, W, 3] touch an object: Toy World's objects are saturated, all else is not."""
+    saturated = torch.from_numpy(clip.max(-1).astype(np.int16) - clip.min(-1) > 90)
+    return torch.nn.functional.max_pool2d(saturated[:, None].float(), LATENT_PIXELS)[:, 0].bool()
 
 
 class LatentDataset:
@@ -69,22 +78,23 @@ class LatentDataset:
         self.index = json.loads((self.folder / "dataset.json").read_text())
         self.fps, self.channels = self.index["fps"], self.index["channels"]
         self.latents: list[torch.Tensor] = []
+        self.masks: list[torch.Tensor] = []
         self.captions: list[list[str]] = []
         for path in sorted(self.folder.glob("*.safetensors")):
             with safe_open(path, "pt") as shard:
-                stacked = shard.get_tensor("latents")
+                self.latents += list(shard.get_tensor("latents"))
+                self.masks += list(shard.get_tensor("masks"))
                 self.captions += json.loads(shard.metadata()["captions"])
-            self.latents += list(stacked)
         if limit:
-            self.latents, self.captions = self.latents[:limit], self.captions[:limit]
+            self.latents, self.masks, self.captions = self.latents[:limit], self.masks[:limit], self.captions[:limit]
         if not self.latents:
             raise FileNotFoundError(f"{self.folder} holds no shards yet.")
 
     def __len__(self) -> int:
         return len(self.latents)
 
-    def draw(self, count: int, num_frames: int, rng: np.random.Generator) -> tuple[torch.Tensor, list[str]]:
-        """``count`` clips thinned to ``num_frames`` [B, C, T, h, w] fp32, each with one of its captions (half of them the short one).
+    def draw(self, count: int, num_frames: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
+        """``count`` clips thinned to ``num_frames`` [B, C, T, h, w] fp32, the masks of their objects [B, 1, T, h, w], and for each one of its captions (half of them the short one).
 
         One frame is any frame of the clip; more are spread evenly from its first to its last.
         """
@@ -92,13 +102,14 @@ class LatentDataset:
         if not len(enough):
             raise ValueError(f"No clip in {self.folder} has {num_frames} frames; the longest has {max(x.shape[1] for x in self.latents)}.")
         chosen = [enough[i] for i in rng.integers(0, len(enough), count)]
-        clips, texts = [], []
+        clips, masks, texts = [], [], []
         for i in chosen:
             total = self.latents[i].shape[1]
             frames = [int(rng.integers(total))] if num_frames == 1 else np.linspace(0, total - 1, num_frames).round().astype(int).tolist()
             clips.append(self.latents[i][:, frames])
+            masks.append(self.masks[i][frames])
             texts.append(self.captions[i][0 if rng.random() < 0.5 else int(rng.integers(1, CAPTIONS_PER_CLIP))])
-        return torch.stack(clips).float(), texts
+        return torch.stack(clips).float(), torch.stack(masks)[:, None].float(), texts
 
     @property
     def shortest(self) -> int:

@@ -38,6 +38,8 @@ class Task(Protocol):
     """What a target gives to the loop."""
 
     model: torch.nn.Module
+    casts_weights: bool
+    """Whether the task computes in the training's number format by itself; otherwise the loop uses autocast."""
 
     def batch(self, step: int) -> dict[str, Any]:
         """The data of a step, a function of (seed, step). Called ahead, in a thread."""
@@ -90,6 +92,8 @@ class Trainer:
 
     def autocast(self):
         """The context of forward passes."""
+        if self.task.casts_weights:
+            return nullcontext()
         wanted = self.config.mixed_precision
         bf16 = wanted == "bf16" or (wanted == "auto" and choose_dtype("auto", self.device) == torch.bfloat16)
         return torch.autocast(self.device.type, torch.bfloat16) if bf16 else nullcontext()

@@ -61,6 +61,8 @@ class AttributeReader(nn.Module):
 class TextEncoderTask:
     """Cross-entropy of every attribute, on short and dense captions in equal shares."""
 
+    casts_weights = False
+
     def __init__(self, config: TrainConfig, device: torch.device):
         self.config, self.device = config, device
         self.tokenizer = build_tokenizer()

@@ -25,6 +25,8 @@ class VAETask:
     Crops are drawn mostly around objects: they cover a few per cent of a frame and carry nearly all that a caption says.
     """
 
+    casts_weights = False
+
     def __init__(self, config: TrainConfig, device: torch.device):
         self.config, self.device = config, device
         part = Path(config.model) / "vae" if config.model else None
