@@ -31,7 +31,7 @@ def _card(video: Video, selected: bool, wide: bool = False) -> str:
     poster = f' poster="{file_url(video.poster)}"' if video.poster else ""
     preload = "none" if video.poster else "metadata"
     star = '<span class="star" aria-label="starred">★</span>' if video.favourite else ""
-    line = f"{video.seconds:.1f} s · {video.width}×{video.height} · seed {video.request.seed}"
+    line = f"{video.seconds:.1f} s · {video.width}×{video.height}"
     text = f'<span class="card-prompt" dir="auto">{prompt}</span><span class="card-line">{line}</span>' if wide else ""
     current = ' aria-current="true"' if selected else ""
     return (
