@@ -48,8 +48,6 @@ def main() -> None:
     arguments = parser.parse_args()
     tell = own_stdout()
     leave_with_parent()
-    if hasattr(os, "nice"):
-        os.nice(5)  # the page answers first
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     from .maker import VideoMaker  # imports torch
