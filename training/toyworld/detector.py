@@ -134,9 +134,14 @@ def _has_wall(video: np.ndarray) -> bool:
     return bool((np.abs(strip - np.float32(WALL_COLOR)).max(-1) < 0.1).mean() > 0.75)
 
 
+def _brightness(colors: np.ndarray) -> np.ndarray:
+    """The mean of the channels (several times as fast as ``mean(-1)`` over an axis of three)."""
+    return (colors[..., 0] + colors[..., 1] + colors[..., 2]) * np.float32(1 / 3)
+
+
 def _space(colors: np.ndarray) -> np.ndarray:
     """Colour with its brightness at half weight: marks and shading change mostly that."""
-    return colors - 0.5 * colors.mean(-1, keepdims=True)
+    return colors - 0.5 * _brightness(colors)[..., None]
 
 
 def _difference(video: np.ndarray, wall: np.ndarray) -> np.ndarray:
@@ -152,14 +157,14 @@ def _difference(video: np.ndarray, wall: np.ndarray) -> np.ndarray:
 
 
 def _chroma(colors: np.ndarray) -> np.ndarray:
-    return colors - colors.mean(-1, keepdims=True)
+    return colors - _brightness(colors)[..., None]
 
 
 def _objects(video: np.ndarray, difference: np.ndarray, wall: np.ndarray) -> list[_Object]:
     """The one or two objects, the left one at the start first."""
     count, height, width = video.shape[:3]
     chroma = _chroma(difference)
-    strong = (chroma**2).sum(-1) > 0.19**2
+    strong = _brightness(chroma * chroma) > 0.19**2 / 3
     core = ndimage.binary_erosion(strong, np.array([[[0, 1, 0], [1, 1, 1], [0, 1, 0]]], bool))
     t, y, x = np.nonzero(core)
     if not len(t):
@@ -192,7 +197,7 @@ def _objects(video: np.ndarray, difference: np.ndarray, wall: np.ndarray) -> lis
 def _unmix(difference: np.ndarray, background: np.ndarray, colors: list[np.ndarray]) -> list[np.ndarray]:
     """Coverage of each colour, 0..1: least squares of the difference on the ways from the background to the colours."""
     ways = [c - background for c in colors]
-    dot = lambda p, q: np.einsum("thwc,thwc->thw", p, q)  # noqa: E731
+    dot = lambda p, q: 3 * _brightness(p * q)  # noqa: E731
     if len(ways) == 1:
         return [np.clip(dot(difference, ways[0]) / np.maximum(dot(ways[0], ways[0]), 1e-3), 0, 1)]
     a, b, c = dot(ways[0], ways[0]), dot(ways[0], ways[1]), dot(ways[1], ways[1])
@@ -265,7 +270,7 @@ def _camera_path(video: np.ndarray, objects: list[_Object], wall: np.ndarray) ->
     """Shift of the near and of the far layer to the right (pixels) and zoom, each [T], from the first frame on."""
     count, height, width = video.shape[:3]
     keys = np.unique(np.linspace(0, count - 1, 9).round().astype(int))
-    grey = ndimage.gaussian_filter(video[keys].mean(-1), (0, 0.6, 0.6))
+    grey = ndimage.gaussian_filter(_brightness(video[keys]), (0, 0.6, 0.6))
     valid = np.ones(grey.shape, bool)
     valid[:, :, wall] = False
     for item in objects:
@@ -277,13 +282,12 @@ def _camera_path(video: np.ndarray, objects: list[_Object], wall: np.ndarray) ->
         shifts = np.arange(-min(reach, width // 2), min(reach, width // 2) + 1)
         first, second = (grey[a], valid[a]), (grey[a + 1], valid[a + 1])
         ground = [_shift_cost(first, second, s, slice(split, height)) for s in shifts]
-        sky = [_shift_cost(first, second, s, slice(0, split - 4)) for s in shifts]
+        sky = [_shift_cost(first, second, s, slice(0, split - 4)) if abs(s) <= reach // 2 + 2 else 1.0 for s in shifts]
         middle = len(shifts) // 2
         halves = np.interp(shifts / 2, shifts, sky)
         share = 1 - GROUND
         pan = share * np.array(ground) + (1 - share) * halves
-        scales = np.linspace(0.9, 1 + 0.9 * (keys[a + 1] - keys[a]) / max(1, count - 1), 24)
-        scales = np.append(scales[scales > 1.008], 1.0)
+        scales = np.append(np.linspace(1.015, 1 + 0.9 * (keys[a + 1] - keys[a]) / max(1, count - 1), 10), 1.0)
         grown = [_zoom_cost(first, second, z) for z in scales]
         best = int(np.argmin(grown))
         if grown[best] < 0.97 * pan.min() and scales[best] > 1.0:

@@ -19,7 +19,7 @@ from .scene import ClipSpec, sample_spec
 logger = logging.getLogger(__name__)
 
 FPS = 6
-CHECK_FRAMES = (8, 16, 24, 24, 24, 40, 120)
+CHECK_FRAMES = (8, 12, 16, 24, 24, 24, 40)
 CHECK_SIZES = ((80, 128), (96, 160), (112, 192))
 """Height, width."""
 

@@ -1,0 +1,115 @@
+"""Toy World: clips, captions, the detector that reads them back, and the folder of clips."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from training.toyworld import HELD_OUT_PAIRS, VOCABULARY, captions, detect, parse_caption, render, sample_spec, score
+from training.toyworld.evaluate import Report, check, degrade, wilson
+from training.toyworld.folder import write_folder
+
+
+@pytest.mark.parametrize("blur", [False, True])
+def test_detector_reads_fresh_clips(blur):
+    """At most one in a hundred wrong, per attribute; small enough a sample that one more is let through."""
+    clips = 30
+    report = check(clips, blur=blur, seed=20 + blur)
+    for name, entry in report.attributes.as_dict().items():
+        assert entry["n"] == clips
+        assert entry["n"] - entry["right"] <= 2, (name, entry)
+
+
+def test_detector_tells_a_wrong_clip():
+    rng = np.random.default_rng(0)
+    spec = sample_spec(rng, motion="moves right", camera="still")
+    backwards = render(spec)[::-1]
+    marks = score(spec, backwards)
+    assert not marks["motion"] and not marks["all"]
+    assert marks["color"] and marks["shape"] and marks["size"] and marks["background"]
+
+
+@pytest.mark.parametrize("name", ["black", "white", "noise", "one frame", "tiny"])
+def test_detector_survives_anything(name):
+    rng = np.random.default_rng(1)
+    frames = {
+        "black": np.zeros((8, 80, 128, 3), np.uint8),
+        "white": np.full((8, 80, 128, 3), 255, np.uint8),
+        "noise": rng.integers(0, 256, (8, 80, 128, 3), dtype=np.uint8),
+        "one frame": rng.integers(0, 256, (1, 40, 64, 3), dtype=np.uint8),
+        "tiny": rng.integers(0, 256, (3, 8, 8, 3), dtype=np.uint8),
+    }[name]
+    found = detect(frames)
+    assert found.track.shape == (len(frames), 2)
+    if name in ("black", "white"):
+        assert found.color is None and found.motion is None
+
+
+def test_detector_names_a_wrong_array():
+    with pytest.raises(ValueError, match="uint8"):
+        detect(np.zeros((8, 80, 128, 3), np.float32))
+
+
+def test_captions_parse_back():
+    rng = np.random.default_rng(2)
+    for i in range(300):
+        spec = sample_spec(rng, held_out=i % 5 == 0)
+        texts = captions(spec, rng)
+        found = parse_caption(texts["short_caption"])
+        assert found == {name: getattr(spec, name) for name in found}
+        words = "".join(c if c.isalpha() else " " for c in texts["dense_caption"].lower()).split()
+        assert set(words) <= set(VOCABULARY)
+    assert parse_caption("a dog runs") is None
+
+
+def test_held_out_pairs_are_never_drawn_for_training():
+    rng = np.random.default_rng(3)
+    for _ in range(3000):
+        spec = sample_spec(rng)
+        assert not {(spec.color, spec.shape), (spec.second_color, spec.second_shape)} & HELD_OUT_PAIRS
+    assert {(s.color, s.shape) for s in (sample_spec(rng, held_out=True) for _ in range(100))} == HELD_OUT_PAIRS
+
+
+@pytest.mark.parametrize("camera", ["still", "pans left", "zooms in"])
+def test_a_part_of_the_frames_equals_the_full_render(camera):
+    spec = sample_spec(np.random.default_rng(4), motion="circles", camera=camera)
+    assert np.array_equal(render(spec, [0, 7, 23]), render(spec)[[0, 7, 23]])
+
+
+def test_blur_changes_the_clip_but_keeps_its_form():
+    rng = np.random.default_rng(5)
+    frames = render(sample_spec(rng))
+    soft = degrade(frames, rng)
+    assert soft.shape == frames.shape and soft.dtype == np.uint8 and not np.array_equal(soft, frames)
+
+
+def test_report_counts_right_and_wrong():
+    rng = np.random.default_rng(6)
+    spec = sample_spec(rng, motion="leaves and returns")
+    report = Report()
+    report.add(spec, detect(render(spec)))
+    report.add(spec, detect(np.zeros((8, 80, 128, 3), np.uint8)))
+    counts = report.as_dict()
+    assert counts["attributes"]["all"] | {"interval95": 0} == {"share": 0.5, "right": 1, "n": 2, "interval95": 0}
+    assert counts["traits"]["object consistency"]["right"] == 1
+    assert "object consistency" in report.table()
+
+
+def test_wilson_interval():
+    low, high = wilson(50, 100)
+    assert low == pytest.approx(0.4038, abs=1e-4) and high == pytest.approx(0.5962, abs=1e-4)
+    assert wilson(0, 10)[0] == 0 and wilson(10, 10)[1] == pytest.approx(1)
+
+
+def test_folder_goes_on_where_it_stopped(tmp_path):
+    small = dict(num_frames=8, height=48, width=64)
+    assert write_folder(tmp_path, 2, seed=7, **small) == 2
+    (tmp_path / "videos" / "000001.mp4").unlink()
+    first = (tmp_path / "videos" / "000000.mp4").stat().st_mtime_ns
+    assert write_folder(tmp_path, 3, seed=7, **small) == 2
+    assert (tmp_path / "videos" / "000000.mp4").stat().st_mtime_ns == first
+    rows = list(csv.DictReader((tmp_path / "metadata.csv").open(encoding="utf-8")))
+    assert [r["file_path"] for r in rows] == [f"videos/{i:06d}.mp4" for i in range(3)]
+    assert all((tmp_path / r["file_path"]).exists() and parse_caption(r["short_caption"]) for r in rows)
+    with pytest.raises(ValueError, match="seed=7"):
+        write_folder(tmp_path, 3, seed=8, **small)
