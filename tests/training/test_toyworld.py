@@ -12,12 +12,12 @@ from training.toyworld.folder import write_folder
 
 @pytest.mark.parametrize("blur", [False, True])
 def test_detector_reads_fresh_clips(blur):
-    """At most one in a hundred wrong, per attribute; small enough a sample that one more is let through."""
+    """A quick sample of what `python -m training.toyworld check` measures: at most one of thirty wrong, per attribute."""
     clips = 30
     report = check(clips, blur=blur, seed=20 + blur)
     for name, entry in report.attributes.as_dict().items():
         assert entry["n"] == clips
-        assert entry["n"] - entry["right"] <= 2, (name, entry)
+        assert entry["n"] - entry["right"] <= 1, (name, entry)
 
 
 def test_detector_tells_a_wrong_clip():
