@@ -67,6 +67,17 @@
   document.addEventListener("focusin", (event) => play(event, true));
   document.addEventListener("focusout", (event) => play(event, false));
 
+  // A new preview is drawn over the last one, and one whose file is gone (the video is done) is not shown broken.
+  let preview = null;
+  const isPreview = (element) => element instanceof HTMLImageElement && element.closest(".stage.live");
+  document.addEventListener("load", (event) => { if (isPreview(event.target)) preview = event.target.src; }, true);
+  document.addEventListener("error", (event) => { if (isPreview(event.target)) event.target.style.visibility = "hidden"; }, true);
+  function underlay() {
+    const image = document.querySelector(".stage.live img");
+    if (!image) preview = null;
+    else if (preview && !image.complete && !image.style.backgroundImage) image.style.background = `center / contain no-repeat url("${preview}")`;
+  }
+
   // A pane that is drawn again gives the focus back to the button that had it.
   let last = null;
   document.addEventListener("focusin", (event) => {
@@ -77,6 +88,7 @@
     if (!event.target.closest("[data-action]")) last = null;
   });
   new MutationObserver(() => {
+    underlay();
     if (!last || document.activeElement !== document.body) return;
     const same = [...document.querySelectorAll(`[data-action="${last.action}"]`)].find((button) => button.dataset.id === last.id && button.offsetParent);
     if (same) same.focus({ preventScroll: true });

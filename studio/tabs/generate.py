@@ -86,8 +86,9 @@ def layout(page: Page) -> GenerateTab:
                         fields["width"] = gr.Number(preset.width, label="Width, pixels", precision=0, min_width=72, elem_id="width")
                     with gr.Row():
                         fields["num_frames"] = gr.Number(preset.num_frames, label="Frames", precision=0, min_width=64, elem_id="frames")
-                        fields["fps"] = gr.Number(preset.fps, label="Motion fps", precision=0, min_width=64, elem_id="fps", info="told to the model")
-                        fields["output_fps"] = gr.Number(preset.output_fps, label="File fps", precision=0, min_width=64, elem_id="output-fps", info="playing speed")
+                        fields["fps"] = gr.Number(preset.fps, label="Model fps", precision=0, min_width=64, elem_id="fps")
+                        fields["output_fps"] = gr.Number(preset.output_fps, label="File fps", precision=0, min_width=64, elem_id="output-fps")
+                    gr.HTML('<p class="note">The model draws motion for the first speed; the file plays at the second.</p>')
             with gr.Column(elem_id="go", min_width=0):
                 button = gr.Button("Generate", variant="primary", size="lg", elem_id="generate")
                 error = gr.HTML(elem_id="form-error")
