@@ -32,13 +32,21 @@ def _train(argv: list[str]) -> int:
 
     try:
         config = load_config(args.config, args.settings)
-        from .trainer import NonFiniteLoss, train
+    except ConfigError as error:
+        return _refuse(error)
+    from .trainer import NonFiniteLoss, train
 
+    try:
         print(train(config))
     except (ConfigError, NonFiniteLoss, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _refuse(error)
     return 0
+
+
+def _refuse(error: Exception) -> int:
+    """One line that says what was wrong; the exit status of bad input."""
+    print(f"error: {error}", file=sys.stderr)
+    return 2
 
 
 def _precompute(argv: list[str]) -> int:

@@ -1,0 +1,233 @@
+"""Training end to end on tiny sizes: the three parts, exact resume, export, and what is refused."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from core import MiraScheduler, load_pipeline
+from training.__main__ import main
+from training.config import ConfigError, load_config
+from training.ema import EMA
+from training.export import export_model
+from training.losses import draw_timesteps, diffusion_loss
+from training.precompute import LatentDataset, object_mask, precompute_toyworld
+from training.toyworld import render, sample_spec
+from training.trainer import NonFiniteLoss, Trainer, latest_checkpoint, learning_rate_at, train
+
+VAE = {"latent_channels": 4, "block_out_channels": [16, 16, 16, 16], "layers_per_block": 1, "norm_num_groups": 4}
+T5 = {"d_model": 16, "d_kv": 8, "num_heads": 2, "d_ff": 16, "num_layers": 1}
+TRANSFORMER = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 1, "caption_channels": 16, "window_attn": "frame"}
+
+
+def config(folder, **settings):
+    """A TrainConfig with the small numbers that suit a test."""
+    base = load_config(None, ["target=vae", f"output_dir={folder}", "checkpoint_every=2", "log_every=1", "lr_warmup_steps=1", "mixed_precision=fp32", "num_threads=1"])
+    for name, value in settings.items():
+        setattr(base, name, value)
+    return base
+
+
+def stage(**settings):
+    from training.config import Stage
+
+    return Stage(**{"steps": 4, "train_batch_size": 2, "num_frames": [2], "height": 32, "width": 32, **settings})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A folder with a VAE and a text encoder that were trained for a moment, and latents made with them."""
+    root = tmp_path_factory.mktemp("training")
+    import training.targets.vae as vae_target
+
+    small = {**VAE, "block_out_channels": [32, 32, 32, 32]}
+    train(config(root / "vae", target="vae", architecture=small, curriculum=[stage()], max_train_steps=2))
+    train(config(root / "text", target="text_encoder", architecture=T5, curriculum=[stage(train_batch_size=4)], max_train_steps=2))
+    assert vae_target.CLIP_FRAMES == 24
+    export_model(str(root / "vae"), str(root / "text"), None, str(root / "base"))
+    patch = pytest.MonkeyPatch()
+    patch.setattr("training.precompute.SHARD_CLIPS", 3)
+    precompute_toyworld(str(root / "base"), str(root / "latents"), clips=6, num_frames=8, device="cpu")
+    patch.undo()
+    return root
+
+
+def transformer_config(base, folder, **settings):
+    defaults = dict(target="transformer", model=str(base / "base"), dataset=str(base / "latents"), architecture={**TRANSFORMER, "in_channels": 4, "out_channels": 4}, curriculum=[stage(num_frames=[1, 4])])
+    return config(folder, **{**defaults, **settings})
+
+
+def weights(checkpoint):
+    state = torch.load(checkpoint / "training_state.pt", weights_only=True)
+    return state["model"], state["ema"]["average"]
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_stopped_and_resumed_equals_never_stopped_bit_for_bit(base, tmp_path):
+    whole = train(transformer_config(base, tmp_path / "whole"))
+    train(transformer_config(base, tmp_path / "parts", max_train_steps=2))
+    resumed = train(transformer_config(base, tmp_path / "parts"))
+    assert whole.name == resumed.name == "step-4"
+    for ours, theirs in zip(weights(whole), weights(resumed)):
+        assert same(ours, theirs)
+    started_over = train(transformer_config(base, tmp_path / "other", seed=1))
+    assert not same(weights(whole)[0], weights(started_over)[0])
+
+
+def test_a_half_written_checkpoint_is_passed_over(base, tmp_path):
+    last = train(transformer_config(base, tmp_path))
+    (last / ".complete").unlink()
+    assert latest_checkpoint(tmp_path).name == "step-2"
+    with pytest.raises(ConfigError, match="not a whole checkpoint"):
+        train(transformer_config(base, tmp_path, resume=str(last)))
+
+
+def test_only_the_newest_checkpoints_are_kept(base, tmp_path):
+    train(transformer_config(base, tmp_path, checkpoint_every=1, keep_last=2))
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-3", "step-4"]
+
+
+def test_the_log_has_a_line_a_step(base, tmp_path):
+    train(transformer_config(base, tmp_path))
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in rows] == [1, 2, 3, 4] and all(math.isfinite(r["loss"]) for r in rows)
+
+
+def test_exported_parts_load_and_make_a_video(base, tmp_path):
+    run = train(transformer_config(base, tmp_path / "run"))
+    export_model(str(base / "base"), str(base / "base"), str(run), str(tmp_path / "model"))
+    pipe = load_pipeline(tmp_path / "model", device="cpu", dtype="fp32", data_dir=tmp_path)
+    pipe.set_progress_bar_config(disable=True)
+    previews = []
+    frames = pipe("a red ball rises over the sea", num_frames=3, height=32, width=32, num_inference_steps=2, seed=1, callback_on_step_end=lambda p, i, t, report: previews.append(report["preview"]())).frames
+    assert frames.shape == (1, 3, 32, 32, 3) and previews[0].shape == (1, 3, 4, 4, 3)
+    assert pipe.scheduler.config.prediction_type == "epsilon"
+
+
+def test_decoder_training_leaves_the_latents_alone(base, tmp_path):
+    from core import TemporalVAE, encode_video
+
+    run = train(config(tmp_path, target="vae_decoder", model=str(base / "base"), curriculum=[stage()], max_train_steps=2))
+    before, after = (TemporalVAE.from_pretrained(folder / "vae", dtype=torch.float32).eval() for folder in (base / "base", run))
+    frames = torch.rand(1, 3, 2, 32, 32) * 2 - 1
+    torch.testing.assert_close(encode_video(before, frames), encode_video(after, frames))
+    assert not torch.equal(before.decoder.conv_in.weight, after.decoder.conv_in.weight)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(base, tmp_path):
+    train(transformer_config(base, tmp_path, max_train_steps=2))
+    with pytest.raises(NonFiniteLoss, match=r"at step \d+.*step-2"):
+        train(transformer_config(base, tmp_path, learning_rate=float("inf")))
+    assert latest_checkpoint(tmp_path).name == "step-2"
+
+
+def test_shards_are_made_once_and_clips_are_thinned_evenly(base):
+    data = LatentDataset(base / "latents")
+    stamps = {p: p.stat().st_mtime_ns for p in (base / "latents").glob("*.safetensors")}
+    patch = pytest.MonkeyPatch()
+    patch.setattr("training.precompute.SHARD_CLIPS", 3)
+    precompute_toyworld(str(base / "base"), str(base / "latents"), clips=6, num_frames=8, device="cpu")
+    patch.undo()
+    assert stamps == {p: p.stat().st_mtime_ns for p in stamps} and len(data) == 6
+    clips, masks, texts = data.draw(5, 4, np.random.default_rng(0))
+    assert clips.shape == (5, 4, 4, 10, 16) and masks.shape == (5, 1, 4, 10, 16) and len(texts) == 5
+    first_and_last = {tuple(c[:, [0, 3]].flatten()[:4].tolist()) for c in clips}
+    assert first_and_last <= {tuple(x[:, [0, 7]].float().flatten()[:4].tolist()) for x in data.latents}
+    with pytest.raises(ValueError, match="9 frames; the longest has 8"):
+        data.draw(1, 9, np.random.default_rng(0))
+
+
+def test_the_mask_covers_the_object_and_not_much_else():
+    clip = render(sample_spec(np.random.default_rng(3), motion="stays still", camera="still"))
+    mask = object_mask(clip)
+    assert mask.shape == (24, 10, 16) and 0 < mask.float().mean() < 0.3
+
+
+def test_timesteps_cover_the_schedule_and_lean_where_they_are_told():
+    g = torch.Generator().manual_seed(0)
+    uniform = draw_timesteps(4000, 1000, None, 0.9, g)
+    assert uniform.min() < 5 and uniform.max() > 994 and abs(uniform.float().mean() - 500) < 5
+    lean = draw_timesteps(4000, 1000, -1.0, 0.5, g)
+    assert lean.max() > 900 and lean.float().median() < 350
+
+
+def test_the_loss_of_a_perfect_model_is_zero_and_of_a_silent_one_is_the_targets_power():
+    scheduler, g = MiraScheduler(prediction_type="v_prediction"), torch.Generator().manual_seed(0)
+    latents, t = torch.randn(3, 4, 2, 4, 4, generator=g), torch.tensor([10, 500, 900])
+
+    class Answer:
+        def __init__(self, sample):
+            self.sample = sample
+
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(5))
+    target = scheduler.target(latents, noise, t)
+    rest = dict(scheduler=scheduler, latents=latents, prompt_embeds=None, fps=None, timesteps=t)
+    perfect, _ = diffusion_loss(lambda *_, **__: Answer(target), generator=torch.Generator().manual_seed(5), **rest)
+    silent, figures = diffusion_loss(lambda *_, **__: Answer(torch.zeros_like(latents)), generator=torch.Generator().manual_seed(5), **rest)
+    assert perfect == 0
+    torch.testing.assert_close(silent, target.square().mean())
+    assert set(figures) == {"clean", "noisy"}
+
+
+def test_ema_follows_the_warmed_up_decay():
+    module = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(module.weight)
+    ema = EMA(module, 0.5)
+    torch.nn.init.ones_(module.weight)
+    ema.update(module)  # decay min(0.5, 2/11)
+    assert ema.average["weight"].item() == pytest.approx(1 - 2 / 11)
+
+
+def test_the_learning_rate_warms_up_stays_and_falls():
+    c = load_config(None, ["target=vae", "learning_rate=1", "lr_warmup_steps=10", "lr_decay_steps=20", "max_train_steps=100"])
+    rates = [learning_rate_at(c, s) for s in range(100)]
+    assert rates[0] == pytest.approx(0.1) and rates[9] == rates[79] == 1 and rates[99] == pytest.approx(0.05 + 0.95 / 20)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["learning_rat=1"], "learning_rate"),
+        (["target=transformr"], "Did you mean 'transformer'"),
+        (["learning_rate=fast"], "learning_rate|fast"),
+        (["target=transformer", "model=x"], "dataset is empty"),
+        (["checkpoint_every=0", "target=vae"], "at least 1"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_named(words, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(None, words)
+
+
+def test_the_command_says_what_is_wrong_in_one_line(capsys, tmp_path):
+    assert main(["--config", str(tmp_path / "absent.yaml")]) == 2
+    assert "absent.yaml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["nano_vae", "nano_vae_decoder", "nano_text_encoder", "nano_transformer"])
+def test_the_recipes_are_valid(name):
+    from pathlib import Path
+
+    import training
+
+    assert load_config(Path(training.__file__).parent / "configs" / f"{name}.yaml", []).total_steps > 0
+
+
+def test_sigterm_stops_after_a_step_with_a_checkpoint(base, tmp_path):
+    c = transformer_config(base, tmp_path, curriculum=[stage(steps=1000)])
+    from training.targets import build_task
+
+    trainer = Trainer(c, build_task(c, torch.device("cpu")))
+    step = trainer.train_step
+    trainer.train_step = lambda batch: (trainer._stop() if trainer.step == 2 else None, step(batch))[1]
+    assert trainer.run().name == "step-3"
