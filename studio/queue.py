@@ -114,7 +114,7 @@ class Queue:
         """Stop a waiting or running request (its worker notices within a step). False when it was finished already."""
         self._require(id)
         return self._change(
-            "UPDATE requests SET state = 'cancelled', stage = '', seconds_left = NULL, finished = ? WHERE id = ? AND state IN ('waiting', 'running')",
+            "UPDATE requests SET state = 'cancelled', stage = '', seconds_left = NULL, preview = NULL, finished = ? WHERE id = ? AND state IN ('waiting', 'running')",
             time.time(), id,
         )  # fmt: skip
 
@@ -201,7 +201,7 @@ class Queue:
 
     def fail(self, id: str, worker_id: str, attempt: int, error: str) -> bool:
         """Mark failed, with the reason in words. False when the request was no longer this worker's."""
-        return self._fenced("state = 'failed', stage = '', seconds_left = NULL, lease_until = NULL, error = ?, finished = ?", id, worker_id, attempt, error, time.time())
+        return self._fenced("state = 'failed', stage = '', seconds_left = NULL, preview = NULL, lease_until = NULL, error = ?, finished = ?", id, worker_id, attempt, error, time.time())
 
     # The supervisor's side
 
@@ -213,7 +213,7 @@ class Queue:
         """Put back what ``worker_id`` was running, or fail it if it did so to MAX_CRASHES workers; how many there were."""
         with self.db.write() as tx:
             failed = tx.execute(
-                "UPDATE requests SET state = 'failed', crashes = crashes + 1, stage = '', seconds_left = NULL, lease_until = NULL, finished = ?, error = ? "
+                "UPDATE requests SET state = 'failed', crashes = crashes + 1, stage = '', seconds_left = NULL, preview = NULL, lease_until = NULL, finished = ?, error = ? "
                 "WHERE state = 'running' AND worker = ? AND crashes + 1 >= ?",
                 (time.time(), f"The worker process died {MAX_CRASHES} times while making this video; the last time it {how}. "
                  "It may need more memory than there is: try a smaller size, fewer frames or a decode chunk, then retry.", worker_id, MAX_CRASHES),
