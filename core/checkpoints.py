@@ -6,21 +6,25 @@ python -m core.checkpoints convert SRC.pt DST [--config CONFIG.yaml] [--vae DIR]
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
-from .convert import DTYPES, SOURCE_FILE, CheckpointError, convert_checkpoint
-from .device import choose_device, choose_dtype
+from .convert import DTYPES, SOURCE_FILE, convert_checkpoint
+from .device import ResourceError, choose_device, choose_dtype, require_disk, require_memory, set_threads, weights_memory
 from .files import WriteError, replacing
+from .originals import CheckpointError, some
 from .pipeline import MiraPipeline
 from .presets import NANO
-from .releases import EMBEDDED, RELEASES, TEXT_ENCODER, TEXT_ENCODER_GB, Release, folder_name, installed_folder
+from .releases import EMBEDDED, RELEASES, TEXT_ENCODER, TEXT_ENCODER_BYTES, TEXT_ENCODER_DOWNLOAD_BYTES, Release, folder_name, installed_folder
 from .text_encoder import LazyTextEncoder
 from .types import nearest
 
@@ -43,21 +47,23 @@ def load_pipeline(
             A release is downloaded (resumable, with progress) and converted once; the result stays under ``data_dir/models``.
         device, dtype: ``auto`` chooses what this machine is best at (see ``core.device``).
         text_encoder: Whether prompts can be given as text. The encoder is loaded at the first prompt whose embeddings are
-            not in ``data_dir/prompt_cache``.
+            not in ``data_dir/cache/prompts``.
         data_dir: Where models and prompt embeddings are kept; ``workspace`` by default.
 
-    Raises CheckpointError, saying what is missing and how to get it.
+    Raises CheckpointError, saying what is missing and how to get it, or ResourceError for too little memory or disk.
     """
     data_dir = Path(data_dir or DEFAULT_DATA_DIR)
     device = choose_device(device)
     dtype = choose_dtype(dtype, device)
     folder = find_model(str(name_or_path), data_dir)
-    _check_memory(folder, device, dtype)
+    _check_folder(folder, device, dtype)
+    if device.type == "cpu":
+        set_threads()
     pipe = MiraPipeline.from_pretrained(folder, text_encoder=None, tokenizer=None, dtype=dtype)
     pipe.model_name = str(name_or_path)
     pipe.to(device)
     if text_encoder:
-        pipe.lazy_text_encoder = LazyTextEncoder(_text_encoder_folder(folder, data_dir), data_dir / "prompt_cache", device, dtype)
+        pipe.lazy_text_encoder = LazyTextEncoder(_text_encoder_folder(folder, data_dir / "models"), data_dir / "cache" / "prompts", device, dtype)
     return pipe
 
 
@@ -73,91 +79,144 @@ def find_model(name: str, data_dir: Path) -> Path:
     if name == NANO:
         raise CheckpointError(f"The embedded model is missing: {EMBEDDED / NANO} is not there. Check out the repository whole, or train it (see README).")
     if name.count("/") == 1 and ":" not in name and not name.startswith((".", "/")):
-        return _download_folder(name, data_dir)
+        return _download_folder(name, data_dir / "models")
     raise CheckpointError(f"There is no model {name!r}.{nearest(name, [NANO, *RELEASES])} Known: {NANO}, {', '.join(RELEASES)}, a model folder, or the Hub id of one.")
 
 
 def _install_release(release: Release, data_dir: Path) -> Path:
-    """Download the file if it is not there, convert it, and keep the folder; the file itself can then be deleted."""
-    target = data_dir / "models" / folder_name(release.name)
-    placed = data_dir / "models" / release.file
-    source = placed if placed.is_file() else _download(release, data_dir)
-    log.info("Converting %s", source)
-    return convert_checkpoint(source, target, dtype="fp16" if release.repo.endswith("v0") else "keep")
-
-
-def _download(release: Release, data_dir: Path) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
+    """Download the file if it is not there, convert it, and keep the folder. One process does it, others wait for it."""
     models = data_dir / "models"
-    _require_disk(models, 2 * release.gigabytes, f"{release.name} (download and converted folder)")
-    log.info("Downloading %s (%.1f GB)", release.file, release.gigabytes)
+    target = models / folder_name(release.name)
+    placed = models / release.file
+    with _alone(target):
+        if installed_folder(release.name, data_dir) is None:
+            source = placed if placed.is_file() else _download(release, models)
+            log.info("Converting %s", source)
+            convert_checkpoint(source, target)
+            _share_text_encoder(target, models / folder_name(TEXT_ENCODER))
+            if source != placed:
+                source.unlink()
+    return target
+
+
+def _download(release: Release, models: Path) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    place = {"repo_id": release.repo, "filename": release.file, "local_dir": models / "downloads"}
     try:
-        return Path(hf_hub_download(release.repo, release.file, local_dir=models / "downloads"))
-    except (OSError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        size = hf_hub_download(**place, dry_run=True).file_size or int(release.gigabytes * 1e9)
+        require_disk(2 * size, models, f"{release.name} (the download and the converted folder)")
+        log.info("Downloading %s (%.1f GB)", release.file, size / 1e9)
+        return Path(hf_hub_download(**place))
+    except _not_reached() as error:
         raise CheckpointError(
             f"{release.name} is not on this machine and could not be downloaded ({_first_line(error)}). Download {release.file} (about {release.gigabytes:g} GB) "
             f"from {release.page}, put it at {models / release.file}, and try again; it is converted when it is first used."
         ) from None
 
 
-def _text_encoder_folder(folder: Path, data_dir: Path) -> Path:
-    """Where ``folder``'s tokenizer and encoder are: in it, or shared under ``data_dir/models``, downloaded now if need be."""
-    if (folder / "text_encoder").is_dir():
+def _share_text_encoder(folder: Path, shared: Path) -> None:
+    """Mira's text encoder was frozen, so all releases have the same: keep one copy for all."""
+    own = folder / "text_encoder"
+    if not own.is_dir():
+        return
+    if (shared / "text_encoder").is_dir():
+        shutil.rmtree(own)
+    else:
+        shared.mkdir(parents=True, exist_ok=True)
+        own.rename(shared / "text_encoder")
+
+
+def _text_encoder_folder(folder: Path, models: Path) -> Path:
+    """The folder with ``tokenizer/`` and ``text_encoder/`` for a model: its own, or the shared one of the releases, downloaded if need be."""
+    if all((folder / part).is_dir() for part in ("tokenizer", "text_encoder")):
         return folder
     source = folder / SOURCE_FILE
-    hub_id = json.loads(source.read_text())["text_encoder"] if source.exists() else TEXT_ENCODER
-    shared = data_dir / "models" / folder_name(hub_id)
-    if (shared / "text_encoder").is_dir():
-        return shared
-    _require_disk(shared, 1.5 * TEXT_ENCODER_GB, hub_id)
+    if not source.exists():
+        raise CheckpointError(f"{folder} lacks tokenizer/ or text_encoder/. Copy them from the model it was made of, or load it with text_encoder=False and give prompt_embeds.")
+    hub_id = json.loads(source.read_text())["text_encoder"]
+    place = folder if (folder / "text_encoder").is_dir() else models / folder_name(hub_id)
+    with _alone(place):
+        try:
+            _download_text_encoder(hub_id, place)
+        except _not_reached() as error:
+            raise CheckpointError(
+                f"The text encoder {hub_id} is not whole on this machine and could not be downloaded ({_first_line(error)}). Get it from https://huggingface.co/{hub_id} (about "
+                f"{TEXT_ENCODER_DOWNLOAD_BYTES / 1e9:.0f} GB): config.json and the weights belong into {place / 'text_encoder'}, the tokenizer's files into {place / 'tokenizer'}."
+            ) from None
+    return place
+
+
+def _download_text_encoder(hub_id: str, place: Path) -> None:
+    """The tokenizer and the encoder half of ``hub_id`` in bf16, each if it is not there."""
     from transformers import AutoTokenizer, T5EncoderModel
 
-    log.info("Downloading %s (%.0f GB)", hub_id, TEXT_ENCODER_GB)
-    try:
-        with replacing(shared) as work:
-            AutoTokenizer.from_pretrained(hub_id).save_pretrained(work / "tokenizer")
-            T5EncoderModel.from_pretrained(hub_id, dtype=torch.bfloat16).save_pretrained(work / "text_encoder")
-    except OSError as error:
-        raise CheckpointError(
-            f"The text encoder {hub_id} is not on this machine and could not be downloaded ({_first_line(error)}). Download it (about {TEXT_ENCODER_GB:g} GB) from "
-            f"https://huggingface.co/{hub_id}; put its weights and config into {shared / 'text_encoder'} and its tokenizer files into {shared / 'tokenizer'}."
-        ) from None
-    return shared
+    if not (place / "tokenizer").is_dir():
+        tokenizer = AutoTokenizer.from_pretrained(hub_id)
+        with replacing(place / "tokenizer") as work:
+            tokenizer.save_pretrained(work)
+    if not (place / "text_encoder").is_dir():
+        require_disk(TEXT_ENCODER_DOWNLOAD_BYTES + TEXT_ENCODER_BYTES, place, hub_id)
+        require_memory(TEXT_ENCODER_BYTES, "cpu", hub_id)
+        log.info("Downloading %s (%.0f GB)", hub_id, TEXT_ENCODER_DOWNLOAD_BYTES / 1e9)
+        encoder = T5EncoderModel.from_pretrained(hub_id, dtype=torch.bfloat16)
+        with replacing(place / "text_encoder") as work:
+            encoder.save_pretrained(work)
 
 
-def _download_folder(hub_id: str, data_dir: Path) -> Path:
+def _download_folder(hub_id: str, models: Path) -> Path:
+    """A diffusers model folder from the Hub: settings and safetensors, no pickles."""
     from huggingface_hub import snapshot_download
 
-    target = data_dir / "models" / folder_name(hub_id)
-    try:
-        snapshot_download(hub_id, local_dir=target)
-    except Exception as error:  # the Hub's client raises many kinds; all mean that the folder is not here
-        raise CheckpointError(f"{hub_id} is not on this machine and could not be downloaded ({_first_line(error)}). Download the model folder from https://huggingface.co/{hub_id} and put it at {target}.") from None
-    if not (target / "model_index.json").is_file():
-        raise CheckpointError(f"{hub_id} is no model folder: it has no model_index.json. {nearest(hub_id, RELEASES)}")
+    target, work = models / folder_name(hub_id), models / "downloads" / folder_name(hub_id)
+    what = {"repo_id": hub_id, "local_dir": work, "allow_patterns": ["*.json", "*.safetensors", "*.model", "*.txt", "*.md"]}
+    with _alone(target):
+        if (target / "model_index.json").is_file():
+            return target
+        try:
+            files = {Path(file.filename).as_posix(): file.file_size or 0 for file in snapshot_download(**what, dry_run=True)}
+            if "model_index.json" not in files:
+                raise CheckpointError(f"{hub_id} is no model folder: it has no model_index.json.{nearest(hub_id, RELEASES)}")
+            require_disk(sum(files.values()), models, hub_id)
+            snapshot_download(**what)
+        except _not_reached() as error:
+            raise CheckpointError(f"{hub_id} is not on this machine and could not be downloaded ({_first_line(error)}). Download the model folder from https://huggingface.co/{hub_id} and put it at {target}.") from None
+        shutil.rmtree(work / ".cache", ignore_errors=True)  # the client's notes on unfinished files
+        work.rename(target)
     return target
 
 
-def _check_memory(folder: Path, device: torch.device, dtype: torch.dtype) -> None:
-    """Refuse a model whose weights cannot fit before anything is read."""
-    weights = sum(f.stat().st_size for part in ("transformer", "vae") for f in (folder / part).glob("*.safetensors"))
-    if device.type == "cuda":
-        free, where = torch.cuda.mem_get_info(device)[0], f"on {torch.cuda.get_device_name(device)}"
-    else:
-        import psutil
+def _not_reached() -> tuple[type[Exception], ...]:
+    """What the Hub's client raises when it is offline, or when there is no such file or repository."""
+    from httpx import HTTPError
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 
-        free, where = psutil.virtual_memory().available, "in memory"
-    if weights > free:
-        raise CheckpointError(f"The weights of {folder.name} take {weights / 1e9:.1f} GB and {free / 1e9:.1f} GB are free {where}. Close other programs, or use a smaller model.")
+    return OSError, HTTPError, EntryNotFoundError, HFValidationError
 
 
-def _require_disk(place: Path, gigabytes: float, what: str) -> None:
-    existing = next(p for p in (place, *place.resolve().parents) if p.exists())
-    free = shutil.disk_usage(existing).free / 1e9
-    if free < gigabytes:
-        raise CheckpointError(f"{what} takes about {gigabytes:.1f} GB on disk and {existing} has {free:.1f} GB free. Free some space or choose another data folder.")
+@contextlib.contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """Let one process at a time install ``target``."""
+    from filelock import FileLock
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.with_name(f".{target.name}.lock")):
+        yield
+
+
+def _check_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> None:
+    """Refuse a folder that is not whole, or whose weights cannot fit, before they are read."""
+    needed = 0
+    for part in ("transformer", "vae"):
+        files = sorted((folder / part).glob("*.safetensors"))
+        if not files or not (folder / part / "config.json").is_file():
+            raise CheckpointError(f"{folder} is not whole: {part}/ must hold config.json and safetensors files, and holds {some(sorted(f.name for f in (folder / part).glob('*'))) or 'nothing'}.")
+        for file in files:
+            try:
+                needed += weights_memory(file, dtype)
+            except SafetensorError as error:
+                raise CheckpointError(f"{file} is damaged ({file.stat().st_size:,} bytes are here): {error}. Copy or download it again.") from None
+    require_memory(needed, device, f"{folder.name} in {str(dtype).removeprefix('torch.')}")
 
 
 def _first_line(error: BaseException) -> str:
@@ -178,7 +237,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         print(os.fspath(convert_checkpoint(args.src, args.dst, args.config, args.vae, args.dtype)))
-    except (CheckpointError, WriteError) as error:
+    except (CheckpointError, ResourceError, WriteError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
     return 0

@@ -1,8 +1,21 @@
-"""Where and in which number format to compute."""
+"""Where, in which number format and with how many threads to compute, and how much room there is."""
 
 from __future__ import annotations
 
+import math
+import os
+import shutil
+from pathlib import Path
+
+import psutil
 import torch
+from safetensors import safe_open
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+class ResourceError(RuntimeError):
+    """Memory or disk is too small for what was asked; the message has the numbers and says what to do."""
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
@@ -25,6 +38,59 @@ def choose_dtype(dtype: str | torch.dtype, device: str | torch.device) -> torch.
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     if kind == "mps":
         return torch.float16
-    with open("/proc/cpuinfo") as f:
-        flags = f.read()
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text() if cpuinfo.exists() else ""
     return torch.bfloat16 if "avx512_bf16" in flags or "amx_bf16" in flags else torch.float32
+
+
+def set_threads() -> int:
+    """Let torch use no more threads than this process has CPUs: a container's share is often far below the machine's cores,
+    and threads that wait for each other's CPU are many times slower. ``OMP_NUM_THREADS`` has the last word. Returns the number.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(torch.get_num_threads(), available_cpus()))
+    return torch.get_num_threads()
+
+
+def available_cpus() -> int:
+    """CPUs that this process may keep busy: its affinity, and its container's quota rounded up."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _CGROUP / "cpu.max"
+    if quota.exists():
+        share, period = quota.read_text().split()
+        if share != "max":
+            cpus = min(cpus, -(-int(share) // int(period)))
+    return max(1, cpus)
+
+
+def memory_available(device: str | torch.device = "cpu") -> int:
+    """Bytes free on ``device``; on the CPU within the container's limit, if it has one."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = psutil.virtual_memory().available
+    limit, usage = _CGROUP / "memory.max", _CGROUP / "memory.current"
+    if limit.exists() and (text := limit.read_text().strip()) != "max":
+        free = min(free, int(text) - int(usage.read_text()))
+    return max(0, free)
+
+
+def require_memory(needed: int, device: str | torch.device, what: str) -> None:
+    """Raise ResourceError when ``what`` needs more bytes than ``device`` has free."""
+    free = memory_available(device)
+    if needed > free:
+        raise ResourceError(f"{what} takes {needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free ({device}). Close other programs, use a machine with more memory, or a smaller model.")
+
+
+def weights_memory(file: Path, dtype: torch.dtype) -> int:
+    """Bytes that the tensors of a safetensors file take in ``dtype``; only its header is read. Raises SafetensorError."""
+    with safe_open(file, "pt") as tensors:
+        return dtype.itemsize * sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())
+
+
+def require_disk(needed: int, place: str | Path, what: str) -> None:
+    """Raise ResourceError when ``what`` needs more bytes than the disk of ``place`` has free."""
+    place = Path(place).resolve()
+    free = shutil.disk_usage(next(p for p in (place, *place.parents) if p.exists())).free
+    if needed > free:
+        raise ResourceError(f"{what} takes {needed / 1e9:.1f} GB on disk and {place} has {free / 1e9:.1f} GB free. Free some space, or choose another folder.")

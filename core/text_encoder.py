@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .device import require_memory, weights_memory
 from .files import replacing
 
 logger = logging.getLogger(__name__)
@@ -111,6 +112,8 @@ class LazyTextEncoder:
         if self._loaded is None:
             from transformers import AutoTokenizer, T5EncoderModel
 
+            needed = sum(weights_memory(file, self.dtype) for file in (self.folder / "text_encoder").glob("*.safetensors"))
+            require_memory(needed, self.device, f"The text encoder of {self.folder.name}")
             logger.info("Loading the text encoder of %s", self.folder)
             tokenizer = AutoTokenizer.from_pretrained(self.folder / "tokenizer")
             text_encoder = T5EncoderModel.from_pretrained(self.folder / "text_encoder", dtype=self.dtype)

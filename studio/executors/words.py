@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
-from core.convert import CheckpointError
+from core.checkpoints import CheckpointError
+from core.device import ResourceError
 from core.files import WriteError
 from core.pipeline import GenerationError
 from core.types import GenerationRequest, RequestError
@@ -15,7 +16,7 @@ from ..db import MIN_FREE_BYTES, StorageError, disk_full
 
 def explain(error: BaseException, request: GenerationRequest, data_dir: Path) -> str:
     """One or two sentences: what happened, and what would help."""
-    if isinstance(error, (RequestError, StorageError, GenerationError, CheckpointError)):
+    if isinstance(error, (RequestError, StorageError, GenerationError, CheckpointError, ResourceError)):
         return str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return str(disk_full(data_dir, MIN_FREE_BYTES))

@@ -1,22 +1,28 @@
 """Conversion of Mira's three layouts, loading, and what is said when something is missing."""
 
+import argparse
+import gzip
 import json
 import pickle
 import shutil
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from omegaconf import OmegaConf
 from safetensors import safe_open
+from tiny import save_tiny_model, tiny_text_encoder, tiny_tokenizer
 
-from core import checkpoints, convert_checkpoint, load_pipeline
+from core import MiraPipeline, MiraTransformer3DModel, checkpoints, convert, convert_checkpoint, load_pipeline
 from core.checkpoints import CheckpointError, main
-from core.convert import Architecture, read_tensors
-from core.releases import RELEASES
-from tiny import save_tiny_model
+from core.device import ResourceError
+from core.originals import Architecture, read_tensors
+from core.releases import RELEASES, TEXT_ENCODER, Release, folder_name
+from core.vae import build_mira_vae
 
 DATA = Path(__file__).parents[1] / "data"
+GB = 10**9
 
 
 def reference(name):
@@ -40,11 +46,12 @@ def original(tmp_path_factory):
         "use_scale": True,
         "scale_b": 0.7,
         "scale_factor": 0.18215,
-        "denoiser_config": {"target": "os.system", "params": json.loads(metadata["config"])},
-        "first_stage_config": {"target": "os.system", "params": json.loads(vae_metadata["config"])},
+        "denoiser_config": {"target": "mira.modules.networks.miradit.MiraDiT", "params": json.loads(metadata["config"])},
+        "first_stage_config": {"target": "mira.models.autoencoder_temporal.AutoencodingEngine", "params": json.loads(vae_metadata["config"])},
     }
-    OmegaConf.save({"model": {"target": "os.system", "params": params}}, folder / "config.yaml")
+    OmegaConf.save({"model": {"params": params}}, folder / "config.yaml")
     flat = {f"model.diffusion_model.{k}": v for k, v in network.items()} | {f"first_stage_model.{k}": v for k, v in vae.items()}
+    flat |= {f"cond_stage_model.transformer.{k}": v for k, v in tiny_text_encoder().state_dict().items()}
     flat["scale_arr"] = torch.ones(1000)
     return folder / "config.yaml", flat
 
@@ -59,17 +66,21 @@ def layout(kind, flat):
     return {"ema": {k.removeprefix(prefix): v for k, v in flat.items() if k.startswith(prefix)}}
 
 
+def saved(folder, content, name="mine.pt"):
+    torch.save(content, folder / name)
+    return folder / name
+
+
 @pytest.mark.parametrize("kind", ["state_dict", "module", "ema"])
 def test_each_layout_gives_the_originals_result(kind, original, tmp_path):
     config, flat = original
-    torch.save(layout(kind, flat), tmp_path / "mine.pt")
+    source = saved(tmp_path, layout(kind, flat))
     options = {}
     if kind == "ema":
         with pytest.raises(CheckpointError, match="--vae"):
-            convert_checkpoint(tmp_path / "mine.pt", tmp_path / "model", config)
-        torch.save(layout("state_dict", flat), tmp_path / "whole.pt")
-        options["vae"] = tmp_path / "whole.pt"
-    convert_checkpoint(tmp_path / "mine.pt", tmp_path / "model", config, **options)
+            convert_checkpoint(source, tmp_path / "model", config)
+        options["vae"] = saved(tmp_path, layout("state_dict", flat), "whole.pt")
+    convert_checkpoint(source, tmp_path / "model", config, **options)
 
     pipe = load_pipeline(tmp_path / "model", device="cpu", dtype="fp32", text_encoder=False)
     _, _, figures = reference("transformer_v0")
@@ -83,98 +94,214 @@ def test_each_layout_gives_the_originals_result(kind, original, tmp_path):
     assert pipe.scheduler.config.scale_b == 0.7
 
 
+def test_the_checkpoints_own_text_encoder_is_kept(original, tmp_path):
+    config, flat = original
+    folder = convert_checkpoint(saved(tmp_path, layout("module", flat)), tmp_path / "model", config)
+    tiny_tokenizer().save_pretrained(folder / "tokenizer")
+    lazy = load_pipeline(folder, device="cpu", dtype="fp32", data_dir=tmp_path).lazy_text_encoder
+    tokens = tiny_tokenizer()(["a red ball"], padding="max_length", max_length=77, return_tensors="pt")
+    assert torch.equal(lazy(["a red ball"]), tiny_text_encoder()(input_ids=tokens.input_ids).last_hidden_state)
+
+
+def test_a_vae_from_a_model_folder(original, tmp_path):
+    config, flat = original
+    whole = convert_checkpoint(saved(tmp_path, layout("state_dict", flat), "whole.pt"), tmp_path / "whole", config)
+    convert_checkpoint(saved(tmp_path, layout("ema", flat)), tmp_path / "model", config, vae=whole)
+    one, other = (load_pipeline(tmp_path / name, device="cpu", text_encoder=False).vae.state_dict() for name in ("whole", "model"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    with pytest.raises(CheckpointError, match="no VAE"):
+        convert_checkpoint(tmp_path / "mine.pt", tmp_path / "again", config, vae=tmp_path / "mine.pt")
+
+
+def test_large_weights_are_written_in_shards_that_load(original, tmp_path, monkeypatch):
+    config, flat = original
+    source = saved(tmp_path, layout("state_dict", flat))
+    convert_checkpoint(source, tmp_path / "one", config, dtype="bf16")
+    monkeypatch.setattr(convert, "SHARD_BYTES", 100_000)
+    convert_checkpoint(source, tmp_path / "many", config, dtype="bf16")
+    files = list((tmp_path / "many" / "transformer").glob("*.safetensors"))
+    assert len(files) > 3 and max(f.stat().st_size for f in files) < 150_000
+    one, many = (MiraTransformer3DModel.from_pretrained(tmp_path / name / "transformer").state_dict() for name in ("one", "many"))
+    assert set(one) == set(many) and all(torch.equal(one[name], many[name]) for name in one)
+
+
+@pytest.mark.parametrize("name", list(RELEASES))
+def test_every_tensor_of_the_real_checkpoints_has_its_place(name):
+    """On the meta device: names and shapes of the released files, as the original's own model lists them."""
+    keys = json.loads(gzip.decompress((DATA / "state_dict_keys.json.gz").read_bytes()))
+    architecture = Architecture.of_release(RELEASES[name])
+    with torch.device("meta"):
+        shapes = {part: {k: torch.empty(shape) for k, shape in keys[part].items()} for part in ("128", "768v1_10s", "vae")}
+        transformer, vae = MiraTransformer3DModel(**architecture.transformer), build_mira_vae(**architecture.vae)
+    real = "768v1_10s" if ":768" in name else "128"
+    convert._fitting(transformer, {k.removeprefix("model.diffusion_model."): v for k, v in shapes[real].items()}, "transformer")
+    convert._fitting(vae, convert._diffusers_names({k.removeprefix("first_stage_model."): v for k, v in shapes["vae"].items()}), "VAE")
+
+
 def test_the_command_line(original, tmp_path, capsys):
     config, flat = original
-    torch.save(layout("state_dict", flat), tmp_path / "mine.pt")
-    assert main(["convert", str(tmp_path / "mine.pt"), str(tmp_path / "model"), "--config", str(config), "--dtype", "bf16"]) == 0
+    source = saved(tmp_path, layout("state_dict", flat))
+    assert main(["convert", str(source), str(tmp_path / "model"), "--config", str(config), "--dtype", "bf16"]) == 0
     assert load_pipeline(tmp_path / "model", device="cpu", text_encoder=False).transformer.config.num_layers == 2
-    assert main(["convert", str(tmp_path / "absent.pt"), str(tmp_path / "other")]) == 2
+    assert main(["convert", str(tmp_path / "absent.pt"), str(tmp_path / "other"), "--config", str(config)]) == 2
     assert "absent.pt" in capsys.readouterr().err
 
 
-def test_missing_and_left_over_tensors_are_named(original, tmp_path):
+def test_a_folder_that_is_there_is_never_overwritten(original, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").touch()
+    with pytest.raises(CheckpointError, match="there already"):
+        convert_checkpoint(saved(tmp_path, layout("state_dict", original[1])), tmp_path / "photos", original[0])
+    assert (tmp_path / "photos" / "cat.jpg").exists()
+
+
+def test_missing_left_over_and_misshapen_tensors_are_named(original, tmp_path):
     config, flat = original
     flat = dict(flat)
     flat["model.diffusion_model.surprise"] = flat.pop("model.diffusion_model.proj_out.bias")
-    torch.save(layout("state_dict", flat), tmp_path / "mine.pt")
-    with pytest.raises(CheckpointError, match=r"missing: proj_out\.bias.*left over: surprise"):
-        convert_checkpoint(tmp_path / "mine.pt", tmp_path / "model", config)
-    assert not (tmp_path / "model").exists()
+    flat["model.diffusion_model.proj_out.weight"] = torch.zeros(3, 5)
+    with pytest.raises(CheckpointError, match=r"missing: proj_out\.bias.*left over: surprise.*proj_out\.weight is \[3, 5\]"):
+        convert_checkpoint(saved(tmp_path, layout("state_dict", flat)), tmp_path / "model", config)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.pt"]
 
 
 def test_tensors_that_belong_to_nothing_are_named(original, tmp_path):
-    torch.save({"state_dict": {**original[1], "adapter.weight": torch.zeros(2)}}, tmp_path / "mine.pt")
     with pytest.raises(CheckpointError, match="adapter.weight"):
-        read_tensors(tmp_path / "mine.pt")
+        read_tensors(saved(tmp_path, {"state_dict": {**original[1], "adapter.weight": torch.zeros(2)}}))
 
 
 class Malicious:
+    def __init__(self, function, argument):
+        self.call = function, (argument,)
+
     def __reduce__(self):
-        import os
-
-        return os.system, ("touch /tmp/should-not-exist-mira",)
+        return self.call
 
 
-@pytest.mark.parametrize("content", ["cut off", "pickle", "list", "empty"])
+@pytest.mark.parametrize("content", ["cut off", "pickle", "zip", "list", "empty"])
 def test_a_file_that_is_no_checkpoint_is_refused(content, original, tmp_path):
-    path = tmp_path / "mine.pt"
+    import os
+
+    path, mark = tmp_path / "mine.pt", tmp_path / "should-not-exist"
     if content == "cut off":
-        torch.save(layout("state_dict", original[1]), path)
+        saved(tmp_path, layout("state_dict", original[1]))
         path.write_bytes(path.read_bytes()[:50_000])
     elif content == "pickle":
-        path.write_bytes(pickle.dumps(Malicious()))
+        path.write_bytes(pickle.dumps(Malicious(os.mkdir, str(mark)), protocol=2))
+    elif content == "zip":
+        saved(tmp_path, {**layout("state_dict", original[1]), "extra": Malicious(os.mkdir, str(mark))})
     elif content == "list":
-        torch.save([1, 2], path)
+        saved(tmp_path, [1, 2])
     else:
         path.touch()
     with pytest.raises(CheckpointError, match="mine.pt"):
         read_tensors(path)
-    assert not Path("/tmp/should-not-exist-mira").exists()
+    assert not mark.exists()
 
 
-def test_a_yaml_of_something_else_is_refused(tmp_path, original):
-    (tmp_path / "other.yaml").write_text("a: 1")
+def test_what_a_trainer_left_beside_the_tensors_is_neither_run_nor_read(original, tmp_path):
+    """Lightning and DeepSpeed files hold settings and callbacks too; they stay unread, whatever they would do."""
+    mark = tmp_path / "should-not-exist"
+    beside = {"hyper_parameters": argparse.Namespace(lr=1e-5), "optimizer": Malicious(shutil.copytree, str(DATA)), "loops": Malicious(exec, f"open({str(mark)!r}, 'w')")}
+    parts = read_tensors(saved(tmp_path, {**layout("module", original[1]), **beside}))
+    assert not mark.exists() and "proj_out.bias" in parts["transformer"] and "shared.weight" in parts["text_encoder"]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda p: p["denoiser_config"]["params"].update(activation_fn="geglu"), "activation_fn: 'geglu'"),
+        (lambda p: p["denoiser_config"]["params"].pop("norm_type"), "norm_type: 'layer_norm' .by default."),
+        (lambda p: p["denoiser_config"]["params"].update(extra_layers=3), "not known: extra_layers"),
+        (lambda p: p["denoiser_config"]["params"].pop("patch_size"), "patch_size"),
+        (lambda p: p["denoiser_config"].update(target="os.system"), "os.system"),
+        (lambda p: p["first_stage_config"].update(target="ldm.AutoencoderKL"), "ldm.AutoencoderKL"),
+        (lambda p: p.update(parameterization="v"), "parameterization: 'v'"),
+        (lambda p: p.pop("denoiser_config"), "not one of Mira's YAML files"),
+    ],
+)
+def test_a_yaml_of_something_else_is_refused(change, message, original, tmp_path):
+    config = OmegaConf.to_container(OmegaConf.load(original[0]))
+    change(config["model"]["params"])
+    OmegaConf.save(config, tmp_path / "other.yaml")
+    with pytest.raises(CheckpointError, match=message):
+        Architecture.of_yaml(tmp_path / "other.yaml")
+
+
+def test_a_yaml_that_leaves_settings_out_means_the_originals_defaults(original, tmp_path):
+    config = OmegaConf.to_container(OmegaConf.load(original[0]))
+    params = config["model"]["params"]
+    for name in ("scale_b", "scale_factor", "linear_start", "linear_end"):
+        params.pop(name)
+    for name in ("norm_eps", "attention_bias", "text_spatial_cond", "out_channels"):
+        params["denoiser_config"]["params"].pop(name)
+    OmegaConf.save(config, tmp_path / "short.yaml")
+    short = Architecture.of_yaml(tmp_path / "short.yaml")
+    assert short.transformer["norm_eps"] == 1e-5 and not short.transformer["attention_bias"] and not short.transformer["text_spatial_cond"]
+    assert short.transformer["out_channels"] == short.transformer["in_channels"] and short.vae["scale_factor"] == 1
+    assert (short.scheduler["scale_b"], short.scheduler["beta_start"], short.scheduler["beta_end"]) == (0.3, 1e-4, 2e-2)
+
+
+@pytest.mark.parametrize("text", ["a: 1", "a: [1", "model: {params: ${nowhere}}", ""])
+def test_a_yaml_that_cannot_be_read(text, tmp_path):
+    (tmp_path / "other.yaml").write_text(text)
     with pytest.raises(CheckpointError, match="not one of Mira"):
         Architecture.of_yaml(tmp_path / "other.yaml")
-    config = OmegaConf.load(original[0])
-    config.model.params.denoiser_config.params.activation_fn = "geglu"
-    OmegaConf.save(config, tmp_path / "geglu.yaml")
-    with pytest.raises(CheckpointError, match="activation_fn"):
-        Architecture.of_yaml(tmp_path / "geglu.yaml")
 
 
 def test_a_name_that_is_not_released_asks_for_the_yaml(original, tmp_path):
-    torch.save(layout("state_dict", original[1]), tmp_path / "mine.pt")
     with pytest.raises(CheckpointError, match="--config"):
-        convert_checkpoint(tmp_path / "mine.pt", tmp_path / "model")
+        convert_checkpoint(saved(tmp_path, layout("state_dict", original[1])), tmp_path / "model")
+
+
+# -- too little room --------------------------------------------------------------------------------
+
+
+def disk_with(free):
+    return lambda _: shutil._ntuple_diskusage(100 * GB, 100 * GB - free, free)
 
 
 def test_a_full_disk_is_told_before_the_work(original, tmp_path, monkeypatch):
-    torch.save(layout("state_dict", original[1]), tmp_path / "mine.pt")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 1000))
-    with pytest.raises(CheckpointError, match="0.0 GB free"):
-        convert_checkpoint(tmp_path / "mine.pt", tmp_path / "model", original[0])
-    with pytest.raises(CheckpointError, match="GB free"):
+    source = saved(tmp_path, layout("state_dict", original[1]))
+    monkeypatch.setattr(shutil, "disk_usage", disk_with(1000))
+    with pytest.raises(ResourceError, match="0.0 GB free"):
+        convert_checkpoint(source, tmp_path / "model", original[0])
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_download_that_does_not_fit_is_not_started(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    def download(*_, dry_run=False, **__):
+        assert dry_run, "downloading has begun"
+        return argparse.Namespace(file_size=11 * GB)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(shutil, "disk_usage", disk_with(20 * GB))
+    with pytest.raises(ResourceError, match="22.0 GB on disk and .* has 20.0 GB free"):
         load_pipeline("TencentARC/Mira-v0:128", data_dir=tmp_path)
 
 
 def test_too_little_memory_is_told_before_the_work(tmp_path, monkeypatch):
-    import psutil
-
     save_tiny_model(tmp_path / "tiny")
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("M", (), {"available": 100})())
-    with pytest.raises(CheckpointError, match="GB are free in memory"):
+    lazy = load_pipeline(tmp_path / "tiny", device="cpu", data_dir=tmp_path).lazy_text_encoder
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: argparse.Namespace(available=100))
+    with pytest.raises(ResourceError, match="GB are free"):
         load_pipeline(tmp_path / "tiny", device="cpu")
+    with pytest.raises(ResourceError, match="text encoder of tiny"):
+        lazy(["a red ball"])
+
+
+# -- found, downloaded, or told how to get it -------------------------------------------------------
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 
 @pytest.mark.parametrize("name", list(RELEASES))
-def test_offline_a_release_says_what_to_get_from_where_and_where_to_put_it(name, tmp_path, monkeypatch):
-    import huggingface_hub
-
-    def offline(*_, **__):
-        raise huggingface_hub.errors.OfflineModeIsEnabled("offline mode is enabled")
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
+def test_offline_a_release_says_what_to_get_from_where_and_where_to_put_it(name, tmp_path, offline):
     with pytest.raises(CheckpointError) as error:
         load_pipeline(name, data_dir=tmp_path)
     release = RELEASES[name]
@@ -182,20 +309,73 @@ def test_offline_a_release_says_what_to_get_from_where_and_where_to_put_it(name,
         assert words in str(error.value)
 
 
-def test_a_release_that_was_put_in_place_is_converted_once(original, tmp_path, monkeypatch):
-    """The file under data_dir/models is found, converted and kept; the second load reads the folder."""
-    from core.releases import Release
+def test_offline_a_hub_id_says_where_the_folder_belongs(tmp_path, offline):
+    with pytest.raises(CheckpointError) as error:
+        load_pipeline("someone/their-mira", data_dir=tmp_path)
+    assert "https://huggingface.co/someone/their-mira" in str(error.value) and str(tmp_path / "models" / "someone--their-mira") in str(error.value)
+
+
+def test_a_release_that_was_put_in_place_is_converted_once(original, tmp_path, monkeypatch, offline):
+    """The file under data_dir/models is found, converted and kept; its text encoder is shared; a second load reads the folders."""
+    config, flat = original
+    architecture = Architecture.of_yaml(config)
+    monkeypatch.setattr("core.convert.build_mira_vae", lambda **_: build_mira_vae(**architecture.vae))
+    models = tmp_path / "models"
+    models.mkdir()
+    for name, file in (("TencentARC/Tiny:1", "tiny-1.pt"), ("TencentARC/Tiny:2", "tiny-2.pt")):
+        monkeypatch.setitem(RELEASES, name, Release(name, "TencentARC/Tiny", file, 0.001, architecture.transformer))
+        source = saved(models, layout("module", flat), file)
+        with pytest.raises(CheckpointError, match="tokenizer"):
+            load_pipeline(name, device="cpu", data_dir=tmp_path)
+        assert load_pipeline(name, device="cpu", text_encoder=False, data_dir=tmp_path).transformer.config.num_layers == 2
+        assert source.exists(), "what the user put there stays"
+        source.unlink()
+    shared = models / folder_name(TEXT_ENCODER)
+    assert sorted(p.parent for p in models.glob("*/text_encoder")) == [shared]
+    tiny_tokenizer().save_pretrained(shared / "tokenizer")
+    for name in ("TencentARC/Tiny:1", "TencentARC/Tiny:2"):
+        assert load_pipeline(name, device="cpu", data_dir=tmp_path).lazy_text_encoder.folder == shared
+
+
+def test_a_download_is_converted_and_removed(original, tmp_path, monkeypatch):
+    import huggingface_hub
 
     config, flat = original
     architecture = Architecture.of_yaml(config)
-    release = Release("TencentARC/Tiny:1", "TencentARC/Tiny-v1", "tiny-v1.pt", 0.001, architecture.transformer)
-    monkeypatch.setitem(RELEASES, release.name, release)
-    monkeypatch.setattr("core.convert.build_mira_vae", lambda **_: __import__("core.vae", fromlist=["vae"]).build_mira_vae(**architecture.vae))
-    (tmp_path / "models").mkdir()
-    torch.save(layout("state_dict", flat), tmp_path / "models" / "tiny-v1.pt")
-    load_pipeline(release.name, device="cpu", text_encoder=False, data_dir=tmp_path)
-    (tmp_path / "models" / "tiny-v1.pt").unlink()
-    assert load_pipeline(release.name, device="cpu", text_encoder=False, data_dir=tmp_path).transformer.config.num_layers == 2
+    monkeypatch.setattr("core.convert.build_mira_vae", lambda **_: build_mira_vae(**architecture.vae))
+    monkeypatch.setitem(RELEASES, "TencentARC/Tiny:1", Release("TencentARC/Tiny:1", "TencentARC/Tiny", "tiny-1.pt", 0.001, architecture.transformer))
+
+    def download(repo_id, filename, local_dir, dry_run=False):
+        if dry_run:
+            return argparse.Namespace(file_size=10**6)
+        local_dir.mkdir(parents=True)
+        return str(saved(local_dir, layout("state_dict", flat), filename))
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    load_pipeline("TencentARC/Tiny:1", device="cpu", text_encoder=False, data_dir=tmp_path)
+    assert not list((tmp_path / "models" / "downloads").iterdir())
+
+
+def test_a_model_folder_of_the_hub_appears_whole(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    save_tiny_model(tmp_path / "there")
+
+    def download(repo_id, local_dir, allow_patterns, dry_run=False):
+        files = [p.relative_to(tmp_path / "there") for p in (tmp_path / "there").rglob("*") if p.is_file()]
+        if dry_run:
+            return [argparse.Namespace(filename=str(file), file_size=10) for file in files if "Empty" not in repo_id]
+        shutil.copytree(tmp_path / "there", local_dir)
+        if "broken" in repo_id:
+            raise ConnectionError("the line went dead")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    with pytest.raises(CheckpointError, match="line went dead"):
+        load_pipeline("someone/broken", data_dir=tmp_path)
+    assert not (tmp_path / "models" / "someone--broken").exists()
+    with pytest.raises(CheckpointError, match="no model_index.json"):
+        load_pipeline("someone/Empty", data_dir=tmp_path)
+    assert isinstance(load_pipeline("someone/model", device="cpu", data_dir=tmp_path), MiraPipeline)
 
 
 def test_names_that_mean_nothing(tmp_path):
@@ -206,13 +386,27 @@ def test_names_that_mean_nothing(tmp_path):
         load_pipeline(tmp_path / "empty", data_dir=tmp_path)
 
 
+def test_a_model_folder_that_is_not_whole(tmp_path):
+    folder = save_tiny_model(tmp_path / "tiny")
+    shutil.rmtree(folder / "tokenizer")
+    with pytest.raises(CheckpointError, match="lacks tokenizer/"):
+        load_pipeline(folder, device="cpu")
+    weights = next((folder / "transformer").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="damaged .1,000 bytes"):
+        load_pipeline(folder, device="cpu", text_encoder=False)
+    weights.unlink()
+    with pytest.raises(CheckpointError, match="transformer/ must hold .* and holds config.json"):
+        load_pipeline(folder, device="cpu", text_encoder=False)
+
+
 def test_a_tiny_folder_loads_and_makes_a_video(tmp_path):
     save_tiny_model(tmp_path / "tiny")
     pipe = load_pipeline(tmp_path / "tiny", device="cpu", dtype="fp32", data_dir=tmp_path)
     pipe.set_progress_bar_config(disable=True)
     frames = pipe("a red ball", height=16, width=32, num_frames=2, num_inference_steps=2, seed=1).frames
     assert frames.shape == (1, 2, 16, 32, 3)
-    assert list((tmp_path / "prompt_cache").glob("*.safetensors"))
+    assert list((tmp_path / "cache" / "prompts").glob("*.safetensors"))
 
 
 def test_the_embedded_folder_is_found_from_anywhere(tmp_path, monkeypatch):
