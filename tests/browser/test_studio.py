@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from core.video_io import read_video
 
+EMBEDDED = Path(__file__).resolve().parents[2] / "assets" / "models" / "mira-nano"
 PROMPT = "A big red ball stays still over a meadow."
 
 
@@ -36,26 +39,27 @@ def test_first_look(page: Page):
 
 
 def test_from_prompt_to_video(page: Page, model: str):
-    """With the embedded model at its own settings, and judged by the detector; with a random one only as a file that plays."""
+    """With the embedded model at its own settings, judged by the detector in what its card claims; with a random one as a file that plays."""
     if model == "mira-nano":
         page.fill("#prompt textarea", PROMPT)
     else:
         type_small(page, PROMPT)
     page.fill("#seed input", "7")
     page.keyboard.press("Control+Enter")
-    expect(job(page, PROMPT)).to_be_visible(timeout=3_000)
+    expect(job(page, PROMPT)).to_be_visible(timeout=15_000)  # within a second on an idle machine
     video = page.locator("#viewer video")
-    expect(video).to_be_visible(timeout=100_000)
+    expect(video).to_be_visible(timeout=180_000)
     expect(video).to_have_attribute("aria-label", PROMPT)
     page.wait_for_function("(() => { const v = document.querySelector('#viewer video'); return v.readyState >= 2 && !v.paused && v.currentTime > 0 })()")
     expect(page.locator("#viewer .caption-line")).to_contain_text("seed 7")
     frames = read_video(re.search(r"file=(/.*\.mp4)", video.get_attribute("src")).group(1))
     assert frames.dtype == np.uint8 and frames.shape[-1] == 3 and len(frames) >= 8
     if model == "mira-nano":
-        from training.toyworld import detect
+        from training.toyworld import detect, parse_caption
 
-        seen = detect(frames)
-        assert (seen.background, seen.color) == ("meadow", "red"), seen
+        seen, asked = detect(frames), parse_caption(PROMPT)
+        claimed = json.loads((EMBEDDED / "scores.json").read_text())["claimed"]
+        assert "background" in claimed and {name: getattr(seen, name) for name in claimed} == {name: asked[name] for name in claimed}, seen
 
     page.evaluate("document.querySelector('#viewer video').dataset.mine = 'yes'")
     page.wait_for_timeout(2_500)
@@ -94,7 +98,7 @@ def test_cancel_retry_and_clear(page: Page):
     long, waiting = "a long one <b>& مرحبا 🎈", "one that waits"
     type_small(page, long, steps=1000, height=80, width=128, frames=24)
     page.click("#generate")
-    expect(job(page, long)).to_contain_text("Running", timeout=30_000)
+    expect(job(page, long)).to_contain_text("Running")
     page.fill("#prompt textarea", waiting)
     page.click("#generate")
     expect(job(page, waiting)).to_contain_text("Waiting")
