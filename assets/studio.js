@@ -45,7 +45,7 @@
     if (event.key === " " && (focused === document.body || focused === video)) {
       event.preventDefault();
       if (video.paused) video.play(); else video.pause();
-    } else if ((event.key === "ArrowLeft" || event.key === "ArrowRight") && (focused === document.body || focused === video)) {
+    } else if ((event.key === "ArrowLeft" || event.key === "ArrowRight") && !focused?.closest("[role=tablist], [role=listbox]")) {
       event.preventDefault();
       video.pause();
       const frame = 1 / Number(video.dataset.fps || 6);

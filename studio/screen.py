@@ -14,6 +14,7 @@ from .components.cards import render_grid, render_strip
 from .components.queue_list import render_queue
 from .components.viewer import render_examples, render_running, render_video, render_waiting
 from .components.words import escape, model_label
+from .db import StorageError
 from .library import Video
 from .services import Services
 
@@ -109,7 +110,7 @@ class Screen:
         """Do what a button of a pane says. Returns an error in words, if there is one."""
         try:
             self._act(session, action, id)
-        except RequestError as error:
+        except (RequestError, StorageError) as error:
             return str(error)
         return None
 
@@ -134,6 +135,12 @@ class Screen:
                 if library.get(id) is None:
                     raise RequestError("id", "That video was deleted.")
                 session.selected = id
+            case "vary":
+                video = library.get(id)
+                if video is None:
+                    raise RequestError("id", "That video was deleted.")
+                queue.enqueue(video.request.replace(seed=None))
+                session.selected = None
             case "star":
                 video = library.get(id)
                 library.set_favourite(id, not (video is not None and video.favourite))

@@ -160,7 +160,7 @@ def wire(page: Page, tab: GenerateTab) -> None:
         form = [gr.skip()] * len(FIELDS)
         if action == "example":
             text = example_prompts(page.services.default_model)[int(id)]
-            form[0] = text
+            form[0] = gr.skip() if (values[0] or "").strip() else text
             error, seed = enqueue(session, (text, *values[1:]))
         elif action == "use":
             video = page.services.library.get(id)

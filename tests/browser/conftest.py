@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 EMBEDDED = ROOT / "assets" / "models" / "mira-nano"
@@ -33,9 +33,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(save_tiny_model(tmp_path_factory.mktemp("models") / "tiny"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def studio_url(tmp_path_factory: pytest.TempPathFactory, model: str) -> Iterator[str]:
-    """``python app.py`` on a free port with a fresh data folder."""
+    """``python app.py`` on a free port with a fresh data folder, for the tests of one file."""
     folder = tmp_path_factory.mktemp("studio")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -64,6 +64,7 @@ def studio_url(tmp_path_factory: pytest.TempPathFactory, model: str) -> Iterator
 def browser() -> Iterator[Browser]:
     """This machine's Chromium, else Playwright's own."""
     path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    expect.set_options(timeout=60_000)  # a busy machine is slow, not wrong
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield chromium
