@@ -1,0 +1,121 @@
+"""What the page promises beside the main path: polls disturb nothing, prompts are text, files carry their settings."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from core.types import GenerationRequest
+from core.video_io import read_settings
+
+PATIENCE = 120
+"""Seconds after which something is taken never to happen."""
+LONG = 1000
+"""Steps of a request that is still running when something is done to it."""
+
+
+class Api:
+    """The studio's named endpoints: another user at work beside the page."""
+
+    def __init__(self, url: str):
+        self.url = url
+
+    def call(self, name: str, *data: Any) -> Any:
+        return httpx.post(f"{self.url}/gradio_api/run/{name}", json={"data": list(data)}, timeout=PATIENCE).raise_for_status().json()["data"][0]
+
+    def enqueue(self, prompt: str, **settings: Any) -> str:
+        """Queue a clip of the smallest kind."""
+        small = {"height": 32, "width": 32, "num_frames": 4, "num_inference_steps": 2, "seed": 1}
+        return self.call("enqueue", {**small, "prompt": prompt, **settings})["id"]
+
+    def finish(self, id: str) -> str:
+        """The state in which a request ended."""
+        deadline = time.monotonic() + PATIENCE
+        while (status := self.call("status", id))["state"] in ("waiting", "running"):
+            assert time.monotonic() < deadline, status
+            time.sleep(0.2)
+        return status["state"]
+
+
+@pytest.fixture
+def api(studio_url: str) -> Api:
+    expect.set_options(timeout=1000 * PATIENCE)
+    return Api(studio_url)
+
+
+def job(page: Page, prompt: str, state: str) -> Locator:
+    """The row of the queue with that prompt, once it is in that state."""
+    return page.locator(f".job.{state}").filter(has_text=prompt)
+
+
+def test_a_poll_leaves_the_playing_video_and_the_focus_alone(api: Api, page: Page) -> None:
+    assert api.finish(api.enqueue("Watch me.")) == "done"
+    page.locator(".strip").get_by_role("button", name="Show: Watch me.").click()
+    expect(page.locator("#viewer video[aria-label='Watch me.']")).to_be_visible()
+    page.evaluate("window.watched = document.querySelector('#viewer video'); watched.addEventListener('emptied', () => { window.restarted = true })")
+    prompt = page.locator("#prompt textarea")
+    prompt.fill("")
+    id = api.enqueue("Meanwhile.", num_inference_steps=LONG)
+    expect(job(page, "Meanwhile.", "running")).to_be_visible()
+    page.keyboard.type("typed while it runs")
+    api.call("cancel", id)
+    expect(job(page, "Meanwhile.", "cancelled")).to_be_visible()
+    assert page.evaluate("[watched === document.querySelector('#viewer video'), watched.paused, Boolean(window.restarted)]") == [True, False, False]
+    expect(prompt).to_be_focused()
+    expect(prompt).to_have_value("typed while it runs")
+
+
+def test_a_prompt_is_text_not_markup(api: Api, page: Page) -> None:
+    prompt = "<img src=x onerror='window.broken=1'><b>bold</b> & \"quoted\""
+    assert api.finish(api.enqueue(prompt)) == "done"
+    expect(page.locator("#viewer .caption-prompt")).to_have_text(prompt)
+    expect(job(page, prompt, "done")).to_be_visible()
+    assert page.evaluate("window.broken") is None
+
+
+def test_a_failed_request_says_why(api: Api, page: Page) -> None:
+    assert api.finish(api.enqueue("Not with this model.", model="no-such-model")) == "failed"
+    row = job(page, "Not with this model.", "failed")
+    expect(row).to_contain_text("no-such-model")
+    expect(row.get_by_role("button", name="Retry")).to_be_visible()
+
+
+def test_a_paused_queue_waits(api: Api, page: Page) -> None:
+    running = api.enqueue("The one that runs.", num_inference_steps=LONG)
+    expect(job(page, "The one that runs.", "running")).to_be_visible()
+    page.get_by_role("button", name="Pause", exact=True).click()
+    expect(page.get_by_role("button", name="Resume", exact=True)).to_be_visible()
+    waiting = api.enqueue("The one that waits.")
+    api.call("cancel", running)
+    expect(job(page, "The one that runs.", "cancelled")).to_be_visible()
+    expect(job(page, "The one that waits.", "waiting")).to_be_visible()
+    page.get_by_role("button", name="Resume", exact=True).click()
+    assert api.finish(waiting) == "done"
+
+
+def test_a_download_carries_its_settings(api: Api, page: Page, tmp_path: Path) -> None:
+    assert api.finish(api.enqueue("Take me home.", seed=9)) == "done"
+    expect(page.locator("#viewer video[aria-label='Take me home.']")).to_be_visible()
+    with page.expect_download() as download:
+        page.locator("#viewer").get_by_role("link", name="Download").click()
+    download.value.save_as(tmp_path / "file.mp4")
+    request = GenerationRequest.from_dict(read_settings(tmp_path / "file.mp4"))
+    assert (request.prompt, request.seed) == ("Take me home.", 9)
+
+
+def test_every_control_has_a_name(page: Page) -> None:
+    if not page.is_visible("#steps"):
+        page.click("#more > button")
+    expect(page.locator("#frames input")).to_be_visible()
+    nameless = page.evaluate(
+        """() => [...document.querySelectorAll('button, a[href], input, textarea, select, video')]
+            .filter(e => e.offsetParent && !e.closest('.offstage, [aria-hidden=true]'))
+            .filter(e => !(e.getAttribute('aria-label') || e.labels?.length || e.textContent.trim() || e.title))
+            .map(e => e.outerHTML.slice(0, 200))"""
+    )
+    assert not nameless
