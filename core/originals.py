@@ -102,10 +102,10 @@ class Architecture:
     def of_yaml(cls, path: str | Path) -> Architecture:
         """From one of Mira's own YAML files. Raises CheckpointError for one that says something else."""
         try:
-            model = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-            params = model["model"]["params"]
+            model = OmegaConf.to_container(OmegaConf.load(path), resolve=True)["model"]
+            params = model.get("params", model)  # config_384v1_10s_mira.yaml leaves this level out
             network = dict(params["denoiser_config"]["params"])
-        except (OSError, YAMLError, OmegaConfBaseException, KeyError, TypeError) as error:
+        except (OSError, YAMLError, OmegaConfBaseException, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path} is not one of Mira's YAML files: model.params.denoiser_config.params cannot be read ({type(error).__name__}: {error}).") from None
         for part, known in _TARGETS.items():
             target = (params.get(part) or {}).get("target", known)

@@ -24,7 +24,7 @@ class Release:
     file: str
     gigabytes: float
     """About how large the file is. Reckoned, not read off: 1.06e9 parameters in the transformer, 0.10e9 in the VAE, 4.76e9 in the
-    text encoder (the original loads these files strictly, so they hold it), in half precision or, for 768, in fp32."""
+    text encoder (the original loads these files strictly, so they hold it), in half precision or fp32, as its training config says."""
     transformer: dict[str, Any] = field(default_factory=dict)
     """What differs from MiraTransformer3DModel's defaults."""
     scale_b: float = 0.7
@@ -43,7 +43,7 @@ RELEASES: dict[str, Release] = {
     for release in (
         Release("TencentARC/Mira-v0:128", "TencentARC/Mira-v0", "128-v0.pt", 12),
         Release("TencentARC/Mira-v0:384", "TencentARC/Mira-v0", "384-v0.pt", 12, {"temporal_length": 60}),
-        Release("TencentARC/Mira-v1:384-10s", "TencentARC/Mira-v1", "384-v1-10s.pt", 12, {**_V1, "temporal_length": 60}, 0.3),
+        Release("TencentARC/Mira-v1:384-10s", "TencentARC/Mira-v1", "384-v1-10s.pt", 24, {**_V1, "temporal_length": 60}, 0.3),
         Release("TencentARC/Mira-v1:384-20s", "TencentARC/Mira-v1", "384-v1-20s.pt", 12, {"temporal_length": 120}),
         Release("TencentARC/Mira-v1:768-5s", "TencentARC/Mira-v1", "768-v1-5s.pt", 24, _V1_768, 0.3),
         Release("TencentARC/Mira-v1:768-10s", "TencentARC/Mira-v1", "768-v1-10s.pt", 24, _V1_768, 0.3),

@@ -242,6 +242,13 @@ def test_a_yaml_that_leaves_settings_out_means_the_originals_defaults(original, 
     assert (short.scheduler["scale_b"], short.scheduler["beta_start"], short.scheduler["beta_end"]) == (0.3, 1e-4, 2e-2)
 
 
+def test_a_yaml_without_the_params_level(original, tmp_path):
+    """As one of Mira's own six files is."""
+    config = OmegaConf.load(original[0])
+    OmegaConf.save({"model": config.model.params}, tmp_path / "flat.yaml")
+    assert Architecture.of_yaml(tmp_path / "flat.yaml") == Architecture.of_yaml(original[0])
+
+
 @pytest.mark.parametrize("text", ["a: 1", "a: [1", "model: {params: ${nowhere}}", ""])
 def test_a_yaml_that_cannot_be_read(text, tmp_path):
     (tmp_path / "other.yaml").write_text(text)
