@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from core.types import nearest
 
+OPTIMIZERS = ("adamw", "muon")
 TARGETS = ("vae", "vae_decoder", "text_encoder", "transformer")
 
 
@@ -72,6 +73,10 @@ class TrainConfig:
     """Linear warm-up."""
     lr_decay_steps: int = 0
     """Length of the linear decay to a twentieth at the end; before it the rate is constant."""
+    optimizer: str = "adamw"
+    """adamw, or muon (for the matrices inside a transformer's blocks; AdamW has the rest)."""
+    muon_scale: float = 1.0
+    """Muon's learning rate as a multiple of learning_rate."""
     adam_beta2: float = 0.99
     """Second-moment decay of AdamW."""
     weight_decay: float = 0.0
@@ -119,6 +124,8 @@ class TrainConfig:
         """Raises ConfigError at the first setting that cannot be used."""
         if self.target not in TARGETS:
             raise ConfigError(f"target is {self.target!r}; it must be one of {', '.join(TARGETS)}.{nearest(self.target, TARGETS)}")
+        if self.optimizer not in OPTIMIZERS:
+            raise ConfigError(f"optimizer is {self.optimizer!r}; it must be one of {', '.join(OPTIMIZERS)}.{nearest(self.optimizer, OPTIMIZERS)}")
         if self.mixed_precision not in ("auto", "bf16", "fp32"):
             raise ConfigError(f"mixed_precision is {self.mixed_precision!r}; it must be auto, bf16 or fp32.")
         if self.target == "transformer" and not self.model:

@@ -70,6 +70,21 @@ def learning_rate_at(config: TrainConfig, step: int) -> float:
     return config.learning_rate * rate
 
 
+def make_optimizers(model: torch.nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """AdamW for all weights, or Muon for the matrices inside the blocks and AdamW for the rest.
+
+    Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon) makes each update orthogonal; with ``match_rms_adamw`` (Liu et al. 2025,
+    arXiv:2502.16982, eq. 4) its updates are as large as AdamW's, so that one learning rate and one schedule serve both.
+    """
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    matrices = {name for name, p in parameters.items() if config.optimizer == "muon" and p.ndim == 2 and "blocks." in name and name.endswith(".weight")}
+    rest = [p for name, p in parameters.items() if name not in matrices]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr=config.learning_rate, betas=(0.9, config.adam_beta2), weight_decay=config.weight_decay, fused=True)]
+    if matrices:
+        optimizers.append(torch.optim.Muon([parameters[name] for name in sorted(matrices)], lr=config.learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"))
+    return optimizers
+
+
 def latest_checkpoint(output_dir: Path) -> Path | None:
     """The newest checkpoint that was written whole."""
     whole = [p for p in (output_dir / "checkpoints").glob("step-*") if (p / ".complete").exists()]
@@ -84,8 +99,7 @@ class Trainer:
         self.task = task
         self.output_dir = Path(config.output_dir)
         self.step = 0
-        parameters = [p for p in task.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, betas=(0.9, config.adam_beta2), weight_decay=config.weight_decay, fused=True)
+        self.optimizers = make_optimizers(task.model, config)
         self.ema = EMA(task.model, config.ema_decay)
         self.device = next(task.model.parameters()).device
         self.stopping = False
@@ -128,17 +142,19 @@ class Trainer:
     def train_step(self, batch: dict[str, Any]) -> dict[str, float]:
         """One optimizer step; returns figures for the log."""
         rate = learning_rate_at(self.config, self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * (self.config.muon_scale if isinstance(optimizer, torch.optim.Muon) else 1)
         with self.autocast():
             loss, figures = self.task.loss(batch, self.step)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise NonFiniteLoss(f"The loss is {value} at step {self.step}. Resume with a lower learning_rate (now {rate:g}) from {latest_checkpoint(self.output_dir)}.")
-        self.optimizer.zero_grad(set_to_none=True)
+        self.task.model.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.task.model.parameters(), self.config.max_grad_norm)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         self.ema.update(self.task.model)
         return {"loss": value, "grad_norm": float(norm), **figures}
 
@@ -162,7 +178,7 @@ class Trainer:
         work.mkdir(parents=True)
         self.task.save(work, self.ema.average)
         torch.save(
-            {"step": self.step, "model": self.task.model.state_dict(), "optimizer": self.optimizer.state_dict(), "ema": self.ema.state_dict()},
+            {"step": self.step, "model": self.task.model.state_dict(), "optimizers": [o.state_dict() for o in self.optimizers], "ema": self.ema.state_dict()},
             work / "training_state.pt",
         )
         for path in work.rglob("*"):
@@ -189,7 +205,8 @@ class Trainer:
             raise ConfigError(f"resume={choice}: {folder} is not a whole checkpoint; there are {sorted(p.name for p in (self.output_dir / 'checkpoints').glob('step-*'))}.")
         state = torch.load(folder / "training_state.pt", map_location=self.device, weights_only=True)
         self.task.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self.ema.load_state_dict(state["ema"])
         self.step = state["step"]
         log.info("resumed at step %d from %s", self.step, folder)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from core import MiraScheduler, load_pipeline
+from core import MiraScheduler, MiraTransformer3DModel, load_pipeline
 from training.__main__ import main
 from training.config import ConfigError, load_config
 from training.ema import EMA
@@ -15,7 +15,7 @@ from training.export import export_model
 from training.losses import draw_timesteps, diffusion_loss
 from training.precompute import LatentDataset, object_mask, precompute_toyworld
 from training.toyworld import render, sample_spec
-from training.trainer import NonFiniteLoss, Trainer, latest_checkpoint, learning_rate_at, train
+from training.trainer import NonFiniteLoss, Trainer, latest_checkpoint, learning_rate_at, make_optimizers, train
 
 VAE = {"latent_channels": 4, "block_out_channels": [16, 16, 16, 16], "layers_per_block": 1, "norm_num_groups": 4}
 T5 = {"d_model": 16, "d_kv": 8, "num_heads": 2, "d_ff": 16, "num_layers": 1}
@@ -73,15 +73,26 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_stopped_and_resumed_equals_never_stopped_bit_for_bit(base, tmp_path):
-    whole = train(transformer_config(base, tmp_path / "whole"))
-    train(transformer_config(base, tmp_path / "parts", max_train_steps=2))
-    resumed = train(transformer_config(base, tmp_path / "parts"))
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_stopped_and_resumed_equals_never_stopped_bit_for_bit(base, tmp_path, optimizer):
+    whole = train(transformer_config(base, tmp_path / "whole", optimizer=optimizer))
+    train(transformer_config(base, tmp_path / "parts", optimizer=optimizer, max_train_steps=2))
+    resumed = train(transformer_config(base, tmp_path / "parts", optimizer=optimizer))
     assert whole.name == resumed.name == "step-4"
     for ours, theirs in zip(weights(whole), weights(resumed)):
         assert same(ours, theirs)
-    started_over = train(transformer_config(base, tmp_path / "other", seed=1))
+    started_over = train(transformer_config(base, tmp_path / "other", optimizer=optimizer, seed=1))
     assert not same(weights(whole)[0], weights(started_over)[0])
+
+
+def test_muon_has_the_matrices_of_the_blocks_and_adamw_the_rest():
+    model = MiraTransformer3DModel(**TRANSFORMER, in_channels=4, out_channels=4)
+    adamw, muon = make_optimizers(model, load_config(None, ["target=vae", "optimizer=muon"]))
+    by_muon = {id(p) for group in muon.param_groups for p in group["params"]}
+    by_adamw = {id(p) for group in adamw.param_groups for p in group["params"]}
+    assert by_muon | by_adamw == {id(p) for p in model.parameters()} and not by_muon & by_adamw
+    assert id(model.transformer_blocks[0].ff.net[2].weight) in by_muon
+    assert by_adamw >= {id(model.proj_out.weight), id(model.transformer_blocks[0].scale_shift_table), id(model.caption_projection.linear_1.weight)}
 
 
 def test_a_half_written_checkpoint_is_passed_over(base, tmp_path):
@@ -122,6 +133,23 @@ def test_decoder_training_leaves_the_latents_alone(base, tmp_path):
     frames = torch.rand(1, 3, 2, 32, 32) * 2 - 1
     torch.testing.assert_close(encode_video(before, frames), encode_video(after, frames))
     assert not torch.equal(before.decoder.conv_in.weight, after.decoder.conv_in.weight)
+
+
+def test_whitening_evens_the_latents_and_changes_no_picture():
+    from core import TemporalVAE, decode_latents, encode_video
+    from training.whitening import whiten
+
+    torch.manual_seed(0)
+    vae = TemporalVAE(**{**VAE, "block_out_channels": [32, 32, 32, 32]}, down_block_types=("DownEncoderBlock2D",) * 4, scaling_factor=0.7).eval()
+    frames, masks = torch.rand(6, 3, 2, 32, 32) * 2 - 1, torch.rand(6, 2, 4, 4) < 0.3
+    vae.encoder.conv_out.weight.data *= torch.linspace(1, 30, 8)[:, None, None, None]  # spreads above the floor
+    before = decode_latents(vae, encode_video(vae, frames))
+    spreads = whiten(vae, frames, masks)
+    latents = encode_video(vae, frames)
+    torch.testing.assert_close(decode_latents(vae, latents), before, rtol=1e-3, atol=1e-3)
+    flat, inside = latents.permute(0, 2, 3, 4, 1).reshape(-1, 4), masks.flatten()
+    covariance = (torch.cov(flat[inside].T) + torch.cov(flat[~inside].T)) / 2
+    torch.testing.assert_close(covariance, torch.diag((spreads / spreads.clamp(min=0.1)) ** 2), rtol=1e-2, atol=1e-2)
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(base, tmp_path):

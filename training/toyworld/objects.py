@@ -66,7 +66,7 @@ def find_objects(frames: np.ndarray, wall: np.ndarray | None, zoom: np.ndarray |
         offset[:, :, wall] = chroma[:, :, wall]
     towards = _RGB @ _PLANE.T - behind.mean((0, 1, 2))  # 7 2
     length = np.hypot(*towards.T)
-    candidates = np.abs(offset).sum(-1) > 0.1  # only these few pixels are looked at closely
+    candidates = np.abs(offset[..., 0]) + np.abs(offset[..., 1]) > 0.1  # only these few pixels are looked at closely
     time = np.nonzero(candidates)[0]
     offset = offset[candidates]  # N 2
     along = offset @ (towards / length[:, None]).T  # N 7

@@ -126,7 +126,8 @@ def _wall(frames: np.ndarray) -> np.ndarray | None:
     """The columns [W] of a grey wall in the middle, None where there is none."""
     some = _sample(frames)
     width = frames.shape[2]
-    grey = (np.abs(some - np.float32(WALL_COLOR)) < 0.1).all(-1).mean((0, 1))  # W
+    r, g, b = np.moveaxis(np.abs(some - np.float32(WALL_COLOR)), -1, 0)
+    grey = (np.maximum(np.maximum(r, g), b) < 0.1).mean((0, 1))  # W
     from_middle = np.abs((np.arange(width) + 0.5) / width - 0.5)
     inside, outside = from_middle < 0.4 * WALL_WIDTH, from_middle > 0.65 * WALL_WIDTH
     if not inside.any() or grey[inside].mean() < 0.8 or grey[outside].mean() > 0.3:
