@@ -16,7 +16,7 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest $(ARGS)
 
 bench: $(VENV)/.run
-	$(BIN)/python -m core.bench $(ARGS)
+	$(BIN)/python tests/bench.py $(ARGS)
 
 $(BIN)/python:
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed. Install Python 3.11, or name another with: make PYTHON=python3.12 run" >&2; exit 1; }

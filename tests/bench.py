@@ -1,112 +1,223 @@
-"""``make bench``: how fast this machine is, as a table of medians and ratios from one run.
+"""What a model costs on this machine, in one run of about two minutes: ``make bench``, or ``python tests/bench.py --model M``.
 
-Writes assets/bench.md. Everything is measured on the embedded model, at the preset that the studio starts with.
+Calls that are compared take turns, so that both see the same machine; figures are medians of their turns.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
+import logging
+import os
 import platform
+import re
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from .checkpoints import load_pipeline
-from .device import choose_device, choose_dtype
-from .presets import NANO, default_preset
-from .vae import decode_latents
-
 ROOT = Path(__file__).resolve().parents[1]
-PROMPT = "A big red ball bounces over a meadow."
+sys.path.insert(0, str(ROOT))
+
+from core.checkpoints import CheckpointError, load_pipeline  # noqa: E402
+from core.device import ResourceError, available_cpus, choose_device, choose_dtype  # noqa: E402
+from core.files import replacing  # noqa: E402
+from core.pipeline import MiraPipeline  # noqa: E402
+from core.presets import NANO, Preset, default_preset  # noqa: E402
+from core.schedulers import draw_noise  # noqa: E402
+from core.text_encoder import LazyTextEncoder  # noqa: E402
+from core.types import GenerationRequest  # noqa: E402
+from core.vae import decode_latents  # noqa: E402
+
+PROMPT = "a small red ball moves left to right over a green meadow"
+APP_SECONDS = 120
+"""After which a page that has not come is given up."""
 
 
-def median_seconds(action: Callable[[], object], repeats: int) -> float:
-    """Median wall time of ``action`` after one unmeasured call."""
-    action()
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
+@dataclass(frozen=True)
+class Row:
+    """One measured call; ``ratio`` is how many times as long as the first of its section it takes."""
+
+    section: str
+    name: str
+    seconds: float
+    rounds: int
+    ratio: float
 
 
-def processor() -> str:
-    """The processor's name and how many cores of it there are."""
-    names = [line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads"
+def compare(section: str, calls: dict[str, Callable[[], object]], device: torch.device, budget: float, rounds: int = 3) -> Iterator[Row]:
+    """Let ``calls`` take turns: one round to warm up, then ``rounds`` or as many as fit into ``budget`` seconds (one at least)."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    started = time.monotonic()
+    for turn in range(rounds + 1):
+        for name, call in calls.items():
+            began = time.perf_counter()
+            call()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            times[name].append(time.perf_counter() - began)
+        if turn and (time.monotonic() - started) * (turn + 2) / (turn + 1) > budget:
+            break
+    medians = {name: statistics.median(taken[1:]) for name, taken in times.items()}
+    first = next(iter(medians.values()))
+    for name, seconds in medians.items():
+        yield Row(section, name, seconds, turn, seconds / first)
 
 
-def rows(repeats: int) -> list[tuple[str, float, str]]:
-    """``(what, seconds, remark)`` of everything that is measured."""
-    preset, device = default_preset(NANO), choose_device("auto")
+@torch.no_grad()
+def measure(model: str, device: torch.device, data_dir: Path) -> Iterator[Row]:
+    """All rows, as they are measured. Raises CheckpointError for a model that is not there."""
+    preset = default_preset(model)
     best = choose_dtype("auto", device)
-    found: list[tuple[str, float, str]] = []
-    with tempfile.TemporaryDirectory() as data_dir:
-        pipes = {dtype: load_pipeline(NANO, device=device, dtype=dtype, data_dir=data_dir) for dtype in dict.fromkeys((best, torch.float32))}
-        pipe = pipes[best]
-        latents = torch.randn(preset.shape.latent(pipe.transformer.config.in_channels).as_tuple(), device=device)
-        both = torch.cat([latents, latents])
-        text = torch.randn(2, 77, pipe.transformer.config.caption_channels, device=device)
+    pipe = _quiet(load_pipeline(model, device, best, data_dir=data_dir))
+    pipes = {_name(best): pipe}
+    for dtype in (torch.float32, torch.bfloat16):
+        if dtype != best:
+            pipes[_name(dtype)] = _quiet(load_pipeline(model, device, dtype, data_dir=data_dir))
 
-        def forward(pipe, latents, text):
-            with torch.inference_mode():
-                dtype = pipe.transformer.dtype
-                pipe.transformer(latents.to(dtype), torch.full((len(latents),), 500, device=device), text.to(dtype), preset.fps)
-                if device.type == "cuda":
-                    torch.cuda.synchronize()
+    step = "a denoising step with guidance"
+    yield from compare(step, {name: _step(p, preset) for name, p in pipes.items()}, device, 25, rounds=9)
+    yield from compare("guidance", {"both prompts in one forward": _step(pipe, preset), "two forwards": _step(pipe, preset, apart=True)}, device, 20, rounds=9)
+    latents = _noise(pipe, preset)
+    decode = {"whole": lambda: decode_latents(pipe.vae, latents), "chunks of 10 frames": lambda: decode_latents(pipe.vae, latents, chunk_frames=10)}
+    yield from compare(f"decoding {preset.num_frames} frames", decode, device, 25)
+    yield from _prompts(pipe, device)
+    request = GenerationRequest(PROMPT, model=model, preset=preset.name, seed=0)
+    videos = {name: lambda p=p: p.generate(request) for name, p in pipes.items()}
+    yield from compare(f"a video ({preset.name}, {preset.num_inference_steps} steps)", videos, device, 60, rounds=1)
+    yield from compare("the studio", {"from start to first page": _first_page}, torch.device("cpu"), 30)
 
-        seconds = {dtype: median_seconds(lambda p=p: forward(p, both, text), repeats) for dtype, p in pipes.items()}
-        for dtype, value in seconds.items():
-            found.append((f"guided step, {_name(dtype)}", value, f"{seconds[torch.float32] / value:.2f} times as fast as fp32"))
-        apart = median_seconds(lambda: (forward(pipe, latents, text[:1]), forward(pipe, latents, text[1:])), repeats)
-        found.append((f"guided step, {_name(best)}, two forwards one after the other", apart, f"one batch of two: {apart / seconds[best]:.2f} times as fast"))
 
-        whole = median_seconds(lambda: decode_latents(pipe.vae, latents), repeats)
-        chunks = median_seconds(lambda: decode_latents(pipe.vae, latents, 10), repeats)
-        found.append(("decode, whole clip", whole, ""))
-        found.append(("decode, chunks of 10 frames (as the original)", chunks, f"{chunks / whole:.2f} times the whole decode"))
+def _noise(pipe: MiraPipeline, preset: Preset) -> torch.Tensor:
+    shape = preset.shape.latent(pipe.transformer.config.in_channels, pipe.vae_scale_factor).as_tuple(1)
+    return draw_noise(shape, [torch.Generator("cpu").manual_seed(0)], pipe.device)
 
-        pipe.set_progress_bar_config(disable=True)
-        began = time.perf_counter()
-        pipe.encode_prompt([PROMPT, ""])
-        miss = time.perf_counter() - began
-        hit = median_seconds(lambda: pipe.encode_prompt([PROMPT, ""]), repeats)
-        found.append(("prompt, first time (loads the text encoder)", miss, ""))
-        found.append(("prompt, from the cache", hit, f"{miss / hit:.0f} times as fast"))
-        video = median_seconds(lambda: pipe(PROMPT, seed=1), max(1, repeats // 3))
-        found.append((f"video: {preset.label}, {preset.num_inference_steps} steps", video, ""))
-    code = "import studio.ui, studio.services"
-    start = median_seconds(lambda: subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True), 3)
-    found.append(("imports of the studio's page", start, "torch is not among them"))
-    return found
+
+def _step(pipe: MiraPipeline, preset: Preset, apart: bool = False) -> Callable[[], object]:
+    """One guided evaluation of the transformer, as the pipeline does it; ``apart`` evaluates the two prompts one after the other."""
+    x_t = _noise(pipe, preset).to(pipe.transformer.dtype)
+    context = pipe.encode_prompt([PROMPT, ""]).to(pipe.device, pipe.transformer.dtype)
+
+    def forward(text: torch.Tensor) -> torch.Tensor:
+        copies = len(text)
+        timestep, fps = (torch.full((copies,), value, device=pipe.device) for value in (500, preset.fps))
+        return pipe.transformer(x_t.expand(copies, -1, -1, -1, -1), timestep, text, fps).sample
+
+    return (lambda: [forward(text[None]) for text in context]) if apart else (lambda: forward(context))
+
+
+def _prompts(pipe: MiraPipeline, device: torch.device) -> Iterator[Row]:
+    """A prompt from the on-disk cache, through the encoder, and with the encoder's loading."""
+    with tempfile.TemporaryDirectory() as folder:
+        lazy = LazyTextEncoder(pipe.lazy_text_encoder.folder, folder, device, pipe.lazy_text_encoder.dtype)
+
+        def miss() -> None:
+            lazy.cache.path(PROMPT).unlink(missing_ok=True)
+            lazy([PROMPT])
+
+        def load() -> None:
+            lazy.release()
+            miss()
+
+        lazy([PROMPT])
+        yield from compare("a prompt", {"cached": lambda: lazy([PROMPT]), "encoded": miss, "encoder loaded, then encoded": load}, device, 15, rounds=5)
+
+
+def _first_page() -> None:
+    """Start ``app.py``, wait for its page, stop it."""
+    with socket.socket() as probe, tempfile.TemporaryDirectory() as folder:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        probe.close()
+        log = Path(folder) / "app.log"
+        with log.open("wb") as out:
+            command = [sys.executable, "app.py", "--port", str(port), "--data-dir", str(Path(folder) / "data"), "--device", "cpu"]
+            app = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out)
+        try:
+            deadline = time.monotonic() + APP_SECONDS
+            while not _answers(f"http://127.0.0.1:{port}/"):
+                if app.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"The studio's page did not come within {APP_SECONDS} s: {log.read_text(errors='replace')[-500:]}")
+                time.sleep(0.05)
+        finally:
+            app.terminate()
+            app.wait(30)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as page:
+            return page.status == 200
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return False
+
+
+def _quiet(pipe: MiraPipeline) -> MiraPipeline:
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 def _name(dtype: torch.dtype) -> str:
     return {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
 
 
+def machine(device: torch.device) -> str:
+    """The machine, its load, the libraries and the threads, in one sentence."""
+    cpuinfo = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    words = [f"{found[1] if found else platform.processor() or platform.machine()}, {available_cpus()} CPUs"]
+    if hasattr(os, "getloadavg"):
+        words[0] += f" (load {os.getloadavg()[0]:.1f} before the run)"
+    if device.type == "cuda":
+        words.append(torch.cuda.get_device_name(device))
+    return ", ".join([*words, f"Python {platform.python_version()}", f"torch {torch.__version__}", f"{torch.get_num_threads()} threads"])
+
+
+def table(rows: list[Row]) -> str:
+    """Markdown; a section's first row is what the ratios are to."""
+    lines = ["| what | how | median | ratio | rounds |", "|---|---|---:|---:|---:|"]
+    section = None
+    for row in rows:
+        lines.append(f"| {row.section if row.section != section else ''} | {row.name} | {_seconds(row.seconds)} | {row.ratio:.2f} | {row.rounds} |")
+        section = row.section
+    return "\n".join(lines)
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2f} s" if value >= 1 else f"{value * 1000:.3g} ms"
+
+
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m core.bench", description="Measure this machine on the embedded model.")
-    parser.add_argument("--repeats", type=int, default=5, help="runs of each short measurement; the median counts")
-    parser.add_argument("--out", type=Path, default=ROOT / "assets" / "bench.md", help="where the table is written")
+    """Exit status 0 when the table is written, 2 with one line for a model that cannot be measured."""
+    parser = argparse.ArgumentParser(prog="make bench", description="Measure a model on this machine and write a table.")
+    parser.add_argument("--model", default=NANO, help="what load_pipeline takes")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
+    parser.add_argument("--data-dir", type=Path, default=Path("workspace"), help="where models are kept")
+    parser.add_argument("--out", type=Path, default=ROOT / "assets" / "bench.md", help="the markdown file to write")
     args = parser.parse_args(argv)
-    table = rows(args.repeats)
-    lines = [
-        f"Measured by `make bench` on {processor()}, torch {torch.__version__}; medians of {args.repeats} runs.",
-        "",
-        "| what | seconds | |",
-        "|---|---|---|",
-        *(f"| {what} | {seconds:.3g} | {remark} |" for what, seconds, remark in table),
-    ]
-    args.out.write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    device, rows, started = choose_device(args.device), [], time.monotonic()
+    try:
+        where = machine(device)
+        for row in measure(args.model, device, args.data_dir):
+            print(f"{row.section}, {row.name}: {_seconds(row.seconds)} ({row.ratio:.2f})", flush=True)
+            rows.append(row)
+    except (CheckpointError, ResourceError) as error:
+        print(f"{parser.prog}: nothing was measured. {error}", file=sys.stderr)
+        return 2
+    text = f"# {args.model}: what it costs\n\n{datetime.date.today()}: {where}. Written by `make bench` in {time.monotonic() - started:.0f} s; a ratio is to the first row of its kind.\n\n{table(rows)}\n"
+    with replacing(args.out) as work:
+        work.write_text(text)
+    print(f"\n{text}\n{args.out}")
     return 0
 
 

@@ -24,7 +24,7 @@ class GalleryTab:
 def layout(page: Page) -> GalleryTab:
     """Build the widgets."""
     with gr.Row(elem_id="gallery-tools"):
-        search = gr.Textbox(label="Search prompts", show_label=False, placeholder="Search prompts", container=False, elem_id="gallery-search")
+        search = gr.Textbox(label="Search prompts", show_label=False, placeholder="Search prompts", container=False, max_lines=1, elem_id="gallery-search")
         starred = gr.Checkbox(label="Starred only", container=False, elem_id="gallery-starred")
     page.panes["gallery"] = gr.HTML(elem_id="gallery")
     return GalleryTab(search, starred)

@@ -117,13 +117,16 @@ def test_cancel_retry_and_clear(page: Page):
 
 
 def test_delete_undo_and_use(page: Page):
-    """A finished video of the tests before goes and comes back, and fills the form again."""
-    cards = page.locator(".strip .card")
-    expect(cards.first).to_be_visible()
+    """A finished video goes and comes back, is found by its prompt, and fills the form again."""
+    cards, prompt = page.locator(".strip .card"), "one to delete"
+    type_small(page, prompt)
+    page.fill("#seed input", "11")
+    page.click("#generate")
+    expect(job(page, prompt)).to_contain_text("Done")
+    expect(page.locator("#viewer video")).to_have_attribute("aria-label", prompt)
+    expect(cards.first).to_have_attribute("aria-current", "true")
     count = cards.count()
-    cards.last.click()
-    expect(cards.last).to_have_attribute("aria-current", "true")
-    prompt = page.locator("#viewer video").get_attribute("aria-label")
+    page.fill("#prompt textarea", "another draft")
     page.locator("#viewer").get_by_role("button", name="Delete").click()
     expect(cards).to_have_count(count - 1)
     page.get_by_role("button", name="Undo").click()
@@ -136,7 +139,7 @@ def test_delete_undo_and_use(page: Page):
     page.get_by_role("tab", name="Generate").click()
     page.locator("#viewer").get_by_role("button", name="Use these settings").click()
     expect(page.locator("#prompt textarea")).to_have_value(prompt)
-    expect(page.locator("#seed input")).to_have_value("7")
+    expect(page.locator("#seed input")).to_have_value("11")
     expect(page.locator("#keep-seed input")).to_be_checked()
 
 
