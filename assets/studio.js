@@ -31,6 +31,25 @@
     }
   });
 
+  // A video is saved under its prompt's name; the server's own answer would name it after its file.
+  document.addEventListener("click", async (event) => {
+    const link = event.target.closest("a[download]");
+    if (!link || link.protocol === "blob:") return;
+    event.preventDefault();
+    const copy = document.createElement("a");
+    copy.download = link.download;
+    try {
+      const answer = await fetch(link.href);
+      if (!answer.ok) throw new Error(answer.statusText);
+      copy.href = URL.createObjectURL(await answer.blob());
+    } catch {
+      location.assign(link.href);
+      return;
+    }
+    copy.click();
+    setTimeout(() => URL.revokeObjectURL(copy.href), 60000);
+  });
+
   // Keys: Ctrl+Enter generates; space and arrows work the video unless someone types.
   const typing = (element) => element && (element.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(element.tagName));
   document.addEventListener("keydown", (event) => {

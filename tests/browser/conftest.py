@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+
+from studio_app import StudioApp
+from tiny import save_tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
 EMBEDDED = ROOT / "assets" / "models" / "mira-nano"
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync".split()
-START_SECONDS = 120
-sys.path.insert(0, str(ROOT / "tests" / "core"))
 
 
 @pytest.fixture(scope="session")
@@ -28,36 +22,16 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The embedded model, or a tiny random one where it is not built yet."""
     if (EMBEDDED / "model_index.json").exists():
         return "mira-nano"
-    from tiny import save_tiny_model
-
     return str(save_tiny_model(tmp_path_factory.mktemp("models") / "tiny"))
 
 
 @pytest.fixture(scope="module")
 def studio_url(tmp_path_factory: pytest.TempPathFactory, model: str) -> Iterator[str]:
-    """``python app.py`` on a free port with a fresh data folder, for the tests of one file."""
-    folder = tmp_path_factory.mktemp("studio")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{(port := probe.getsockname()[1])}"
-    command = [sys.executable, "app.py", "--port", str(port), "--data-dir", str(folder / "data"), "--model", model, "--device", "cpu"]
-    log_path = folder / "app.log"
-    with open(log_path, "wb") as log:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env={"OMP_NUM_THREADS": "2", **os.environ})
-
-    def answers() -> bool:
-        assert process.poll() is None, log_path.read_text()
-        try:
-            return httpx.get(url, timeout=5).status_code == 200
-        except httpx.TransportError:
-            return False
-
-    try:
-        wait_until(answers, START_SECONDS, "the page is served")
-        yield url
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=30)
+    """The studio with a fresh data folder, for the tests of one file."""
+    app = StudioApp(tmp_path_factory.mktemp("studio") / "data", model)
+    app.start()
+    yield app.url
+    app.end()
 
 
 @pytest.fixture(scope="session")
@@ -92,11 +66,3 @@ def page(browser: Browser, studio_url: str) -> Iterator[Page]:
     yield page
     context.close()
     assert not errors, errors
-
-
-def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
-    """Return once ``condition`` holds; fail after ``seconds``."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s until {what}"
-        time.sleep(0.1)

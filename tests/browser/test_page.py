@@ -103,6 +103,7 @@ def test_a_download_carries_its_settings(api: Api, page: Page, tmp_path: Path) -
     expect(page.locator("#viewer video[aria-label='Take me home.']")).to_be_visible()
     with page.expect_download() as download:
         page.locator("#viewer").get_by_role("link", name="Download").click()
+    assert download.value.suggested_filename == "take-me-home-9.mp4"
     download.value.save_as(tmp_path / "file.mp4")
     request = GenerationRequest.from_dict(read_settings(tmp_path / "file.mp4"))
     assert (request.prompt, request.seed) == ("Take me home.", 9)

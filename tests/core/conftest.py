@@ -1,12 +1,9 @@
 """What the core's tests share: a tiny random pipeline, made once, and one thread for torch."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
+from tiny import tiny_pipeline
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -17,6 +14,4 @@ def one_thread():
 @pytest.fixture(scope="session")
 def shared_pipe():
     """For tests that leave the pipeline as it was."""
-    from tiny import tiny_pipeline
-
     return tiny_pipeline()

@@ -226,6 +226,7 @@ def test_cancel_between_steps(shared_pipe):
         (dict(prompt=[]), "prompt"),
         (dict(prompt=None), "prompt"),
         (dict(prompt=[PROMPT, "x" * 10_000]), "prompt"),
+        (dict(prompt="half a \ud83c"), "prompt"),
         (dict(seed=-1), "seed"),
         (dict(seed=2**70), "seed"),
         (dict(seed=[1, 2]), "seed"),

@@ -1,109 +1,25 @@
-"""What the studio's tests share: a tiny random model on disk, and the app as a process of its own."""
+"""The app with a tiny random model, one for all tests of a module."""
 
 from __future__ import annotations
 
-import os
-import re
-import signal
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "core"))
+from studio_app import StudioApp
+from tiny import save_tiny_model
 
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder with everything real and nothing trained."""
-    from tiny import save_tiny_model
-
     return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
-
-
-class StudioApp:
-    """``python app.py`` on a free port, started, asked and killed as a user's would be."""
-
-    def __init__(self, data_dir: Path, model: Path):
-        self.data_dir, self.model = data_dir, model
-        self.process: subprocess.Popen[bytes] | None = None
-        self.client: Any = None
-
-    def start(self) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        command = [sys.executable, "app.py", "--port", str(port), "--data-dir", str(self.data_dir), "--model", str(self.model), "--device", "cpu"]
-        self.log = open(self.data_dir.parent / "app.log", "ab")
-        self.process = subprocess.Popen(command, cwd=ROOT, stdout=self.log, stderr=self.log, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        self.url = f"http://127.0.0.1:{port}"
-        wait_for(self.answers, 180, "the page")
-        from gradio_client import Client
-
-        self.client = Client(self.url, verbose=False)
-
-    def answers(self) -> bool:
-        """Whether the page is up."""
-        import httpx
-
-        assert self.process.poll() is None, Path(self.log.name).read_text()
-        try:
-            return httpx.get(self.url, timeout=5).status_code == 200
-        except httpx.TransportError:
-            return False
-
-    def call(self, name: str, *values: Any) -> Any:
-        return self.client.predict(*values, api_name=f"/{name}")
-
-    def enqueue(self, **settings: Any) -> str:
-        """Queue a clip of the smallest kind."""
-        small = {"prompt": "a red ball", "height": 32, "width": 32, "num_frames": 4, "num_inference_steps": 2, "sampler": "ddim", "seed": 1}
-        return self.call("enqueue", {**small, **settings})["id"]
-
-    def wait(self, id: str, *states: str, seconds: float = 180) -> dict[str, Any]:
-        """The status of a request once it is in one of ``states``."""
-        found: dict[str, Any] = {}
-
-        def reached() -> bool:
-            found.update(self.call("status", id))
-            return found["state"] in states
-
-        wait_for(reached, seconds, lambda: f"{states}; it is {found}; {self.worker_log()[-3000:]}")
-        return found
-
-    def worker_log(self) -> str:
-        return (self.data_dir / "logs" / "worker.log").read_text()
-
-    def worker_pid(self) -> int:
-        """The process id of the newest worker."""
-        return int(re.findall(r"started as process (\d+)", (self.data_dir / "logs" / "studio.log").read_text())[-1])
-
-    def end(self, signum: int = signal.SIGTERM) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(signum)
-            self.process.wait(timeout=30)
-            self.log.close()
-
-
-def wait_for(condition: Callable[[], bool], seconds: float, what: str | Callable[[], str]) -> None:
-    """Return once ``condition`` holds; fail after ``seconds``."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s for {what() if callable(what) else what}"
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
 def studio_app(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path):
     """One running app for all tests of a module."""
     app = StudioApp(tmp_path_factory.mktemp("app") / "data", tiny_model)
-    app.data_dir.mkdir()
     app.start()
     yield app
     app.end()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import StudioApp, wait_for
+from studio_app import StudioApp, wait_for
 from PIL import Image
 
 from core import read_settings

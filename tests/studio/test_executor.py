@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from conftest import wait_for
+from studio_app import wait_for
 
 from core import GenerationRequest
 from studio.db import Database
