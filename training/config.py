@@ -98,6 +98,8 @@ class TrainConfig:
     """Spread of the logit-normal noise steps."""
     object_weight: float = 1.0
     """How much heavier the loss is where Toy World's objects are, at low noise."""
+    crowd: int = 0
+    """At most so many more objects in each clip that the VAE sees."""
     kl_weight: float = 1e-6
     """Weight of the VAE's KL term."""
     clips: int = 0

@@ -27,17 +27,14 @@ def find_part(run: str | Path, part: str) -> Path:
 def export_model(vae: str, text_encoder: str, transformer: str | None, out: str) -> Path:
     """Write ``out`` with bf16 weights.
 
-    Without a transformer it has only what ``precompute`` and a transformer's training need, and the VAE's latents are whitened; give that
-    folder as ``vae`` and ``text_encoder`` later, or a ``vae_decoder`` run that started from it.
+    Without a transformer it has only what ``precompute`` and a transformer's training need.
     """
     from transformers import AutoTokenizer, T5EncoderModel
 
     from core.temporal_vae import TemporalVAE
     from core.vae import fit_latent_rgb
 
-    from .precompute import object_mask
     from .toyworld import render, sample_spec
-    from .whitening import whiten
 
     target = Path(out)
     target.mkdir(parents=True, exist_ok=True)
@@ -45,12 +42,7 @@ def export_model(vae: str, text_encoder: str, transformer: str | None, out: str)
     shutil.copytree(find_part(text_encoder, "tokenizer"), target / "tokenizer", dirs_exist_ok=True)
     vae_model = TemporalVAE.from_pretrained(parts["vae"]).eval()
     encoder = T5EncoderModel.from_pretrained(parts["text_encoder"]).eval()
-    rng = np.random.default_rng(0)
-    clips = np.stack([render(sample_spec(rng, num_frames=24), frames=range(0, 24, 4)) for _ in range(64)])
-    frames = torch.from_numpy(clips).permute(0, 4, 1, 2, 3).float().div(127.5).sub(1)  # B 3 T H W
     if transformer is None:
-        spreads = whiten(vae_model, frames, torch.stack([object_mask(clip) for clip in clips]))
-        log.info("spread of the latents' directions before whitening: %s", [round(s, 3) for s in spreads.tolist()])
         vae_model.to(torch.bfloat16).save_pretrained(target / "vae")
         encoder.to(torch.bfloat16).save_pretrained(target / "text_encoder")
         return target
@@ -59,6 +51,9 @@ def export_model(vae: str, text_encoder: str, transformer: str | None, out: str)
     from core.schedulers import MiraScheduler
     from core.transformer import MiraTransformer3DModel
 
+    rng = np.random.default_rng(0)
+    clips = np.stack([render(sample_spec(rng, num_frames=24), frames=range(0, 24, 4)) for _ in range(64)])
+    frames = torch.from_numpy(clips).permute(0, 4, 1, 2, 3).float().div(127.5).sub(1)  # B 3 T H W
     latent_rgb = fit_latent_rgb(vae_model, frames)
     pipeline = MiraPipeline(
         transformer=MiraTransformer3DModel.from_pretrained(find_part(transformer, "transformer")).to(torch.bfloat16),

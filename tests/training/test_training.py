@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from core import MiraScheduler, MiraTransformer3DModel, load_pipeline
+from core import MiraScheduler, MiraTransformer3DModel, TemporalVAE, encode_video, load_pipeline
 from training.__main__ import main
 from training.config import ConfigError, load_config
 from training.ema import EMA
 from training.export import export_model
 from training.losses import draw_timesteps, diffusion_loss
 from training.precompute import LatentDataset, object_mask, precompute_toyworld
+from training.principal import principal_components, write_encoder
 from training.toyworld import render, sample_spec
 from training.trainer import NonFiniteLoss, Trainer, latest_checkpoint, learning_rate_at, make_optimizers, train
 
@@ -47,7 +48,7 @@ def base(tmp_path_factory):
     root = tmp_path_factory.mktemp("training")
     import training.targets.vae as vae_target
 
-    small = {**VAE, "block_out_channels": [32, 32, 32, 32]}
+    small = {**VAE, "block_out_channels": [32, 32, 32, 64]}
     train(config(root / "vae", target="vae", architecture=small, curriculum=[stage()], max_train_steps=2))
     train(config(root / "text", target="text_encoder", architecture=T5, curriculum=[stage(train_batch_size=4)], max_train_steps=2))
     assert vae_target.CLIP_FRAMES == 24
@@ -126,8 +127,6 @@ def test_exported_parts_load_and_make_a_video(base, tmp_path):
 
 
 def test_decoder_training_leaves_the_latents_alone(base, tmp_path):
-    from core import TemporalVAE, encode_video
-
     run = train(config(tmp_path, target="vae_decoder", model=str(base / "base"), curriculum=[stage()], max_train_steps=2))
     before, after = (TemporalVAE.from_pretrained(folder / "vae", dtype=torch.float32).eval() for folder in (base / "base", run))
     frames = torch.rand(1, 3, 2, 32, 32) * 2 - 1
@@ -135,21 +134,24 @@ def test_decoder_training_leaves_the_latents_alone(base, tmp_path):
     assert not torch.equal(before.decoder.conv_in.weight, after.decoder.conv_in.weight)
 
 
-def test_whitening_evens_the_latents_and_changes_no_picture():
-    from core import TemporalVAE, decode_latents, encode_video
-    from training.whitening import whiten
+@pytest.mark.parametrize("groups", [1, 8])
+def test_the_written_encoder_gives_whitened_principal_components(groups):
+    rng = np.random.default_rng(0)
+    clips = np.concatenate([render(sample_spec(rng), frames=[8]) for _ in range(40)])
+    frames, masks = torch.from_numpy(clips).permute(0, 3, 1, 2).float() / 127.5 - 1, object_mask(clips)
+    weights, offsets = principal_components(frames, masks, 8)
+    vae = TemporalVAE(**VAE | {"latent_channels": 8, "block_out_channels": [32, 32, 32, 64], "norm_num_groups": groups}, down_block_types=("DownEncoderBlock2D",) * 4)
+    write_encoder(vae, weights, offsets)
+    latents = encode_video(vae, frames[:, :, None])[:, :, 0]
+    torch.testing.assert_close(latents, torch.nn.functional.conv2d(frames, weights, offsets, stride=8), rtol=1e-2, atol=1e-2)
+    flat, inside = latents.permute(0, 2, 3, 1).reshape(-1, 8), masks.flatten()
+    second = (flat[inside].T @ flat[inside] / inside.sum() + flat[~inside].T @ flat[~inside] / (~inside).sum()) / 2
+    torch.testing.assert_close(second, torch.eye(8), rtol=0, atol=0.05)
 
-    torch.manual_seed(0)
-    vae = TemporalVAE(**{**VAE, "block_out_channels": [32, 32, 32, 32]}, down_block_types=("DownEncoderBlock2D",) * 4, scaling_factor=0.7).eval()
-    frames, masks = torch.rand(6, 3, 2, 32, 32) * 2 - 1, torch.rand(6, 2, 4, 4) < 0.3
-    vae.encoder.conv_out.weight.data *= torch.linspace(1, 30, 8)[:, None, None, None]  # spreads above the floor
-    before = decode_latents(vae, encode_video(vae, frames))
-    spreads = whiten(vae, frames, masks)
-    latents = encode_video(vae, frames)
-    torch.testing.assert_close(decode_latents(vae, latents), before, rtol=1e-3, atol=1e-3)
-    flat, inside = latents.permute(0, 2, 3, 4, 1).reshape(-1, 4), masks.flatten()
-    covariance = (torch.cov(flat[inside].T) + torch.cov(flat[~inside].T)) / 2
-    torch.testing.assert_close(covariance, torch.diag((spreads / spreads.clamp(min=0.1)) ** 2), rtol=1e-2, atol=1e-2)
+
+def test_an_encoder_that_cannot_hold_the_components_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="architecture: 8 latent channels need block_out_channels of at least"):
+        train(config(tmp_path, architecture={**VAE, "latent_channels": 8, "block_out_channels": [32, 32, 32, 32]}, curriculum=[stage()]))
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(base, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -12,17 +13,25 @@ import torch.nn.functional as F
 
 from core.temporal_vae import TemporalVAE
 
-from ..config import TrainConfig
+from ..config import ConfigError, TrainConfig
+from ..precompute import object_mask
+from ..principal import principal_components, write_encoder
 from ..toyworld import render, sample_spec
+from ..toyworld.render import World
+from ..toyworld.scene import ClipSpec
 from ..trainer import step_generator, step_rng
 
 CLIP_FRAMES = 24
+FITTED_FRAMES = 400
+"""Frames whose patches the principal components are taken from."""
+EXTRA_MOTIONS = ("moves left", "moves right", "rises", "falls", "bounces", "circles", "stays still")
 
 
 class VAETask:
-    """L1 on pixels and on their differences, heavier on the saturated objects, plus a small KL term.
+    """L1 and L2 on pixels and L1 on their differences, plus a small KL term.
 
-    Crops are drawn mostly around objects: they cover a few per cent of a frame and carry nearly all that a caption says.
+    Objects cover a few per cent of a frame and carry nearly all that a caption says, so they count as much as all the rest of it, crops are
+    drawn mostly around them, and ``crowd`` adds more of them to a scene.
     """
 
     casts_weights = False
@@ -33,7 +42,11 @@ class VAETask:
         if part and part.is_dir():
             self.model = TemporalVAE.from_pretrained(part)
         else:
-            self.model = TemporalVAE(**config.architecture)
+            try:
+                self.model = TemporalVAE(**{"down_block_types": ("DownEncoderBlock2D",) * 4, **config.architecture})
+                start_from_principal_components(self.model)
+            except (ValueError, TypeError) as error:
+                raise ConfigError(f"architecture: {error}") from None
         self.model.to(device).float().train()
         self.decoder_only = config.target == "vae_decoder"
         if self.decoder_only:
@@ -49,7 +62,7 @@ class VAETask:
         for _ in range(stage.train_batch_size):
             spec = sample_spec(rng, num_frames=CLIP_FRAMES)
             start = int(rng.integers(0, CLIP_FRAMES - num_frames + 1))
-            clip = render(spec, frames=range(start, start + num_frames))
+            clip = crowded(spec, range(start, start + num_frames), int(rng.integers(0, self.config.crowd + 1)), rng)
             crops.append(crop_near_object(clip, stage.height, stage.width, rng))
         return {"frames": np.stack(crops)}
 
@@ -63,10 +76,11 @@ class VAETask:
         latents = posterior.mean + posterior.std * noise
         decoded = self.model.decode(latents, num_frames=T).sample.float()
         saturation = (pixels.amax(1, keepdim=True) - pixels.amin(1, keepdim=True)) / 2
-        weight = 1 + 4 * saturation
+        objects = F.max_pool2d((saturation > 0.35).float(), 5, stride=1, padding=2)  # with their outlines
         error = decoded - pixels
-        dx, dy = error.diff(dim=-1).abs().mean(), error.diff(dim=-2).abs().mean()
-        reconstruction = (weight * (error.abs() + error.square())).mean() + dx + dy
+        slopes = F.pad(error.diff(dim=-1).abs(), (0, 1)) + F.pad(error.diff(dim=-2).abs(), (0, 0, 0, 1))
+        distance = (error.abs() + error.square() + slopes).mean(1, keepdim=True)
+        reconstruction = distance.mean() + (distance * objects).sum() / objects.sum().clamp(min=1)
         kl = posterior.kl().mean() / pixels[0].numel()
         mse = error.detach().square().mean() / 4
         return reconstruction + self.config.kl_weight * kl, {"psnr": float(-10 * torch.log10(mse)), "kl": float(kl.detach()), "latent_std": float(posterior.mean.detach().float().std())}
@@ -76,15 +90,33 @@ class VAETask:
         """``folder/vae``, with the scaling factor that brings these latents to unit spread."""
         vae = TemporalVAE.from_config(self.model.config).to(self.device).eval()
         vae.load_state_dict(weights)
-        if self.decoder_only:  # the latents stay as they are, and so does their scale
-            vae.save_pretrained(folder / "vae")
-            return
-        rng = step_rng(self.config.seed, 2**31)
-        clips = [render(sample_spec(rng, num_frames=CLIP_FRAMES), frames=[0, CLIP_FRAMES // 2]) for _ in range(16)]
-        pixels = torch.from_numpy(np.concatenate(clips)).to(self.device).permute(0, 3, 1, 2).float().div(127.5).sub(1)
-        std = vae.encode(pixels).latent_dist.mean.std()
-        vae.register_to_config(scaling_factor=round(float(1 / std), 5))
+        if not self.decoder_only:  # the latents have changed; bring them back to unit spread
+            rng = step_rng(self.config.seed, 2**31)
+            clips = [render(sample_spec(rng, num_frames=CLIP_FRAMES), frames=[0, CLIP_FRAMES // 2]) for _ in range(16)]
+            pixels = torch.from_numpy(np.concatenate(clips)).to(self.device).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+            vae.register_to_config(scaling_factor=round(float(1 / vae.encode(pixels).latent_dist.mean.std()), 5))
         vae.save_pretrained(folder / "vae")
+
+
+def start_from_principal_components(vae: TemporalVAE) -> None:
+    """Set the encoder of an untrained VAE to what suits Toy World."""
+    rng = np.random.default_rng(0)
+    clips = np.concatenate([crowded(sample_spec(rng, num_frames=CLIP_FRAMES), range(i % CLIP_FRAMES, i % CLIP_FRAMES + 1), i % 4, rng) for i in range(FITTED_FRAMES)])
+    frames = torch.from_numpy(clips).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+    write_encoder(vae, *principal_components(frames, object_mask(clips), vae.config.latent_channels))
+
+
+def crowded(spec: ClipSpec, frames: range, extra: int, rng: np.random.Generator) -> np.ndarray:
+    """The clip uint8 [T, H, W, 3] with ``extra`` more objects in it, each with a motion of its own."""
+    clip = render(spec, frames=frames)
+    for _ in range(extra):
+        other = sample_spec(rng, motion="circles")
+        world = World(replace(spec, size=other.size, color=other.color, shape=other.shape, motion=str(rng.choice(EXTRA_MOTIONS))))
+        world.r = rng.random(len(world.r))
+        drawn = np.stack([world.draw(frame / (spec.num_frames - 1)) for frame in frames])
+        more = np.ptp(drawn, axis=-1) > np.ptp(clip, axis=-1).astype(int) + 8
+        clip = np.where(more[..., None], drawn, clip)
+    return clip
 
 
 def use_exact_temporal_convolutions(vae: torch.nn.Module) -> None:
