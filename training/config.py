@@ -45,7 +45,7 @@ class TrainConfig:
     """Every setting of a run. Unknown names are refused."""
 
     target: str = "transformer"
-    """What is trained: vae, vae_decoder (the encoder, and so all latents, stay as they are), text_encoder or transformer."""
+    """What is trained: vae, vae_decoder (the encoder, and so all latents, stay as they are; a new encoder is written in closed form), text_encoder or transformer."""
     model: str = ""
     """Folder that holds the parts this run builds on; a part of the same name as the target is where it starts from."""
     dataset: str = ""
