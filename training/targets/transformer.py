@@ -18,7 +18,7 @@ from ..precompute import LatentDataset
 from ..trainer import step_generator, step_rng
 
 
-OBJECTS_VISIBLE_BELOW = 0.4
+OBJECTS_VISIBLE_BELOW = 0.5
 """Share of the schedule below which noisy latents show the objects."""
 
 
