@@ -176,9 +176,10 @@ class GenerationRequest:
             text = getattr(self, name)
             if len(text) > MAX_PROMPT_CHARS:
                 raise RequestError(name, f"{name} has {len(text):,} characters; at most {MAX_PROMPT_CHARS:,} are taken. Shorten it: the text encoder reads 77 tokens (about 50 words).")
-            broken = next((c for c in text if c == "\x00" or "\ud800" <= c <= "\udfff"), None)
+        for name in ("prompt", "negative_prompt", "model"):
+            broken = next((c for c in getattr(self, name) if c == "\x00" or "\ud800" <= c <= "\udfff"), None)
             if broken is not None:
-                raise RequestError(name, f"{name} contains U+{ord(broken):04X}, which is not a character of text. Remove it.")
+                raise RequestError(name, f"{name} contains U+{ord(broken):04X}, which is not a character or only half of one. Type it again.")
         if not self.model.strip():
             raise RequestError("model", "No model is named. Use 'mira-nano', a model folder or a Hub id.")
         VideoShape(self.num_frames, self.height, self.width)

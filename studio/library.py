@@ -115,8 +115,9 @@ class Library:
         try:
             info, settings = probe(path), read_settings(path)
             request = known_settings(settings) if settings else GenerationRequest(prompt=path.stem)
-        except (VideoError, RequestError, OSError) as error:
-            log.warning("%s is not listed: %s", path, error)
+            (path.name + dump_request(request)).encode()  # what SQLite will do
+        except (VideoError, RequestError, OSError, UnicodeError) as error:
+            log.warning("%r is not listed: %s", str(path), error)
             return False
         request = request.replace(width=int(info["width"]), height=int(info["height"]), num_frames=int(info["num_frames"]), output_fps=round(info["fps"]))
         poster = path.with_suffix(".jpg")

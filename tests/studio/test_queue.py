@@ -44,7 +44,7 @@ def test_requests_are_resolved_and_leased_in_order(queue: Queue) -> None:
 def test_enqueue_many_stores_all_or_none(queue: Queue) -> None:
     with pytest.raises(RequestError, match="prompt is empty"):
         queue.enqueue_many([request(), request("  ")])
-    with pytest.raises(RequestError, match="half of a character"):
+    with pytest.raises(RequestError, match="only half of one"):
         queue.enqueue(request("broken \ud83d emoji"))
     assert queue.list() == []
 
@@ -232,6 +232,7 @@ def test_recover_makes_list_and_folders_agree(tmp_path: Path) -> None:
     save_video(frames, library.videos_dir / f"{id}.mp4", fps=6, settings=job.request.to_dict())
     save_video(frames, library.videos_dir / "mine.mp4", fps=6)
     (library.videos_dir / "broken.mp4").write_bytes(b"no video")
+    (library.videos_dir / "mine.mp4").with_name(os.fsdecode(b"latin-\xe9.mp4")).write_bytes((library.videos_dir / "mine.mp4").read_bytes())
 
     assert library.recover(queue) == 2 and library.recover(queue) == 0
     assert queue.get(id).state == "done" and queue.get(id).video == str(library.videos_dir / f"{id}.mp4")
