@@ -145,6 +145,7 @@ def evaluate(
     from core.video_io import save_video
 
     pipe = load_pipeline(model)
+    pipe.set_progress_bar_config(disable=True)  # one line a clip is progress enough
     specs = evaluation_specs(clips, seed=seed, num_frames=num_frames, height=height, width=width, held_out=held_out)
     report, rows = Report(), []
     shape = dict(num_frames=num_frames, height=height, width=width, fps=FPS)
