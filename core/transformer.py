@@ -235,6 +235,7 @@ class MiraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         self.apply(_initialise)
         for block in [*self.transformer_blocks, *self.temporal_transformer_blocks]:
             _look_at_the_like(block.attn1)
+            _open_gates(block, num_layers)
         nn.init.zeros_(self.proj_out.weight)
 
     def forward(
@@ -349,14 +350,13 @@ class MiraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
 
 
 def _initialise(module: nn.Module) -> None:
-    """Weights to train from: Xavier for projections, small ones for the conditioning path (as in DiT, arXiv:2212.09748)."""
+    """Weights to train from: Xavier for projections; modulation starts small (as in DiT, arXiv:2212.09748)."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, AdaLayerNormSingle):
-        for linear in (module.linear, module.emb.timestep_embedder.linear_1, module.emb.timestep_embedder.linear_2):
-            nn.init.normal_(linear.weight, std=0.02)
+        nn.init.normal_(module.linear.weight, std=0.02)
     elif isinstance(module, PatchEmbed):
         nn.init.xavier_uniform_(module.proj.weight.flatten(1))
         nn.init.zeros_(module.proj.bias)
@@ -366,8 +366,23 @@ def _look_at_the_like(attention: Attention) -> None:
     """Equal query and key projections: self-attention starts with tokens of near places, times and contents, not with a plain mean.
 
     Mimetic initialisation (Trockman & Kolter 2023, arXiv:2305.09828, section 4): with sine-cosine positions it spares a small model the
-    thousands of steps in which attention finds out what is near.
+    thousands of steps in which attention finds out what is near. Orthogonal projections of gain one give soft weights; with a gain of
+    sqrt(8) each token would see itself alone.
     """
-    nn.init.orthogonal_(attention.to_q.weight, gain=8**0.5)
+    nn.init.orthogonal_(attention.to_q.weight)
     with torch.no_grad():
         attention.to_k.weight.copy_(attention.to_q.weight)
+
+
+def _open_gates(block: TransformerBlock, num_layers: int) -> None:
+    """Gates of one, and projections into the residual stream as small as GPT-2's (Radford et al. 2019, section 2.3).
+
+    DiT closes its gates instead. An optimizer that moves each weight by its learning rate opens them so slowly that, for the first
+    thousands of steps, all tokens learn from the text through the ungated cross-attention and next to nothing from each other.
+    """
+    with torch.no_grad():
+        block.scale_shift_table[[2, 5]] = 1.0
+        for attention in (block.attn1, block.attn2):
+            if attention is not None:
+                attention.to_out[0].weight.mul_((5 * num_layers) ** -0.5)
+        block.ff.net[2].weight.mul_((5 * num_layers) ** -0.5)

@@ -89,8 +89,6 @@ class TrainConfig:
     """auto, bf16 or fp32: the type of matrix products (weights and optimizer stay in fp32)."""
     num_threads: int = 0
     """CPU threads; 0 means all cores."""
-    compile: bool = False
-    """torch.compile the forward and backward: minutes at the start of each shape, faster steps after."""
 
     caption_dropout: float = 0.1
     """Share of captions replaced by the empty one, for guidance."""

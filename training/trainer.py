@@ -26,6 +26,7 @@ from core.device import choose_device, choose_dtype
 
 from .config import ConfigError, TrainConfig, save_config
 from .ema import EMA
+from .muon import Muon
 
 log = logging.getLogger(__name__)
 
@@ -73,15 +74,14 @@ def learning_rate_at(config: TrainConfig, step: int) -> float:
 def make_optimizers(model: torch.nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """AdamW for all weights, or Muon for the matrices inside the blocks and AdamW for the rest.
 
-    Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon) makes each update orthogonal; with ``match_rms_adamw`` (Liu et al. 2025,
-    arXiv:2502.16982, eq. 4) its updates are as large as AdamW's, so that one learning rate and one schedule serve both.
+    One learning rate and one schedule serve both, see ``Muon``.
     """
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     matrices = {name for name, p in parameters.items() if config.optimizer == "muon" and p.ndim == 2 and "blocks." in name and name.endswith(".weight")}
     rest = [p for name, p in parameters.items() if name not in matrices]
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr=config.learning_rate, betas=(0.9, config.adam_beta2), weight_decay=config.weight_decay, fused=True)]
     if matrices:
-        optimizers.append(torch.optim.Muon([parameters[name] for name in sorted(matrices)], lr=config.learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"))
+        optimizers.append(Muon([parameters[name] for name in sorted(matrices)], lr=config.learning_rate, weight_decay=config.weight_decay))
     return optimizers
 
 
@@ -144,7 +144,7 @@ class Trainer:
         rate = learning_rate_at(self.config, self.step)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = rate * (self.config.muon_scale if isinstance(optimizer, torch.optim.Muon) else 1)
+                group["lr"] = rate * (self.config.muon_scale if isinstance(optimizer, Muon) else 1)
         with self.autocast():
             loss, figures = self.task.loss(batch, self.step)
         value = float(loss.detach())

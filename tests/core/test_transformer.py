@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 
 from core import MiraTransformer3DModel
+from core.attention import attend
 
 DATA = Path(__file__).parents[1] / "data"
 SMALL = dict(num_attention_heads=2, attention_head_dim=16, num_layers=2, caption_channels=12, temporal_length=4)
@@ -103,6 +104,26 @@ def test_v1_keeps_the_first_half_of_what_it_predicts():
     weight = model.proj_out.weight.view(4, 8, -1)  # patches, channels
     weight[:, 4:] += 1
     torch.testing.assert_close(model(**inputs()).sample, before)
+
+
+def test_self_attention_starts_near_but_not_at_each_token_alone(monkeypatch):
+    seen = []
+
+    def spy(query, key, value, heads):
+        if query.shape == key.shape:
+            q, k = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key))
+            seen.append((q @ k.mT / q.shape[-1] ** 0.5).softmax(-1))
+        return attend(query, key, value, heads)
+
+    monkeypatch.setattr("core.transformer.attend", spy)
+    torch.manual_seed(0)
+    model = MiraTransformer3DModel(num_attention_heads=3, attention_head_dim=64, num_layers=2, caption_channels=12, window_attn="frame")
+    model(**inputs(T=1, H=10, W=16))
+    for weights in seen:
+        own = weights.diagonal(dim1=-2, dim2=-1).mean()
+        nearer, farther = (weights.diagonal(offset, -2, -1).mean() for offset in (1, 4))
+        assert 2 / 40 < own < 0.8 and nearer > farther
+    assert len(seen) == 4
 
 
 def test_gradient_checkpointing_gives_the_same_gradients():

@@ -13,8 +13,10 @@ from training.config import ConfigError, load_config
 from training.ema import EMA
 from training.export import export_model
 from training.losses import draw_timesteps, diffusion_loss
+from training.muon import Muon
 from training.precompute import LatentDataset, object_mask, precompute_toyworld
 from training.principal import principal_components, write_encoder
+from training.targets.vae import crowded
 from training.toyworld import render, sample_spec
 from training.trainer import NonFiniteLoss, Trainer, latest_checkpoint, learning_rate_at, make_optimizers, train
 
@@ -94,6 +96,31 @@ def test_muon_has_the_matrices_of_the_blocks_and_adamw_the_rest():
     assert by_muon | by_adamw == {id(p) for p in model.parameters()} and not by_muon & by_adamw
     assert id(model.transformer_blocks[0].ff.net[2].weight) in by_muon
     assert by_adamw >= {id(model.proj_out.weight), id(model.transformer_blocks[0].scale_shift_table), id(model.caption_projection.linear_1.weight)}
+
+
+def test_muon_equals_torchs():
+    g = torch.Generator().manual_seed(0)
+    ours, theirs = ([torch.nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(i))) for i, shape in enumerate([(8, 8), (8, 8), (24, 8), (8, 24)])] for _ in "ab")
+    settings = dict(lr=0.01, weight_decay=0.1)
+    optimizers = Muon(ours, **settings), torch.optim.Muon(theirs, **settings, adjust_lr_fn="match_rms_adamw")
+    for _ in range(3):
+        for a, b in zip(ours, theirs):
+            a.grad = torch.randn(a.shape, generator=g)
+            b.grad = a.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for a, b in zip(ours, theirs):
+        torch.testing.assert_close(a, b, rtol=0, atol=2e-4)  # one unit of bf16 in an update of 0.02
+
+
+def test_more_objects_leave_a_wall_in_its_place():
+    rng = np.random.default_rng(0)
+    spec = sample_spec(rng, motion="passes behind a wall", num_frames=24)
+    alone, crowd = (crowded(spec, range(12, 13), extra, rng)[0] for extra in (0, 4))
+    wall = alone[:, 60:68]
+    assert (np.ptp(wall, axis=-1) < 10).all() and object_mask(crowd[None]).any()
+    unpainted = np.ptp(crowd[:, 60:68], axis=-1) < 10
+    assert unpainted.mean() > 0.3 and (crowd[:, 60:68][unpainted] == wall[unpainted]).all()
 
 
 def test_a_half_written_checkpoint_is_passed_over(base, tmp_path):

@@ -18,8 +18,8 @@ from ..precompute import LatentDataset
 from ..trainer import step_generator, step_rng
 
 
-OBJECTS_VISIBLE_BELOW = 0.5
-"""Share of the schedule below which noisy latents show the objects."""
+OBJECTS_VISIBLE_ABOVE = 0.4
+"""Share of the signal (alpha_t of the normalised process) above which one noisy frame shows where the objects are."""
 
 
 class TransformerTask:
@@ -41,7 +41,6 @@ class TransformerTask:
         self.scheduler = MiraScheduler(**config.scheduler)
         self.dtype = torch.float32 if config.mixed_precision == "fp32" else choose_dtype("bf16" if config.mixed_precision == "bf16" else "auto", device)
         self.encode = self.dataset.text_encoder(config.model, device)
-        self.forward = torch.compile(self.model, dynamic=False) if config.compile else self.model
 
     def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, fps: torch.Tensor, **options: Any):
         """The transformer with its weights cast once a step; gradients reach the fp32 weights.
@@ -49,9 +48,9 @@ class TransformerTask:
         Autocast would cast them at every use and keep norms and gates in fp32: 1.2 to 1.4 times slower on a CPU.
         """
         if self.dtype == torch.float32:
-            return self.forward(noisy, timesteps, text, fps, **options)
+            return self.model(noisy, timesteps, text, fps, **options)
         cast = {name: p.to(self.dtype) for name, p in self.model.named_parameters()}
-        return torch.func.functional_call(self.forward, cast, (noisy.to(self.dtype), timesteps, text.to(self.dtype), fps), options)
+        return torch.func.functional_call(self.model, cast, (noisy.to(self.dtype), timesteps, text.to(self.dtype), fps), options)
 
     def batch(self, step: int) -> dict[str, Any]:
         """``latents`` [B, C, T, h, w] fp32, ``masks`` [B, 1, T, h, w] of the objects, ``prompt_embeds`` [B, L, D]."""
@@ -82,12 +81,13 @@ class TransformerTask:
     def weights(self, masks: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor | None:
         """Heavier where the objects are, at noise steps whose latents still show where that is; of mean one in each clip.
 
-        Given x_t the weight is then nearly certain, so the optimum stays E[target | x_t]; at higher noise all places count the same.
+        Given x_t the weight is then nearly certain, so the optimum stays E[target | x_t]. At higher noise all places count the same: to weigh
+        up the places where objects happen to be would teach the model to see objects wherever one is possible.
         """
         extra = self.config.object_weight - 1
         if not extra:
             return None
-        visible = (timesteps < OBJECTS_VISIBLE_BELOW * self.scheduler.config.num_train_timesteps).view(-1, 1, 1, 1, 1)
+        visible = (self.scheduler.alpha.to(timesteps.device)[timesteps] > OBJECTS_VISIBLE_ABOVE).view(-1, 1, 1, 1, 1)
         weights = 1 + extra * masks * visible
         return weights / weights.mean(dim=(1, 2, 3, 4), keepdim=True)
 

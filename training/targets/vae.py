@@ -108,15 +108,14 @@ def start_from_principal_components(vae: TemporalVAE) -> None:
 
 def crowded(spec: ClipSpec, frames: range, extra: int, rng: np.random.Generator) -> np.ndarray:
     """The clip uint8 [T, H, W, 3] with ``extra`` more objects in it, each with a motion of its own."""
-    clip = render(spec, frames=frames)
+    images = render(spec, frames=frames).astype(np.float32) / 255
     for _ in range(extra):
         other = sample_spec(rng, motion="circles")
         world = World(replace(spec, size=other.size, color=other.color, shape=other.shape, motion=str(rng.choice(EXTRA_MOTIONS))))
         world.r = rng.random(len(world.r))
-        drawn = np.stack([world.draw(frame / (spec.num_frames - 1)) for frame in frames])
-        more = np.ptp(drawn, axis=-1) > np.ptp(clip, axis=-1).astype(int) + 8
-        clip = np.where(more[..., None], drawn, clip)
-    return clip
+        for image, frame in zip(images, frames):
+            world.paint_objects(image, frame / (spec.num_frames - 1))
+    return (images * 255 + 0.5).astype(np.uint8)
 
 
 def use_exact_temporal_convolutions(vae: torch.nn.Module) -> None:

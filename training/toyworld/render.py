@@ -126,26 +126,35 @@ class World:
 
     def draw(self, u: float) -> np.ndarray:
         """The frame at time ``u`` in 0..1, uint8 [H, W, 3]."""
-        zoom = 1 + (ZOOM - 1) * u if self.spec.camera == "zooms in" else 1.0
-        pan = self.pan * u
-        if self.pan or zoom != 1.0:
+        pan, zoom = self._camera(u)
+        if pan or zoom != 1.0:
             image = self._background(pan, zoom)
         else:
             if self._backdrop is None:
                 self._backdrop = self._background(0.0, 1.0)
             image = self._backdrop.copy()
+        self.paint_objects(image, u)
         s = self.spec
-        objects = [(s.color, s.shape, self.radius), (s.second_color, s.second_shape, self.second_radius)]
-        for (x, y), (color, shape, radius) in zip(self.positions(u), objects):
-            cx = 0.5 * self.aspect + (x + pan - 0.5 * self.aspect) * zoom
-            cy = 0.5 + (y - 0.5) * zoom
-            self._paint(image, cx * s.height, cy * s.height, radius * zoom * s.height, shape, color)
         if s.motion == "passes behind a wall":
             half = WALL_WIDTH * s.width / 2
             columns = np.arange(s.width) + 0.5
             cover = np.clip(half - np.abs(columns - s.width / 2) + 0.5, 0, 1).astype(np.float32)[None, :, None]
             image = image * (1 - cover) + np.float32(WALL_COLOR) * cover
         return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+    def paint_objects(self, image: np.ndarray, u: float) -> None:
+        """Paint the objects at time ``u`` into ``image`` float32 [H, W, 3] in 0..1."""
+        pan, zoom = self._camera(u)
+        s = self.spec
+        objects = [(s.color, s.shape, self.radius), (s.second_color, s.second_shape, self.second_radius)]
+        for (x, y), (color, shape, radius) in zip(self.positions(u), objects):
+            cx = 0.5 * self.aspect + (x + pan - 0.5 * self.aspect) * zoom
+            cy = 0.5 + (y - 0.5) * zoom
+            self._paint(image, cx * s.height, cy * s.height, radius * zoom * s.height, shape, color)
+
+    def _camera(self, u: float) -> tuple[float, float]:
+        """How far the near layer has shifted (in frame heights) and how far the camera has zoomed in."""
+        return self.pan * u, 1 + (ZOOM - 1) * u if self.spec.camera == "zooms in" else 1.0
 
     def _background(self, pan: float, zoom: float) -> np.ndarray:
         s = self.spec
