@@ -43,7 +43,6 @@ class World:
         """Centres of the objects at time ``u`` in 0..1, before the camera."""
         s, r, a, R = self.spec, self.r, self.aspect, self.radius
         margin = R + 0.02
-        lerp = lambda p, q: p + (q - p) * u  # noqa: E731
         side = 1 if r[0] < 0.5 else -1
         mirrored = lambda x: x if side > 0 else a - x  # noqa: E731
         if s.camera == "still" or s.camera == "zooms in":
