@@ -50,6 +50,48 @@
     setTimeout(() => URL.revokeObjectURL(copy.href), 60000);
   });
 
+  // A file dropped anywhere goes where "Open a file" puts it.
+  const files = (event) => [...(event.dataTransfer?.types || [])].includes("Files") && !event.target.closest?.("[data-testid='file-upload']");
+  document.addEventListener("dragover", (event) => {
+    if (files(event)) event.preventDefault();
+  });
+  document.addEventListener("drop", (event) => {
+    if (!files(event)) return;
+    event.preventDefault();
+    const input = document.querySelector("#opener-box input[type=file]");
+    if (!input || !event.dataTransfer.files.length) return;
+    document.querySelector("#tabs [role=tab]")?.click();
+    const one = new DataTransfer();
+    one.items.add(event.dataTransfer.files[0]);
+    input.files = one.files;
+    input.dispatchEvent(new Event("change", { bubbles: true }));
+  });
+
+  // A waiting request is dragged to the place before another one.
+  let dragged = null;
+  const row = (event) => event.target.closest?.(".job[draggable]");
+  const mark = (target) => {
+    document.querySelectorAll(".job.over").forEach((job) => job.classList.remove("over"));
+    target?.classList.add("over");
+  };
+  document.addEventListener("dragstart", (event) => {
+    dragged = row(event)?.dataset.job || null;
+    if (dragged) event.dataTransfer.effectAllowed = "move";
+  });
+  document.addEventListener("dragover", (event) => {
+    const target = dragged && row(event);
+    if (!target || target.dataset.job === dragged) return;
+    event.preventDefault();
+    mark(target);
+  });
+  document.addEventListener("drop", (event) => {
+    const target = dragged && row(event);
+    if (!target || target.dataset.job === dragged) return;
+    event.preventDefault();
+    send("place", `${dragged}>${target.dataset.job}`);
+  });
+  document.addEventListener("dragend", () => { dragged = null; mark(null); });
+
   // Keys: Ctrl+Enter generates; space and arrows work the video unless someone types.
   const typing = (element) => element && (element.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(element.tagName));
   document.addEventListener("keydown", (event) => {

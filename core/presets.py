@@ -35,6 +35,9 @@ class Preset:
         return self.num_frames / self.output_fps
 
 
+PRESET_FIELDS = ("guidance_scale", "num_inference_steps", "sampler", "eta", "height", "width", "num_frames", "fps", "output_fps")
+"""The fields of a request that a preset decides."""
+
 NANO = "mira-nano"
 V0_128, V0_384 = "TencentARC/Mira-v0:128", "TencentARC/Mira-v0:384"
 V1_384_10S, V1_384_20S = "TencentARC/Mira-v1:384-10s", "TencentARC/Mira-v1:384-20s"

@@ -8,6 +8,7 @@ section 2.3). Parameter names are those of Mira's checkpoints. Shapes: see ``cor
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -236,6 +237,8 @@ class MiraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         for block in [*self.transformer_blocks, *self.temporal_transformer_blocks]:
             _look_at_the_like(block.attn1)
             _open_gates(block, num_layers)
+        for block in self.temporal_transformer_blocks:
+            _look_at_near_frames(block.attn1)
         nn.init.zeros_(self.proj_out.weight)
 
     def forward(
@@ -372,6 +375,24 @@ def _look_at_the_like(attention: Attention) -> None:
     nn.init.orthogonal_(attention.to_q.weight)
     with torch.no_grad():
         attention.to_k.weight.copy_(attention.to_q.weight)
+
+
+SLOWEST = 0.05
+"""Radians a frame: the slowest of the temporal positions' frequencies that tells frames of a clip of 120 apart well."""
+
+
+def _look_at_near_frames(attention: Attention) -> None:
+    """The first head of a temporal block starts with the temporal positions alone, so that near frames weigh more than far ones.
+
+    Temporal positions are added once, to tokens that grow from then on: a model that does not use them early finds them drowned.
+    """
+    dim, head = attention.to_q.in_features, attention.to_q.out_features // attention.heads
+    fast_enough = math.log(1 / SLOWEST) / math.log(10000) * (dim // 2)  # frequency k is 10000^(-2 k / dim)
+    chosen = torch.linspace(0, int(fast_enough), head // 2).round().long()
+    rows = torch.zeros(head, dim)
+    rows[torch.arange(head // 2), chosen] = rows[torch.arange(head // 2) + head // 2, chosen + dim // 2] = 1
+    with torch.no_grad():
+        attention.to_q.weight[:head] = attention.to_k.weight[:head] = rows
 
 
 def _open_gates(block: TransformerBlock, num_layers: int) -> None:

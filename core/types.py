@@ -153,14 +153,10 @@ class GenerationRequest:
 
     def resolved(self) -> GenerationRequest:
         """A copy in which every None is filled and every value checked. Raises RequestError."""
-        from .presets import default_preset, get_preset
+        from .presets import PRESET_FIELDS, default_preset, get_preset
 
         preset = get_preset(self.preset) if self.preset else default_preset(self.model)
-        filled = {
-            name: getattr(preset, name)
-            for name in ("height", "width", "num_frames", "fps", "output_fps", "num_inference_steps", "guidance_scale", "eta", "sampler")
-            if getattr(self, name) is None
-        }
+        filled = {name: getattr(preset, name) for name in PRESET_FIELDS if getattr(self, name) is None}
         seed = secrets.randbelow(2**31) if self.seed is None else self.seed
         request = self.replace(**filled, preset=preset.name, seed=seed)
         request.validate()

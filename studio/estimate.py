@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 from core.schedulers_info import SAMPLERS
 from core.types import GenerationRequest, RequestError
 
-from .components.words import about
+from .components.words import about, escape
+from .library import Video
+from .queue import Job
 from .services import Services
 
 
@@ -17,21 +19,36 @@ def work(request: GenerationRequest) -> float:
     return float(request.num_frames * request.height * request.width * passes)
 
 
-def seconds_for(services: Services, request: GenerationRequest) -> float | None:
-    """About how long it will take; None before the model has made a video here."""
-    for video in services.library.list(limit=50):
-        if video.elapsed and video.request.model == request.model and video.request.sampler in SAMPLERS:
-            return video.elapsed * work(request) / work(video.request)
-    return None
+def last_made(services: Services, model: str) -> Video | None:
+    """The last video that this model made here and that says how long it took."""
+    return next((video for video in services.library.list(limit=50) if video.elapsed and video.request.model == model and video.request.sampler in SAMPLERS), None)
 
 
-def estimate(services: Services, settings: dict[str, Any], count: int) -> str:
-    """One line below the Generate button; empty while the settings are not ones that can be used."""
+def seconds_for(services: Services, requests: Sequence[GenerationRequest]) -> float | None:
+    """About how long resolved requests take, one after the other; None while one of their models has made nothing here."""
+    made = {model: last_made(services, model) for model in {request.model for request in requests}}
+    if not all(made.values()):
+        return None
+    return sum(made[request.model].elapsed * work(request) / work(made[request.model].request) for request in requests)
+
+
+def seconds_left(services: Services, jobs: Sequence[Job]) -> float | None:
+    """About how long the queue still takes; None when there is nothing to go by."""
+    waiting = seconds_for(services, [job.request for job in jobs if job.state == "waiting"])
+    running = [job.seconds_left for job in jobs if job.state == "running"]
+    return None if waiting is None or None in running else waiting + max(running, default=0.0)
+
+
+def estimate(services: Services, requests: Sequence[GenerationRequest]) -> str:
+    """One line below the Generate button: what the requests make and how long that takes, as far as it is known."""
     try:
-        request = GenerationRequest.from_dict({**settings, "seed": 0}).resolved()
-    except RequestError:
-        return ""
-    video = f"{request.width}×{request.height}, {request.num_frames} frames, {request.num_frames / request.output_fps:.1f} s"
-    seconds = seconds_for(services, request)
-    cost = "" if seconds is None else f" · about {about(seconds * count)} to make{f' all {count}' if count > 1 else ''}"
-    return f"<p>{video}{cost}</p>"
+        filled = [request.replace(prompt=request.prompt or "any").resolved() for request in requests]
+    except RequestError as error:
+        return f'<p class="bad">{escape(error)}</p>'
+    first = filled[0]
+    sizes = {(request.width, request.height, request.num_frames, request.output_fps) for request in filled}
+    video = f"{first.width}×{first.height}, {first.num_frames} frames, {first.num_frames / first.output_fps:.1f} s" if len(sizes) == 1 else f"{len(sizes)} sizes and lengths"
+    seconds = seconds_for(services, filled)
+    if seconds is None:
+        return f"<p>{video}</p>"
+    return f"<p>{video} · about {about(seconds)} to make{f' all {len(filled)}' if len(filled) > 1 else ''}</p>"

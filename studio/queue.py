@@ -6,7 +6,7 @@ whose lease was lost or whose request was cancelled can change nothing any more.
 all processes of a machine share and which neither a sleeping laptop nor a corrected clock moves; a restart requeues all.
 
     waiting -> running -> done | failed
-    waiting | running -> cancelled          running -> waiting (worker lost)          failed | cancelled -> waiting (retry)
+    waiting | running -> cancelled          running -> waiting (worker lost)          failed | cancelled -> waiting (retry, undo)
 """
 
 from __future__ import annotations
@@ -130,6 +130,44 @@ class Queue:
             id,
         )
         return id
+
+    def move(self, id: str, to: str) -> None:
+        """Put a waiting request elsewhere in line: ``to`` is 'first', 'last', 'up', 'down', or the id of the waiting one that it shall come before.
+
+        Raises RequestError when either is not waiting (any more).
+        """
+        with self.db.write() as tx:
+            rows = tx.execute("SELECT id, position FROM requests WHERE state = 'waiting' ORDER BY position").fetchall()
+            ids, places = [row["id"] for row in rows], [row["position"] for row in rows]
+            for name in (id, to) if to not in ("first", "last", "up", "down") else (id,):
+                if name not in ids:
+                    raise RequestError("id", "That request is not waiting any more, so its place cannot change.")
+            before = ids.index(id)
+            ids.remove(id)
+            after = {"first": 0, "last": len(ids), "up": max(0, before - 1), "down": before + 1}.get(to)
+            ids.insert(ids.index(to) if after is None else after, id)
+            tx.executemany("UPDATE requests SET position = ? WHERE id = ?", list(zip(places, ids)))
+            self.db.touch("queue")
+
+    def edit(self, id: str, request: GenerationRequest) -> None:
+        """Replace a waiting request, which keeps its place. Raises RequestError for a bad one, or when the old one is not waiting any more."""
+        self._require(id)
+        text = dump_request(request.resolved())
+        if not self._change("UPDATE requests SET request = ? WHERE id = ? AND state = 'waiting'", text, id):
+            raise RequestError("id", "That request has started or ended in the meantime, so it stays as it was. Press Generate to queue this version as a new one.")
+
+    def cancel_waiting(self) -> list[str]:
+        """Cancel everything that waits; the ids, for ``reinstate``."""
+        with self.db.write() as tx:
+            ids = [row["id"] for row in tx.execute("UPDATE requests SET state = 'cancelled', finished = ? WHERE state = 'waiting' RETURNING id", (time.time(),))]
+            self.db.touch("queue")
+        return ids
+
+    def reinstate(self, ids: Sequence[str]) -> None:
+        """Undo ``cancel_waiting``: each takes its old place."""
+        with self.db.write() as tx:
+            tx.executemany("UPDATE requests SET state = 'waiting', finished = NULL WHERE id = ? AND state = 'cancelled'", [(id,) for id in ids])
+            self.db.touch("queue")
 
     def clear_finished(self) -> list[str]:
         """Hide done, failed and cancelled requests (their videos stay); the ids, for ``restore``."""

@@ -15,6 +15,7 @@ from .components.queue_list import render_queue
 from .components.viewer import render_examples, render_running, render_video, render_waiting
 from .components.words import escape, model_label
 from .db import StorageError
+from .estimate import seconds_left
 from .library import Video
 from .services import Services
 
@@ -37,8 +38,10 @@ class Session:
 
     selected: str | None = None
     """The video that was picked; None follows the queue: what runs, else the newest video."""
+    editing: str | None = None
+    """The waiting request that the form holds."""
     undo: tuple[str, str, tuple[str, ...]] | None = None
-    """What the Undo button does: words, 'video' or 'requests', ids."""
+    """What the Undo button does: words, 'video', 'cleared' or 'cancelled', ids."""
     search: str = ""
     starred: bool = False
     shown: int = GALLERY_PAGE
@@ -83,7 +86,7 @@ class Screen:
             "device": render_device(status, self.services.default_model),
             "viewer": viewer,
             "strip": render_strip(videos, current),
-            "queue": render_queue(jobs, queue.counts(), paused),
+            "queue": render_queue(jobs, queue.counts(), paused, seconds_left(self.services, jobs)),
             "gallery": render_grid(found, total, bool(session.search.strip()) or session.starred, GALLERY_PAGE),
             "toast": render_toast(session),
         }
@@ -128,7 +131,20 @@ class Screen:
                 queue.resume()
             case "clear":
                 ids = tuple(queue.clear_finished())
-                session.undo = (f"{len(ids)} finished {'request' if len(ids) == 1 else 'requests'} cleared; the videos stay.", "requests", ids)
+                session.undo = (f"{len(ids)} finished {'request' if len(ids) == 1 else 'requests'} cleared; the videos stay.", "cleared", ids)
+            case "cancel-waiting":
+                ids = tuple(queue.cancel_waiting())
+                session.undo = (f"{len(ids)} waiting {'request' if len(ids) == 1 else 'requests'} cancelled.", "cancelled", ids)
+            case "up" | "down" | "first":
+                queue.move(id, action)
+            case "place":
+                moved, _, before = id.partition(">")
+                queue.move(moved, before)
+            case "copy":
+                job = queue.get(id)
+                if job is None:
+                    raise RequestError("id", "That request is gone.")
+                queue.enqueue(job.request)
             case "follow":
                 session.selected = None
             case "show":
@@ -153,6 +169,8 @@ class Screen:
                 if kind == "video":
                     library.undelete(ids[0])
                     session.selected = ids[0]
+                elif kind == "cancelled":
+                    queue.reinstate(ids)
                 else:
                     queue.restore(ids)
             case "dismiss":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..queue import FINISHED, Job
-from .words import clock, escape
+from .words import about, clock, escape
 
 SHOWN = 40
 """Rows drawn; the rest is counted."""
@@ -19,19 +19,25 @@ def stage_words(job: Job) -> str:
     return {"text": "Reading the prompt", "decode": "Decoding the frames", "save": "Saving the file"}.get(job.stage, "Starting")
 
 
-def render_queue(jobs: Sequence[Job], counts: dict[str, int], paused: bool) -> str:
-    """HTML of the whole panel: heading, pause and clear, one row for each request."""
+def render_queue(jobs: Sequence[Job], counts: dict[str, int], paused: bool, seconds_left: float | None) -> str:
+    """HTML of the whole panel: heading, pause and clear, the time that all of it takes, one row for each request."""
     open_count = counts["running"] + counts["waiting"]
     finished = sum(counts[state] for state in FINISHED)
     turn = "resume" if paused else "pause"
     tools = [f'<button class="quiet" data-action="{turn}" title="{_turn_hint(paused)}">{turn.capitalize()}</button>'] if open_count or paused else []
+    if counts["waiting"] > 1:
+        tools.append('<button class="quiet" data-action="cancel-waiting" title="Cancels every request that waits; this can be undone">Cancel waiting</button>')
     if finished:
         tools.append('<button class="quiet" data-action="clear" title="Takes finished requests off this list; their videos stay">Clear finished</button>')
     head = f'<div class="panel-head"><h2>Queue</h2><span class="badge">{open_count}</span><span class="tools">{"".join(tools)}</span></div>'
-    note = '<p class="note">Paused: what runs is finished, nothing new starts.</p>' if paused else ""
+    notes = ["Paused: what runs is finished, nothing new starts."] if paused else []
+    if open_count > 1 and seconds_left is not None:
+        notes.append(f"About {about(seconds_left)} in all.")
+    note = f'<p class="note">{" ".join(notes)}</p>' if notes else ""
     if not jobs:
         return head + note + '<p class="empty">Nothing is queued. Every request waits its turn here, and survives a restart.</p>'
-    rows = "".join(_row(job) for job in jobs[:SHOWN])
+    first = next((job.id for job in jobs if job.state == "waiting"), None)
+    rows = "".join(_row(job, job.id == first, counts["waiting"] > 1) for job in jobs[:SHOWN])
     left = open_count + finished - min(len(jobs), SHOWN)
     more = f'<p class="note">and {left} more</p>' if left > 0 else ""
     return f'{head}{note}<ul class="jobs">{rows}</ul>{more}'
@@ -41,7 +47,8 @@ def _turn_hint(paused: bool) -> str:
     return "Start requests again" if paused else "Let the running one end and start no others"
 
 
-def _row(job: Job) -> str:
+def _row(job: Job, first: bool, several: bool) -> str:
+    """``first``: the next to start; ``several``: there is more than one that waits, so that they have an order."""
     parts = [f'<div class="job-head"><span class="dot"></span><span class="job-state">{STATE_WORDS[job.state]}</span><span class="job-right">{_right(job)}</span></div>']
     prompt = escape(job.request.prompt)
     if job.state == "running":
@@ -55,19 +62,31 @@ def _row(job: Job) -> str:
         parts.append(f'<div class="job-prompt" title="{prompt}" dir="auto">{prompt}</div>')
         if job.state == "failed":
             parts.append(f'<p class="job-error">{escape(job.error or "It failed.")}</p>')
-        action = "cancel" if job.state == "waiting" else "retry"
-        parts.append(f'<div class="job-foot"><span>seed {job.request.seed}</span>{_button(action, job)}</div>')
-    return f'<li class="job {job.state}" data-job="{job.id}">{"".join(parts)}</li>'
+        if job.state == "waiting":
+            places = [_icon("up", "↑", "Move up", job), _icon("down", "↓", "Move down", job), *([] if first else [_button("first", job, "Next")])] if several else []
+            buttons = [*places, _button("edit", job), _button("copy", job), _button("cancel", job)]
+        else:
+            buttons = [f"<span>seed {job.request.seed}</span>", _button("retry", job)]
+        parts.append(f'<div class="job-foot">{"".join(buttons)}</div>')
+    drag = ' draggable="true"' if job.state == "waiting" and several else ""
+    return f'<li class="job {job.state}" data-job="{job.id}"{drag}>{"".join(parts)}</li>'
 
 
 def _right(job: Job) -> str:
     if job.state == "running":
         left = "" if job.seconds_left is None else f" · {clock(job.seconds_left)} left"
         return f"{round(100 * job.progress)} %{left}"
+    if job.state == "waiting":
+        return f"seed {job.request.seed}"
     if job.state == "done" and job.started and job.finished:
         return f"in {clock(job.finished - job.started)}"
     return ""
 
 
-def _button(action: str, job: Job) -> str:
-    return f'<button class="small" data-action="{action}" data-id="{job.id}" aria-label="{action.capitalize()}: {escape(job.request.prompt)}">{action.capitalize()}</button>'
+def _button(action: str, job: Job, word: str | None = None) -> str:
+    word = word or action.capitalize()
+    return f'<button class="small" data-action="{action}" data-id="{job.id}" aria-label="{word}: {escape(job.request.prompt)}">{word}</button>'
+
+
+def _icon(action: str, sign: str, word: str, job: Job) -> str:
+    return f'<button class="small icon" data-action="{action}" data-id="{job.id}" title="{word}" aria-label="{word}: {escape(job.request.prompt)}">{sign}</button>'

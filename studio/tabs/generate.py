@@ -4,29 +4,39 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from core.presets import PRESETS, Preset, default_preset, presets_for
+from core.presets import PRESET_FIELDS, PRESETS, Preset, default_preset, presets_for
 from core.schedulers_info import SAMPLERS
-from core.types import MAX_PROMPT_CHARS, GenerationRequest, RequestError
+from core.types import GenerationRequest, RequestError
+from core.video_io import read_settings
 
 from ..components.words import escape
 from ..db import StorageError
 from ..estimate import estimate
+from ..prompts import as_requests, as_text
+from ..queue import known_settings
 from ..screen import Session, example_prompts
 
 if TYPE_CHECKING:
     from ..ui import Page
 
 MAX_COUNT = 16
+MAX_TEXT_BYTES = 1_000_000
+"""A file of prompts."""
 SLIDER_GUIDANCE = 20.0
 SEEDS = 2**31
-SAMPLING = ("guidance_scale", "num_inference_steps", "sampler", "eta", "height", "width", "num_frames", "fps", "output_fps")
-"""The fields that a preset decides."""
-FIELDS = ("prompt", "negative_prompt", "model", "preset", *SAMPLING)
+FIELDS = ("prompt", "negative_prompt", "model", "preset", *PRESET_FIELDS)
 """The fields of a request that a widget of the same name holds; seed and count come beside them."""
+SETTINGS_FILES = (".mp4", ".gif", ".png")
+MANY_HINT = (
+    '<ul class="hint"><li>Each line of the prompt is a video of its own.</li>'
+    "<li><code>{red|blue} ball</code> makes one of each; <code>__colour__</code> one for each line of <code>wildcards/colour.txt</code> in the data folder.</li>"
+    "<li>A line can end with settings of its own: <code>--seed 7 --guidance_scale {2|4|8}</code></li></ul>"
+)
 
 
 @dataclass
@@ -39,6 +49,7 @@ class GenerateTab:
     dice: gr.Button
     keep_seed: gr.Checkbox
     count: gr.Number
+    opener: gr.UploadButton
     button: gr.Button
     error: gr.HTML
     estimate: gr.HTML
@@ -67,6 +78,11 @@ def layout(page: Page) -> GenerateTab:
                 )  # fmt: skip
                 with gr.Accordion("Negative prompt", open=False, elem_id="negative"):
                     fields["negative_prompt"] = gr.Textbox("", label="What to steer away from", lines=2, max_lines=4, elem_id="negative-prompt", info="Needs guidance above 1.")
+                with gr.Accordion("Many prompts at once", open=False, elem_id="many"):
+                    gr.HTML(MANY_HINT)
+                    with gr.Column(elem_id="opener-box", min_width=0):
+                        opener = gr.UploadButton("Open a file", file_types=[".txt", *SETTINGS_FILES], size="sm", elem_id="opener")
+                    gr.HTML('<p class="note">A .txt with a prompt a line, or a video made here, whose settings come back. You can also drop it anywhere on the page.</p>')
             with gr.Column(elem_id="settings", min_width=0):
                 fields["model"] = gr.Dropdown(model_choices(page), value=model, label="Model", elem_id="model", allow_custom_value=True)
                 fields["preset"] = gr.Dropdown(preset_choices(model), value=preset.name, label="Size and length", elem_id="preset", filterable=False)
@@ -98,7 +114,7 @@ def layout(page: Page) -> GenerateTab:
             page.panes["strip"] = gr.HTML(elem_id="strip")
         with gr.Column(elem_id="right", min_width=0):
             page.panes["queue"] = gr.HTML(elem_id="queue")
-    return GenerateTab({name: fields[name] for name in FIELDS}, seed, dice, keep_seed, count, button, error, estimate_line)
+    return GenerateTab({name: fields[name] for name in FIELDS}, seed, dice, keep_seed, count, opener, button, error, estimate_line)
 
 
 def model_choices(page: Page) -> list[tuple[str, str]]:
@@ -116,8 +132,8 @@ def preset_choices(model: str) -> list[tuple[str, str]]:
 
 
 def preset_values(preset: Preset) -> list[Any]:
-    """What a preset puts into the widgets of SAMPLING."""
-    return [_guidance(preset.guidance_scale), *(getattr(preset, name) for name in SAMPLING[1:])]
+    """What a preset puts into the widgets of PRESET_FIELDS."""
+    return [_guidance(preset.guidance_scale), *(getattr(preset, name) for name in PRESET_FIELDS[1:])]
 
 
 def _guidance(value: float) -> Any:
@@ -127,34 +143,43 @@ def _guidance(value: float) -> Any:
 
 def wire(page: Page, tab: GenerateTab) -> None:
     """Connect the widgets."""
-    sampling = [tab.fields[name] for name in SAMPLING]
+    sampling = [tab.fields[name] for name in PRESET_FIELDS]
     prompt, model, preset = tab.fields["prompt"], tab.fields["model"], tab.fields["preset"]
 
     def requests_of(values: tuple[Any, ...]) -> list[GenerationRequest]:
-        """The form as requests, one a seed. Raises RequestError."""
+        """The form as requests: every prompt with every seed. Raises RequestError."""
         *plain, seed_text, _, count = values
         settings = dict(zip(FIELDS, plain, strict=True))
         first = read_seed(seed_text)
         if count is None or not 1 <= count <= MAX_COUNT:
             raise RequestError("count", f"The number of videos is {count if count is not None else 'empty'}; it must be from 1 to {MAX_COUNT}.")
-        return [GenerationRequest.from_dict({**settings, "seed": first + index}) for index in range(int(count))]
+        return as_requests(settings.pop("prompt") or "", settings, first, int(count), page.services.wildcards)
 
     def enqueue(session: Session, values: tuple[Any, ...]) -> tuple[str, Any]:
-        """Queue what the form says: the error's HTML (empty when there is none), and the next seed."""
+        """Queue what the form says, or put it in place of the request that is edited: the error's HTML (empty when there is none), and the next seed."""
+        queue, id = page.services.queue, session.editing
         try:
-            page.services.queue.enqueue_many(requests_of(values))
+            requests = requests_of(values)
+            if id is None:
+                queue.enqueue_many(requests)
+            elif len(requests) > 1:
+                raise RequestError("prompt", f"This makes {len(requests)} requests, and one is being edited. Leave one line and one video, or stop editing.")
+            else:
+                queue.edit(id, requests[0])
         except (RequestError, StorageError) as error:
+            if id is not None and queue.get(id).state != "waiting":
+                session.editing = None
             return alert(str(error)), gr.skip()
-        session.selected = None
+        session.selected = session.editing = None
         keep = values[-2]
         return "", gr.skip() if keep else draw_seed()
 
     def generate(session: Session, *values: Any) -> list[Any]:
         error, seed = enqueue(session, values)
-        return [error, seed, *page.screen.paint(session)]
+        return [error, *tell(session, *values), seed, *page.screen.paint(session)]
 
     def act(session: Session, message: str, *values: Any) -> list[Any]:
-        """A button inside a pane: ``action:id:nonce``. Gives error, tab, seed, keep, FIELDS and panes."""
+        """A button inside a pane: ``action:id:nonce``. Gives error, estimate, button, tab, seed, keep, FIELDS and panes."""
         action, id, _ = message.split(":", 2)
         error, seed, keep, tabs = "", gr.skip(), gr.skip(), gr.skip()
         form = [gr.skip()] * len(FIELDS)
@@ -162,20 +187,33 @@ def wire(page: Page, tab: GenerateTab) -> None:
             text = example_prompts(page.services.default_model)[int(id)]
             form[0] = gr.skip() if (values[0] or "").strip() else text
             error, seed = enqueue(session, (text, *values[1:]))
-        elif action == "use":
-            video = page.services.library.get(id)
-            if video is None:
-                error = alert("That video was deleted.")
+        elif action in ("use", "edit"):
+            found = page.services.library.get(id) if action == "use" else page.services.queue.get(id)
+            if found is None or action == "edit" and found.state != "waiting":
+                error = alert("That video was deleted." if action == "use" else "That request is not waiting any more.")
             else:
-                form, seed, keep, tabs = fill(video.request), str(video.request.seed), True, gr.Tabs(selected="generate")
+                session.editing = id if action == "edit" else None
+                form, seed, keep, tabs = fill(found.request), str(found.request.seed), True, gr.Tabs(selected="generate")
+        elif action == "edit-stop":
+            session.editing = None
         else:
             message = page.screen.act(session, action, id)
             error = alert(message) if message else ""
             tabs = gr.Tabs(selected="generate") if action == "show" else gr.skip()
-        return [error, tabs, seed, keep, *form, *page.screen.paint(session)]
+        return [error, *tell(session, *values), tabs, seed, keep, *form, *page.screen.paint(session)]
+
+    def open_file(path: str) -> list[Any]:
+        """Prompts from a text file, or the settings of a video. Gives error, seed, keep, FIELDS."""
+        try:
+            if Path(path).suffix.lower() == ".txt":
+                return ["", gr.skip(), gr.skip(), read_prompts(path), *[gr.skip()] * (len(FIELDS) - 1)]
+            request = request_in(path)
+        except RequestError as error:
+            return [alert(str(error)), *[gr.skip()] * (len(FIELDS) + 2)]
+        return ["", str(request.seed), True, *fill(request)]
 
     def fill(request: GenerationRequest) -> list[Any]:
-        values = {name: getattr(request, name) for name in FIELDS}
+        values = {**{name: getattr(request, name) for name in FIELDS}, "prompt": as_text(request.prompt)}
         known = {name for _, name in preset_choices(request.model)}
         values["preset"] = gr.update(choices=preset_choices(request.model), value=request.preset if request.preset in known else None)
         values["guidance_scale"] = _guidance(request.guidance_scale)
@@ -185,20 +223,28 @@ def wire(page: Page, tab: GenerateTab) -> None:
         chosen = default_preset(name)
         return [gr.update(choices=preset_choices(name), value=chosen.name), *preset_values(chosen)]
 
-    def tell_estimate(count: Any, *values: Any) -> str:
-        settings = dict(zip(FIELDS, values, strict=True))
-        return estimate(page.services, {**settings, "prompt": "any"}, int(count or 1))
+    def tell(session: Session, *values: Any) -> list[Any]:
+        """The line below the button, and the button with what it does."""
+        if session.editing is not None:
+            return ['<p>You are editing a waiting request. <button class="quiet" data-action="edit-stop">Leave it as it is</button></p>', "Save the request"]
+        try:
+            requests = requests_of(values)
+        except RequestError as error:
+            return [f'<p class="bad">{escape(error)}</p>', "Generate"]
+        return [estimate(page.services, requests), "Generate" if len(requests) == 1 else f"Generate {len(requests)} videos"]
 
     event, outputs = page.event, page.outputs
-    tab.button.click(generate, [page.session, *tab.form], [tab.error, tab.seed, *outputs], trigger_mode="multiple", **event)
-    page.bus.change(act, [page.session, page.bus, *tab.form], [tab.error, page.tabs, tab.seed, tab.keep_seed, *tab.fields.values(), *outputs], trigger_mode="multiple", **event)
+    go = [tab.estimate, tab.button]
+    tab.button.click(generate, [page.session, *tab.form], [tab.error, *go, tab.seed, *outputs], trigger_mode="multiple", **event)
+    page.bus.change(act, [page.session, page.bus, *tab.form], [tab.error, *go, page.tabs, tab.seed, tab.keep_seed, *tab.fields.values(), *outputs], trigger_mode="multiple", **event)
+    tab.opener.upload(open_file, tab.opener, [tab.error, tab.seed, tab.keep_seed, *tab.fields.values()], **event)
     tab.dice.click(draw_seed, None, tab.seed, **event)
     preset.input(lambda name: preset_values(PRESETS[name]), preset, sampling, **event)
     model.input(change_model, model, [preset, *sampling], **event)
-    costly = [tab.count, *(tab.fields[name] for name in FIELDS if name not in ("prompt", "negative_prompt"))]
-    gr.on([widget.change for widget in costly], tell_estimate, [tab.count, *tab.fields.values()], tab.estimate, trigger_mode="always_last", **event)
+    costly = [widget.change for name, widget in tab.fields.items() if name != "negative_prompt"]
+    gr.on([*costly, tab.count.change], tell, [page.session, *tab.form], go, trigger_mode="always_last", **event)
     demo = gr.context.Context.root_block
-    demo.load(tell_estimate, [tab.count, *tab.fields.values()], tab.estimate, **event)
+    demo.load(tell, [page.session, *tab.form], go, **event)
     demo.load(None, None, prompt, js="() => window.studio.draft()", **{**event, "concurrency_limit": "default"})
     prompt.change(None, prompt, None, js="(text) => window.studio.keepDraft(text)", **{**event, "concurrency_limit": "default"})
 
@@ -212,6 +258,27 @@ def read_seed(text: str | None) -> int:
         return int(text)
     except ValueError:
         raise RequestError("seed", f"The seed is {text[:40]!r}; it must be a whole number from 0 to 2^63-1. Press New to draw one.") from None
+
+
+def read_prompts(path: str) -> str:
+    """A text file for the prompt box. Raises RequestError."""
+    if Path(path).stat().st_size > MAX_TEXT_BYTES:
+        raise RequestError("prompt", f"{Path(path).name} is larger than {MAX_TEXT_BYTES // 1000:,} kB; split it.")
+    try:
+        return Path(path).read_text(encoding="utf-8-sig").strip()
+    except UnicodeDecodeError:
+        raise RequestError("prompt", f"{Path(path).name} is not text in UTF-8. Save it as UTF-8 and open it again.") from None
+
+
+def request_in(path: str) -> GenerationRequest:
+    """The request inside a video made here. Raises RequestError."""
+    try:
+        settings = read_settings(path)
+    except (OSError, ValueError) as error:
+        raise RequestError("file", f"{Path(path).name} cannot be read: {error}") from None
+    if settings is None:
+        raise RequestError("file", f"{Path(path).name} holds no settings: it was not made here, or another program has written it anew without them.")
+    return known_settings(settings).resolved()
 
 
 def alert(message: str) -> str:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from core.types import GenerationRequest
-from core.video_io import read_settings
+from core.video_io import read_settings, save_video
 
 PATIENCE = 120
 """Seconds after which something is taken never to happen."""
@@ -120,3 +122,95 @@ def test_every_control_has_a_name(page: Page) -> None:
             .map(e => e.outerHTML.slice(0, 200))"""
     )
     assert not nameless
+
+
+def drop(page: Page, path: Path) -> None:
+    """Drop a file on the middle of the page, as from a file manager."""
+    page.evaluate(
+        """([name, bytes]) => {
+            const data = new DataTransfer();
+            data.items.add(new File([Uint8Array.from(atob(bytes), (c) => c.charCodeAt(0))], name));
+            for (const type of ["dragover", "drop"]) document.querySelector("#viewer").dispatchEvent(new DragEvent(type, { dataTransfer: data, bubbles: true, cancelable: true }));
+        }""",
+        [path.name, base64.b64encode(path.read_bytes()).decode()],
+    )
+
+
+def test_a_line_is_a_video_and_braces_make_one_of_each(api: Api, page: Page) -> None:
+    page.get_by_role("button", name="More settings").click()
+    for field, value in (("height", "32"), ("width", "32"), ("frames", "4"), ("steps", "2")):
+        page.locator(f"#{field} input").fill(value)
+    page.locator("#prompt textarea").fill("A {red|blue} fish.\nA stone. --seed 5")
+    page.locator("#count input").fill("2")
+    button = page.locator("#generate")
+    expect(button).to_have_text("Generate 6 videos")
+    page.locator("#prompt textarea").fill("A {red|blue fish.")
+    expect(page.locator("#estimate")).to_contain_text("{ without its }")
+    page.locator("#prompt textarea").fill("A {red|blue} fish.\nA stone. --seed 5")
+    expect(button).to_have_text("Generate 6 videos")
+    page.locator("#seed input, #seed textarea").first.fill("3")
+    button.click()
+    expect(page.locator(".job").filter(has_text="fish.")).to_have_count(4)
+    expect(page.locator(".job").filter(has_text="A stone.")).to_have_count(2)
+    expect(page.locator(".job.done").filter(has_text="A stone.")).to_have_count(2)
+    made = {(video["request"]["prompt"], video["request"]["seed"]) for video in api.call("list_videos")}
+    assert made >= {(f"A {colour} fish.", seed) for colour in ("red", "blue") for seed in (3, 4)} | {("A stone.", 5), ("A stone.", 6)}
+
+
+def test_dropped_files_bring_prompts_or_the_settings_of_a_video(api: Api, page: Page, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("First one.\nSecond one. --seed 7\n")
+    drop(page, prompts)
+    expect(page.locator("#prompt textarea")).to_have_value("First one.\nSecond one. --seed 7")
+    expect(page.locator("#generate")).to_have_text("Generate 2 videos")
+
+    id = api.enqueue("A {brace} by the sea.", seed=11, guidance_scale=3.5)
+    assert api.finish(id) == "done"
+    drop(page, Path(api.call("status", id)["video"]))
+    expect(page.locator("#prompt textarea")).to_have_value("A \\{brace\\} by the sea.")
+    expect(page.locator("#seed input, #seed textarea").first).to_have_value("11")
+    expect(page.locator("#guidance input[type=number]")).to_have_value("3.5")
+    expect(page.locator("#generate")).to_have_text("Generate")
+
+    foreign = tmp_path / "foreign.mp4"
+    save_video(np.zeros((2, 32, 32, 3), np.uint8), foreign, fps=6)
+    drop(page, foreign)
+    expect(page.locator("#form-error")).to_contain_text("foreign.mp4 holds no settings")
+    expect(page.locator("#prompt textarea")).to_have_value("A \\{brace\\} by the sea.")
+
+
+def test_waiting_requests_are_reordered_edited_copied_and_cancelled_with_a_way_back(api: Api, page: Page) -> None:
+    running = api.enqueue("It takes long.", num_inference_steps=LONG, num_frames=8)
+    expect(job(page, "It takes long.", "running")).to_be_visible()
+    waiting = page.locator(".job.waiting .job-prompt")
+    for name in ("One.", "Two.", "Three."):
+        api.enqueue(name)
+    expect(waiting).to_have_text(["One.", "Two.", "Three."])
+    page.get_by_role("button", name="Next: Three.").click()
+    expect(waiting).to_have_text(["Three.", "One.", "Two."])
+    page.get_by_role("button", name="Move up: Two.").click()
+    expect(waiting).to_have_text(["Three.", "Two.", "One."])
+    job(page, "One.", "waiting").drag_to(job(page, "Three.", "waiting"))
+    expect(waiting).to_have_text(["One.", "Three.", "Two."])
+    page.get_by_role("button", name="Copy: Two.").click()
+    expect(waiting).to_have_text(["One.", "Three.", "Two.", "Two."])
+
+    page.get_by_role("button", name="Edit: Three.").click()
+    prompt, button = page.locator("#prompt textarea"), page.locator("#generate")
+    expect(prompt).to_have_value("Three.")
+    expect(button).to_have_text("Save the request")
+    prompt.fill("Three, but better.")
+    button.click()
+    expect(waiting).to_have_text(["One.", "Three, but better.", "Two.", "Two."])
+    expect(button).to_have_text("Generate")
+
+    page.get_by_role("button", name="Edit: One.").click()
+    page.get_by_role("button", name="Leave it as it is").click()
+    expect(button).to_have_text("Generate")
+    page.get_by_role("button", name="Cancel waiting").click()
+    expect(waiting).to_have_count(0)
+    page.get_by_role("button", name="Undo").click()
+    expect(waiting).to_have_text(["One.", "Three, but better.", "Two.", "Two."])
+    page.get_by_role("button", name="Cancel waiting").click()
+    expect(waiting).to_have_count(0)
+    api.call("cancel", running)

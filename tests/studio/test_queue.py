@@ -49,6 +49,44 @@ def test_enqueue_many_stores_all_or_none(queue: Queue) -> None:
     assert queue.list() == []
 
 
+def test_waiting_requests_change_places(queue: Queue) -> None:
+    a, b, c, d = queue.enqueue_many([request(name) for name in "abcd"])
+
+    def order() -> str:
+        return "".join(job.request.prompt for job in queue.list(states=["waiting"]))
+
+    for id, to, expected in [(c, "first", "cabd"), (c, "up", "cabd"), (c, "down", "acbd"), (a, "last", "cbda"), (a, "down", "cbda"), (d, "up", "cdba"), (a, c, "acdb"), (a, b, "cdab")]:
+        queue.move(id, to)
+        assert order() == expected, (id, to)
+    running = queue.lease("w", 60)
+    assert running.id == c
+    for id, to in ((c, "first"), (a, c), (a, "nonsense"), ("nonsense", "up")):
+        with pytest.raises(RequestError, match="not waiting any more"):
+            queue.move(id, to)
+    assert order() == "dab"
+
+
+def test_a_waiting_request_is_edited_in_its_place(queue: Queue) -> None:
+    first, second = queue.enqueue_many([request("first"), request("second")])
+    queue.edit(first, request("better", seed=3))
+    assert [job.request.prompt for job in queue.list()] == ["better", "second"] and queue.get(first).request.seed == 3
+    with pytest.raises(RequestError, match="prompt is empty"):
+        queue.edit(first, request(""))
+    queue.lease("w", 60)
+    with pytest.raises(RequestError, match="has started or ended in the meantime"):
+        queue.edit(first, request("too late"))
+    assert queue.get(first).request.prompt == "better"
+
+
+def test_cancelling_all_that_waits_can_be_undone(queue: Queue) -> None:
+    ids = queue.enqueue_many([request(str(n)) for n in range(3)])
+    queue.lease("w", 60)
+    assert queue.cancel_waiting() == ids[1:]
+    assert queue.counts()["running"] == 1 and queue.counts()["cancelled"] == 2
+    queue.reinstate(ids[1:])
+    assert [job.id for job in queue.list(states=["waiting"])] == ids[1:] and queue.get(ids[1]).finished is None
+
+
 def test_heartbeat_shows_progress_and_cancel_stops_the_worker(queue: Queue) -> None:
     id = queue.enqueue(request())
     job = queue.lease("w", 60)
