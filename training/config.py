@@ -27,9 +27,9 @@ class Stage:
     steps: int = 1000
     """Optimizer steps in this stage."""
     train_batch_size: int = 16
-    """Clips a step."""
+    """Clips a step, if they are the longest of ``num_frames``; of shorter ones as many more as make the same number of frames."""
     num_frames: list[int] = field(default_factory=lambda: [24])
-    """Lengths of clips; each step draws one of them. A clip is thinned evenly to that length."""
+    """Lengths of clips; each step draws one of them. A clip is thinned evenly to that length; one frame is any of its frames."""
     height: int = 80
     """Pixels of the crops that the VAE sees."""
     width: int = 128
@@ -38,6 +38,10 @@ class Stage:
     """Centre of the logit-normal share of noise steps (0 is half-way, negative is cleaner); null draws all of them uniformly."""
     enable_temporal_attention: bool = True
     """False trains the image path (spatial blocks only)."""
+
+    def clips(self, num_frames: int) -> int:
+        """Clips in a step of that length: steps on images and on clips cost the same (joint training, Ho et al. 2022, arXiv:2204.03458)."""
+        return self.train_batch_size * max(self.num_frames) // num_frames
 
 
 @dataclass

@@ -16,6 +16,7 @@ from training.losses import draw_timesteps, diffusion_loss
 from training.muon import Muon
 from training.precompute import LatentDataset, object_mask, precompute_toyworld
 from training.principal import principal_components, write_encoder
+from training.targets.transformer import TransformerTask
 from training.targets.vae import crowded
 from training.toyworld import render, sample_spec
 from training.trainer import NonFiniteLoss, Trainer, latest_checkpoint, learning_rate_at, make_optimizers, train
@@ -129,6 +130,13 @@ def test_a_half_written_checkpoint_is_passed_over(base, tmp_path):
     assert latest_checkpoint(tmp_path).name == "step-2"
     with pytest.raises(ConfigError, match="not a whole checkpoint"):
         train(transformer_config(base, tmp_path, resume=str(last)))
+
+
+def test_steps_on_images_and_on_clips_have_equally_many_frames(base, tmp_path):
+    settings = transformer_config(base, tmp_path, curriculum=[stage(num_frames=[1, 2, 4], train_batch_size=2)])
+    task = TransformerTask(settings, torch.device("cpu"))
+    shapes = {task.batch(step)["latents"].shape[:3:2] for step in range(12)}
+    assert shapes == {(8, 1), (4, 2), (2, 4)}
 
 
 def test_only_the_newest_checkpoints_are_kept(base, tmp_path):

@@ -56,7 +56,7 @@ class TransformerTask:
         """``latents`` [B, C, T, h, w] fp32, ``masks`` [B, 1, T, h, w] of the objects, ``prompt_embeds`` [B, L, D]."""
         rng, stage = step_rng(self.config.seed, step), self.config.stage_at(step)
         num_frames = int(rng.choice(stage.num_frames))
-        latents, masks, texts = self.dataset.draw(stage.train_batch_size, num_frames, rng)
+        latents, masks, texts = self.dataset.draw(stage.clips(num_frames), num_frames, rng)
         texts = ["" if rng.random() < self.config.caption_dropout else text for text in texts]
         return {"latents": latents, "masks": masks, "prompt_embeds": self.encode(texts)}
 

@@ -59,7 +59,7 @@ class VAETask:
         rng, stage = step_rng(self.config.seed, step), self.config.stage_at(step)
         num_frames = int(rng.choice(stage.num_frames))
         crops = []
-        for _ in range(stage.train_batch_size):
+        for _ in range(stage.clips(num_frames)):
             spec = sample_spec(rng, num_frames=CLIP_FRAMES)
             start = int(rng.integers(0, CLIP_FRAMES - num_frames + 1))
             clip = crowded(spec, range(start, start + num_frames), int(rng.integers(0, self.config.crowd + 1)), rng)
