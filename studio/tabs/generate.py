@@ -35,7 +35,8 @@ SETTINGS_FILES = (".mp4", ".gif", ".png")
 MANY_HINT = (
     '<ul class="hint"><li>Each line of the prompt is a video of its own.</li>'
     "<li><code>{red|blue} ball</code> makes one of each; <code>__colour__</code> one for each line of <code>wildcards/colour.txt</code> in the data folder.</li>"
-    "<li>A line can end with settings of its own: <code>--seed 7 --guidance_scale {2|4|8}</code></li></ul>"
+    "<li>A line can end with settings of its own: <code>--seed 7 --guidance_scale {2|4|8}</code></li>"
+    "<li>A .txt file of such lines, or a video made here, whose settings come back, can be opened below or dropped anywhere on the page.</li></ul>"
 )
 
 
@@ -80,9 +81,8 @@ def layout(page: Page) -> GenerateTab:
                     fields["negative_prompt"] = gr.Textbox("", label="What to steer away from", lines=2, max_lines=4, elem_id="negative-prompt", info="Needs guidance above 1.")
                 with gr.Accordion("Many prompts at once", open=False, elem_id="many"):
                     gr.HTML(MANY_HINT)
-                    with gr.Column(elem_id="opener-box", min_width=0):
-                        opener = gr.UploadButton("Open a file", file_types=[".txt", *SETTINGS_FILES], size="sm", elem_id="opener")
-                    gr.HTML('<p class="note">A .txt with a prompt a line, or a video made here, whose settings come back. You can also drop it anywhere on the page.</p>')
+                with gr.Column(elem_id="opener-box", min_width=0):  # outside the accordion, whose contents are not on the page while it is closed
+                    opener = gr.UploadButton("Open prompts or a video", file_types=[".txt", *SETTINGS_FILES], size="sm", elem_id="opener")
             with gr.Column(elem_id="settings", min_width=0):
                 fields["model"] = gr.Dropdown(model_choices(page), value=model, label="Model", elem_id="model", allow_custom_value=True)
                 fields["preset"] = gr.Dropdown(preset_choices(model), value=preset.name, label="Size and length", elem_id="preset", filterable=False)

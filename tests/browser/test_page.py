@@ -153,7 +153,7 @@ def test_a_line_is_a_video_and_braces_make_one_of_each(api: Api, page: Page) -> 
     expect(page.locator(".job").filter(has_text="fish.")).to_have_count(4)
     expect(page.locator(".job").filter(has_text="A stone.")).to_have_count(2)
     expect(page.locator(".job.done").filter(has_text="A stone.")).to_have_count(2)
-    made = {(video["request"]["prompt"], video["request"]["seed"]) for video in api.call("list_videos")}
+    made = {(video["request"]["prompt"], video["request"]["seed"]) for video in api.call("list_videos", 60, 0, "")}
     assert made >= {(f"A {colour} fish.", seed) for colour in ("red", "blue") for seed in (3, 4)} | {("A stone.", 5), ("A stone.", 6)}
 
 
