@@ -101,7 +101,7 @@ def _split(line: str) -> Line:
             value = value if given else next(words, None)
             if value is None:
                 raise RequestError(name, f"--{name} has no value.")
-            settings[name] = _value(name, _plain(value))
+            settings[name] = parse_value(name, _plain(value))
     except ValueError as error:
         if isinstance(error, RequestError):
             raise
@@ -113,8 +113,8 @@ def _plain(text: str) -> str:
     return _ESCAPED.sub(r"\1", text)
 
 
-def _value(name: str, text: str) -> Any:
-    """A setting's text as the type that its field takes."""
+def parse_value(name: str, text: str) -> Any:
+    """A setting's text as the type that its field takes. Raises RequestError."""
     hint = next(f.type for f in dataclasses.fields(GenerationRequest) if f.name == name)
     if "str" in hint:
         return text
@@ -122,7 +122,7 @@ def _value(name: str, text: str) -> Any:
         return float(text) if "float" in hint else int(text)
     except ValueError:
         word = "a number" if "float" in hint else "a whole number"
-        raise RequestError(name, f"--{name} is {text!r}; it must be {word}.") from None
+        raise RequestError(name, f"{name} is {text!r}; it must be {word}.") from None
 
 
 # A parsed prompt is a sequence of parts; a part is text, or a list of alternatives that are such sequences.

@@ -1,0 +1,69 @@
+"""The user's own presets: kept under a name, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from core.types import GenerationRequest, RequestError
+from studio.own_presets import MAX_NAME_CHARS, OwnPresets
+
+SETTINGS = GenerationRequest(prompt="never kept", negative_prompt="blur", guidance_scale=7.5, num_frames=12, seed=4).resolved()
+
+
+@pytest.fixture
+def presets(tmp_path: Path) -> OwnPresets:
+    return OwnPresets(tmp_path / "presets.json")
+
+
+def test_a_preset_comes_back_without_prompt_and_seed(presets: OwnPresets) -> None:
+    assert presets.list() == []
+    assert presets.save(" Soft ", SETTINGS) is False
+    assert presets.save("another", SETTINGS.replace(guidance_scale=2.0)) is False
+    assert OwnPresets(presets.path).list() == ["another", "Soft"]
+    assert presets.get("Soft") == SETTINGS.replace(prompt="", seed=None)
+    assert presets.save("Soft", SETTINGS.replace(num_inference_steps=9)) is True
+    assert presets.get("Soft").num_inference_steps == 9
+
+
+def test_a_deleted_preset_can_be_saved_again(presets: OwnPresets) -> None:
+    presets.save("Soft", SETTINGS)
+    kept = presets.delete("Soft")
+    assert presets.list() == []
+    with pytest.raises(RequestError, match="no preset of your own called 'Soft'"):
+        presets.get("Soft")
+    presets.save("Soft", kept)
+    assert presets.get("Soft") == SETTINGS.replace(prompt="", seed=None)
+
+
+@pytest.mark.parametrize("name", ["", "  ", "x" * (MAX_NAME_CHARS + 1), "a\nb"])
+def test_a_name_must_be_one(presets: OwnPresets, name: str) -> None:
+    with pytest.raises(RequestError, match="Type a name"):
+        presets.save(name, SETTINGS)
+
+
+def test_settings_that_cannot_be_used_are_not_kept(presets: OwnPresets) -> None:
+    with pytest.raises(RequestError, match="height is 33"):
+        presets.save("bad", SETTINGS.replace(height=33))
+    assert presets.list() == []
+
+
+def test_merging_checks_everything_first(presets: OwnPresets, tmp_path: Path) -> None:
+    presets.save("Soft", SETTINGS)
+    other = OwnPresets(tmp_path / "other.json")
+    other.save("Hard", SETTINGS)
+    with pytest.raises(RequestError, match="'Odd': 'stepz' is not a setting"):
+        other.merge(presets.to_dict() | {"Odd": {"stepz": 1}})
+    assert other.list() == ["Hard"]
+    assert other.merge(presets.to_dict()) == 1
+    assert other.list() == ["Hard", "Soft"]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"a": 1}', json.dumps({"a": {"steps": 1}})])
+def test_a_broken_file_says_so_and_stays(presets: OwnPresets, text: str) -> None:
+    presets.path.write_text(text)
+    with pytest.raises(RequestError, match="presets.json"):
+        presets.save("Soft", SETTINGS)
+    assert presets.path.read_text() == text
