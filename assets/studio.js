@@ -24,7 +24,8 @@
     const button = event.target.closest("[data-action]");
     if (!button) return;
     event.preventDefault();
-    send(button.dataset.action, button.dataset.id);
+    const ticked = [...document.querySelectorAll("#viewer [data-pick]:checked")].map((box) => box.dataset.pick);
+    send(button.dataset.action, "withPicked" in button.dataset ? [button.dataset.id, ...ticked].join(",") : button.dataset.id);
     if (button.dataset.action === "show" || button.dataset.action === "example") {
       const stage = document.querySelector("#viewer");
       if (stage && stage.offsetParent && stage.getBoundingClientRect().top < 0) stage.scrollIntoView({ block: "start" });
@@ -139,6 +140,40 @@
     else if (preview && !image.complete && !image.style.backgroundImage) image.style.background = `center / contain no-repeat url("${preview}")`;
   }
 
+  // A grid's cells get what #cells says of them, each by itself: the videos that are there play on.
+  function fillCells() {
+    const source = document.querySelector("#cells [data-cells]");
+    const wall = document.querySelector("#viewer .wall");
+    if (!source || !wall) return;
+    const text = source.dataset.cells;
+    if (wall.dataset.filled === text) return;
+    wall.dataset.filled = text;
+    for (const [id, shown] of Object.entries(JSON.parse(text))) {
+      const cell = wall.querySelector(`[data-cell="${id}"]`);
+      const key = JSON.stringify(shown);
+      if (!cell || cell.dataset.shown === key) continue;
+      cell.dataset.shown = key;
+      if (!shown.video) {
+        const words = document.createElement("span");
+        words.className = `cell-words ${shown.state}`;
+        words.textContent = words.title = shown.words;
+        cell.replaceChildren(words);
+        continue;
+      }
+      const button = document.createElement("button");
+      Object.assign(button.dataset, { action: "show", id });
+      button.setAttribute("aria-label", `Show: ${cell.dataset.label}`);
+      const video = document.createElement("video");
+      Object.assign(video, { src: shown.video, poster: shown.poster, muted: true, loop: true, autoplay: true, playsInline: true, preload: "auto" });
+      button.append(video);
+      cell.replaceChildren(button);
+    }
+  }
+  document.addEventListener("click", (event) => {
+    if (!event.target.closest("[data-play-all]")) return;
+    document.querySelectorAll("#viewer .cell video").forEach((video) => { video.currentTime = 0; video.play().catch(() => {}); });
+  });
+
   // A pane that is drawn again gives the focus back to the button that had it.
   let last = null;
   document.addEventListener("focusin", (event) => {
@@ -150,6 +185,7 @@
   });
   new MutationObserver(() => {
     underlay();
+    fillCells();
     if (!last || document.activeElement !== document.body) return;
     const same = [...document.querySelectorAll(`[data-action="${last.action}"]`)].find((button) => button.dataset.id === last.id && button.offsetParent);
     if (same) same.focus({ preventScroll: true });

@@ -13,13 +13,16 @@ from core.types import RequestError
 from .components.cards import render_grid, render_strip
 from .components.queue_list import render_queue
 from .components.viewer import render_examples, render_running, render_video, render_waiting
+from .components.wall import render_cells, render_wall
 from .components.words import escape, model_label
 from .db import StorageError
 from .estimate import seconds_left
 from .library import Video
+from .queue import load_request
 from .services import Services
+from .walls import Wall
 
-PANES = ("device", "viewer", "strip", "queue", "gallery", "toast")
+PANES = ("device", "viewer", "cells", "strip", "queue", "gallery", "toast")
 """In the order in which ``paint`` gives them."""
 STRIP_VIDEOS = 24
 GALLERY_PAGE = 24
@@ -38,10 +41,12 @@ class Session:
 
     selected: str | None = None
     """The video that was picked; None follows the queue: what runs, else the newest video."""
+    wall: str | None = None
+    """The grid or drafts that the viewer shows while no video is picked."""
     editing: str | None = None
     """The waiting request that the form holds."""
     undo: tuple[str, str, tuple[str, ...]] | None = None
-    """What the Undo button does: words, 'video', 'cleared' or 'cancelled', ids."""
+    """What the Undo button does: words, 'video', 'cleared', 'cancelled' or 'preset', ids (of a preset its name and settings)."""
     search: str = ""
     starred: bool = False
     shown: int = GALLERY_PAGE
@@ -67,7 +72,7 @@ class Screen:
         """HTML for each of PANES, ``gr.skip()`` for one that is as the browser has it: a video plays on, a list keeps its place."""
         services = self.services
         status = services.executor.status()
-        key = (services.queue.version(), services.library.version(), tuple(status.items()), session.selected, session.undo, session.search, session.starred, session.shown)
+        key = (services.queue.version(), services.library.version(), tuple(status.items()), session.selected, session.wall, session.undo, session.search, session.starred, session.shown)
         if key == session.key:
             return [gr.skip()] * len(PANES)
         panes = self._panes(session, status)
@@ -82,9 +87,11 @@ class Screen:
         total = library.count(session.search, session.starred)
         jobs, paused = queue.list(), queue.paused
         viewer, current = self._viewer(session, status, videos, jobs, paused)
+        wall = self.services.walls.get(session.wall) if session.wall else None
         return {
             "device": render_device(status, self.services.default_model),
             "viewer": viewer,
+            "cells": self._cells(wall),
             "strip": render_strip(videos, current),
             "queue": render_queue(jobs, queue.counts(), paused, seconds_left(self.services, jobs)),
             "gallery": render_grid(found, total, bool(session.search.strip()) or session.starred, GALLERY_PAGE),
@@ -96,6 +103,10 @@ class Screen:
         video = self.services.library.get(session.selected) if session.selected else None
         if video is None:
             session.selected = None
+            wall = self.services.walls.get(session.wall) if session.wall else None
+            first = self.services.queue.get(wall.cells[0]) if wall else None
+            if first is not None:
+                return render_wall(wall, first.request.prompt, first.request.width / first.request.height), None
             running = next((job for job in jobs if job.state == "running"), None)
             if running is not None:
                 return render_running(running), None
@@ -104,10 +115,16 @@ class Screen:
                 return render_waiting(waiting, 0, status, paused), None
             video = videos[0] if videos else None
         if video is not None:
-            return render_video(video), video.id
+            return render_video(video, self.services.walls.of(video.id)), video.id
         model = self.services.default_model
         preset = default_preset(model)
         return render_examples(example_prompts(model), preset.width, preset.height), None
+
+    def _cells(self, wall: Wall | None) -> str:
+        if wall is None:
+            return ""
+        jobs = {id: job for id in wall.cells if (job := self.services.queue.get(id))}
+        return render_cells(jobs, {id: video for id in jobs if (video := self.services.library.get(id))})
 
     def act(self, session: Session, action: str, id: str) -> str | None:
         """Do what a button of a pane says. Returns an error in words, if there is one."""
@@ -146,7 +163,15 @@ class Screen:
                     raise RequestError("id", "That request is gone.")
                 queue.enqueue(job.request)
             case "follow":
-                session.selected = None
+                session.selected = session.wall = None
+            case "wall":
+                session.selected, session.wall = None, id
+            case "wall-close":
+                session.wall = None
+            case "full":
+                id, *picked = id.split(",")
+                self.services.walls.enqueue_full(id, picked)
+                session.selected = session.wall = None
             case "show":
                 if library.get(id) is None:
                     raise RequestError("id", "That video was deleted.")
@@ -171,6 +196,8 @@ class Screen:
                     session.selected = ids[0]
                 elif kind == "cancelled":
                     queue.reinstate(ids)
+                elif kind == "preset":
+                    self.services.own_presets.save(ids[0], load_request(ids[1]))
                 else:
                     queue.restore(ids)
             case "dismiss":

@@ -13,7 +13,9 @@ from .db import Database, StorageError
 from .executors.local import LocalExecutor
 from .library import Library
 from .models import Models
+from .own_presets import OwnPresets
 from .queue import Queue
+from .walls import Walls
 
 DEFAULT_MODEL = "mira-nano"
 EXECUTORS = {"local": LocalExecutor}
@@ -29,6 +31,8 @@ class Services:
     queue: Queue
     library: Library
     models: Models
+    walls: Walls
+    own_presets: OwnPresets
     executor: LocalExecutor
     lock: filelock.BaseFileLock
 
@@ -59,7 +63,8 @@ class Services:
         library.recover(queue)
         queue.requeue()
         library.purge()
-        services = cls(data_dir, default_model, queue, library, Models(data_dir), EXECUTORS[executor](db.path, data_dir, device, default_model), lock)
+        parts = queue, library, Models(data_dir), Walls(db, queue), OwnPresets(data_dir / "presets.json")
+        services = cls(data_dir, default_model, *parts, EXECUTORS[executor](db.path, data_dir, device, default_model), lock)
         if start_worker:
             services.executor.start()
         return services

@@ -31,11 +31,12 @@ def render_running(job: Job) -> str:
     )
 
 
-def render_video(video: Video) -> str:
-    """A finished video, looping, and its settings in one quiet line."""
+def render_video(video: Video, wall: str | None = None) -> str:
+    """A finished video, looping, and its settings in one quiet line; ``wall`` is the grid or drafts that it belongs to."""
     request, source = video.request, file_url(video.path)
     poster = f' poster="{file_url(video.poster)}"' if video.poster else ""
     star = "Unstar" if video.favourite else "Star"
+    beside = f'<button class="small" data-action="wall" data-id="{wall}" title="The videos that were queued together with this one">Its grid</button>' if wall else ""
     return (
         f'<div class="stage"{_shape(video.width, video.height)}><video loop muted autoplay controls playsinline preload="auto" data-fps="{video.fps:g}"{poster} '
         f'src="{source}" aria-label="{escape(request.prompt)}"></video></div>'
@@ -44,7 +45,7 @@ def render_video(video: Video) -> str:
         f'<button class="small" data-action="vary" data-id="{video.id}" title="Another one with a new seed, queued at once">Vary</button>'
         f'<a class="small" href="{source}" download="{escape(file_stem(request))}.mp4" title="MP4 with its settings inside">Download</a>'
         f'<button class="small" data-action="star" data-id="{video.id}" aria-pressed="{str(video.favourite).lower()}">{star}</button>'
-        f'<button class="small" data-action="delete" data-id="{video.id}">Delete</button></div></div>'
+        f'{beside}<button class="small" data-action="delete" data-id="{video.id}">Delete</button></div></div>'
     )
 
 

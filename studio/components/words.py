@@ -21,6 +21,11 @@ def file_url(path: str, version: object = None) -> str:
     return f"/gradio_api/file={quote(path)}" + ("" if version is None else f"?v={quote(str(version))}")
 
 
+def alert(message: str) -> str:
+    """An error, said at once by screen readers too."""
+    return f'<div class="alert" role="alert">{escape(message)}</div>'
+
+
 def clock(seconds: float) -> str:
     """``0:14``, ``12:05``, ``1:02:05``."""
     whole = max(0, round(seconds))

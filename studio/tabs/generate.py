@@ -14,12 +14,14 @@ from core.schedulers_info import SAMPLERS
 from core.types import GenerationRequest, RequestError
 from core.video_io import read_settings
 
-from ..components.words import escape
+from ..components.words import alert, escape
 from ..db import StorageError
 from ..estimate import estimate
 from ..prompts import as_requests, as_text
 from ..queue import known_settings
 from ..screen import Session, example_prompts
+from ..services import Services
+from . import preset_form, wall_form
 
 if TYPE_CHECKING:
     from ..ui import Page
@@ -54,6 +56,8 @@ class GenerateTab:
     button: gr.Button
     error: gr.HTML
     estimate: gr.HTML
+    own_presets: preset_form.PresetForm
+    walls: wall_form.WallForm
 
     @property
     def form(self) -> list[gr.components.Component]:
@@ -105,16 +109,20 @@ def layout(page: Page) -> GenerateTab:
                         fields["fps"] = gr.Number(preset.fps, label="Model fps", precision=0, min_width=64, elem_id="fps")
                         fields["output_fps"] = gr.Number(preset.output_fps, label="File fps", precision=0, min_width=64, elem_id="output-fps")
                     gr.HTML('<p class="note">The model draws motion for the first speed; the file plays at the second.</p>')
+                own_presets = preset_form.layout(page)
             with gr.Column(elem_id="go", min_width=0):
                 button = gr.Button("Generate", variant="primary", size="lg", elem_id="generate")
                 error = gr.HTML(elem_id="form-error")
                 estimate_line = gr.HTML(elem_id="estimate")
+            with gr.Column(elem_id="ways", min_width=0):
+                walls = wall_form.layout()
         with gr.Column(elem_id="middle", min_width=0):
             page.panes["viewer"] = gr.HTML(elem_id="viewer")
+            page.panes["cells"] = gr.HTML(elem_id="cells", elem_classes="offstage")
             page.panes["strip"] = gr.HTML(elem_id="strip")
         with gr.Column(elem_id="right", min_width=0):
             page.panes["queue"] = gr.HTML(elem_id="queue")
-    return GenerateTab({name: fields[name] for name in FIELDS}, seed, dice, keep_seed, count, opener, button, error, estimate_line)
+    return GenerateTab({name: fields[name] for name in FIELDS}, seed, dice, keep_seed, count, opener, button, error, estimate_line, own_presets, walls)
 
 
 def model_choices(page: Page) -> list[tuple[str, str]]:
@@ -146,20 +154,11 @@ def wire(page: Page, tab: GenerateTab) -> None:
     sampling = [tab.fields[name] for name in PRESET_FIELDS]
     prompt, model, preset = tab.fields["prompt"], tab.fields["model"], tab.fields["preset"]
 
-    def requests_of(values: tuple[Any, ...]) -> list[GenerationRequest]:
-        """The form as requests: every prompt with every seed. Raises RequestError."""
-        *plain, seed_text, _, count = values
-        settings = dict(zip(FIELDS, plain, strict=True))
-        first = read_seed(seed_text)
-        if count is None or not 1 <= count <= MAX_COUNT:
-            raise RequestError("count", f"The number of videos is {count if count is not None else 'empty'}; it must be from 1 to {MAX_COUNT}.")
-        return as_requests(settings.pop("prompt") or "", settings, first, int(count), page.services.wildcards)
-
     def enqueue(session: Session, values: tuple[Any, ...]) -> tuple[str, Any]:
         """Queue what the form says, or put it in place of the request that is edited: the error's HTML (empty when there is none), and the next seed."""
         queue, id = page.services.queue, session.editing
         try:
-            requests = requests_of(values)
+            requests = requests_of(page.services, values)
             if id is None:
                 queue.enqueue_many(requests)
             elif len(requests) > 1:
@@ -170,7 +169,7 @@ def wire(page: Page, tab: GenerateTab) -> None:
             if id is not None and queue.get(id).state != "waiting":
                 session.editing = None
             return alert(str(error)), gr.skip()
-        session.selected = session.editing = None
+        session.selected = session.editing = session.wall = None
         keep = values[-2]
         return "", gr.skip() if keep else draw_seed()
 
@@ -193,7 +192,7 @@ def wire(page: Page, tab: GenerateTab) -> None:
                 error = alert("That video was deleted." if action == "use" else "That request is not waiting any more.")
             else:
                 session.editing = id if action == "edit" else None
-                form, seed, keep, tabs = fill(found.request), str(found.request.seed), True, gr.Tabs(selected="generate")
+                form, seed, keep, tabs = list(fill(found.request).values()), str(found.request.seed), True, gr.Tabs(selected="generate")
         elif action == "edit-stop":
             session.editing = None
         else:
@@ -210,14 +209,7 @@ def wire(page: Page, tab: GenerateTab) -> None:
             request = request_in(path)
         except RequestError as error:
             return [alert(str(error)), *[gr.skip()] * (len(FIELDS) + 2)]
-        return ["", str(request.seed), True, *fill(request)]
-
-    def fill(request: GenerationRequest) -> list[Any]:
-        values = {**{name: getattr(request, name) for name in FIELDS}, "prompt": as_text(request.prompt)}
-        known = {name for _, name in preset_choices(request.model)}
-        values["preset"] = gr.update(choices=preset_choices(request.model), value=request.preset if request.preset in known else None)
-        values["guidance_scale"] = _guidance(request.guidance_scale)
-        return list(values.values())
+        return ["", str(request.seed), True, *fill(request).values()]
 
     def change_model(name: str) -> list[Any]:
         chosen = default_preset(name)
@@ -228,7 +220,7 @@ def wire(page: Page, tab: GenerateTab) -> None:
         if session.editing is not None:
             return ['<p>You are editing a waiting request. <button class="quiet" data-action="edit-stop">Leave it as it is</button></p>', "Save the request"]
         try:
-            requests = requests_of(values)
+            requests = requests_of(page.services, values)
         except RequestError as error:
             return [f'<p class="bad">{escape(error)}</p>', "Generate"]
         return [estimate(page.services, requests), "Generate" if len(requests) == 1 else f"Generate {len(requests)} videos"]
@@ -243,10 +235,31 @@ def wire(page: Page, tab: GenerateTab) -> None:
     model.input(change_model, model, [preset, *sampling], **event)
     costly = [widget.change for name, widget in tab.fields.items() if name != "negative_prompt"]
     gr.on([*costly, tab.count.change], tell, [page.session, *tab.form], go, trigger_mode="always_last", **event)
+    preset_form.wire(page, tab, tab.own_presets)
+    wall_form.wire(page, tab, tab.walls)
     demo = gr.context.Context.root_block
     demo.load(tell, [page.session, *tab.form], go, **event)
     demo.load(None, None, prompt, js="() => window.studio.draft()", **{**event, "concurrency_limit": "default"})
     prompt.change(None, prompt, None, js="(text) => window.studio.keepDraft(text)", **{**event, "concurrency_limit": "default"})
+
+
+def requests_of(services: Services, values: tuple[Any, ...]) -> list[GenerationRequest]:
+    """What GenerateTab.form holds as requests: every prompt with every seed. Raises RequestError."""
+    *plain, seed_text, _, count = values
+    settings = dict(zip(FIELDS, plain, strict=True))
+    first = read_seed(seed_text)
+    if count is None or not 1 <= count <= MAX_COUNT:
+        raise RequestError("count", f"The number of videos is {count if count is not None else 'empty'}; it must be from 1 to {MAX_COUNT}.")
+    return as_requests(settings.pop("prompt") or "", settings, first, int(count), services.wildcards)
+
+
+def fill(request: GenerationRequest) -> dict[str, Any]:
+    """What the widgets of FIELDS show for ``request``."""
+    values = {**{name: getattr(request, name) for name in FIELDS}, "prompt": as_text(request.prompt)}
+    known = {name for _, name in preset_choices(request.model)}
+    values["preset"] = gr.update(choices=preset_choices(request.model), value=request.preset if request.preset in known else None)
+    values["guidance_scale"] = _guidance(request.guidance_scale)
+    return values
 
 
 def read_seed(text: str | None) -> int:
@@ -279,8 +292,3 @@ def request_in(path: str) -> GenerationRequest:
     if settings is None:
         raise RequestError("file", f"{Path(path).name} holds no settings: it was not made here, or another program has written it anew without them.")
     return known_settings(settings).resolved()
-
-
-def alert(message: str) -> str:
-    """An error, said at once by screen readers too."""
-    return f'<div class="alert" role="alert">{escape(message)}</div>'

@@ -1,0 +1,82 @@
+"""The part of the Generate tab that keeps the user's own presets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from core.files import WriteError
+from core.types import RequestError
+
+from ..components.words import alert, escape
+from ..own_presets import FIELDS
+from ..queue import dump_request
+from ..screen import Session
+
+if TYPE_CHECKING:
+    from ..ui import Page
+    from .generate import GenerateTab
+
+
+@dataclass
+class PresetForm:
+    """The widgets."""
+
+    name: gr.Dropdown
+    save: gr.Button
+    delete: gr.Button
+    line: gr.HTML
+
+
+def layout(page: Page) -> PresetForm:
+    """Build the widgets."""
+    with gr.Accordion("My presets", open=False, elem_id="own-presets"):
+        name = gr.Dropdown([], value=None, label="Name", info="Choose one to use it, or type a new name and save.", allow_custom_value=True, elem_id="own-preset")
+        with gr.Row():
+            save = gr.Button("Save these settings", size="sm", min_width=120, elem_id="save-preset")
+            delete = gr.Button("Delete", size="sm", min_width=60, elem_id="delete-preset")
+        line = gr.HTML(elem_id="preset-line")
+    return PresetForm(name, save, delete, line)
+
+
+def wire(page: Page, tab: GenerateTab, form: PresetForm) -> None:
+    """Connect the widgets."""
+    from .generate import fill, requests_of
+
+    presets, event = page.services.own_presets, page.event
+    fields = [tab.fields[name] for name in FIELDS]
+
+    def names() -> Any:
+        return gr.update(choices=presets.list())
+
+    def use(name: str | None) -> list[Any]:
+        """The form with the settings of that name; a name that is new changes nothing."""
+        try:
+            if not name or name not in presets.list():
+                return [""] + [gr.skip()] * len(fields)
+            values = fill(presets.get(name))
+        except RequestError as error:
+            return [alert(str(error))] + [gr.skip()] * len(fields)
+        return [f'<p class="note">{escape(name)}: in use.</p>', *(values[field] for field in FIELDS)]
+
+    def save(name: str | None, *values: Any) -> tuple[Any, str]:
+        try:
+            replaced = presets.save(name or "", requests_of(page.services, ("any", *values[1:]))[0])
+        except (RequestError, WriteError) as error:
+            return gr.skip(), alert(str(error))
+        return names(), f'<p class="note">{escape(name.strip())}: {"saved in place of the old one" if replaced else "saved"}.</p>'
+
+    def delete(session: Session, name: str | None) -> list[Any]:
+        try:
+            settings = presets.delete(name or "")
+        except (RequestError, WriteError) as error:
+            return [gr.skip(), alert(str(error)), *page.screen.paint(session)]
+        session.undo = (f"Preset {name} deleted.", "preset", (name, dump_request(settings)))
+        return [gr.update(choices=presets.list(), value=None), "", *page.screen.paint(session)]
+
+    form.name.focus(names, None, form.name, **event)
+    form.name.input(use, form.name, [form.line, *fields], **event)
+    form.save.click(save, [form.name, *tab.form], [form.name, form.line], **event)
+    form.delete.click(delete, [page.session, form.name], [form.name, form.line, *page.outputs], **event)

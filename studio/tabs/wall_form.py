@@ -1,0 +1,108 @@
+"""The parts of the Generate tab that queue a grid or drafts, below its button."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from core.types import GenerationRequest, RequestError
+
+from ..components.words import alert
+from ..db import StorageError
+from ..screen import Session
+from ..walls import DRAFT_STEPS, FIELDS, MAX_AXES, Axis, example, parse_axis
+
+if TYPE_CHECKING:
+    from ..ui import Page
+    from .generate import GenerateTab
+
+AXIS_NAMES = ("Columns", "Rows", "Tables")
+DRAFTS = 8
+
+
+@dataclass
+class WallForm:
+    """The widgets."""
+
+    axes: list[gr.components.Component]
+    """Field and values of each axis in turn."""
+    grid: gr.Button
+    grid_error: gr.HTML
+    drafts: gr.Number
+    draft_steps: gr.Number
+    make_drafts: gr.Button
+    drafts_error: gr.HTML
+
+
+def layout() -> WallForm:
+    """Build the widgets."""
+    axes: list[gr.components.Component] = []
+    with gr.Accordion("Drafts first", open=False, elem_id="drafts"):
+        gr.HTML('<p class="note">Quick tries of this prompt from many seeds. Tick the ones you like to make them in full from the same start.</p>')
+        with gr.Row():
+            drafts = gr.Number(DRAFTS, label="Drafts", precision=0, min_width=72, elem_id="draft-count")
+            draft_steps = gr.Number(DRAFT_STEPS, label="Steps of each", precision=0, min_width=72, elem_id="draft-steps")
+        make_drafts = gr.Button("Make drafts", size="sm", elem_id="make-drafts")
+        drafts_error = gr.HTML(elem_id="drafts-error")
+    with gr.Accordion("Grid of settings", open=False, elem_id="grid"):
+        gr.HTML('<p class="note">One video for each combination, shown in a table. Values stand between commas; 1..4 or 2..8:2 is a range.</p>')
+        for index, name in enumerate(AXIS_NAMES[:MAX_AXES]):
+            with gr.Row(elem_classes="axis"):
+                field = gr.Dropdown([("(none)", ""), *((word, field) for field, word in FIELDS.items())], value="guidance_scale" if index == 0 else "", label=name, min_width=100, elem_id=f"axis-{index}", filterable=False)
+                axes += [field, gr.Textbox("", label="Values", placeholder=example("guidance_scale") if index == 0 else "", min_width=100, max_lines=1, elem_id=f"axis-{index}-values")]
+        grid = gr.Button("Make the grid", size="sm", elem_id="make-grid")
+        grid_error = gr.HTML(elem_id="grid-error")
+    return WallForm(axes, grid, grid_error, drafts, draft_steps, make_drafts, drafts_error)
+
+
+def wire(page: Page, tab: GenerateTab, form: WallForm) -> None:
+    """Connect the widgets."""
+    from .generate import requests_of
+
+    walls, event = page.services.walls, page.event
+
+    def base_of(values: tuple[Any, ...]) -> GenerationRequest:
+        """The one request that the form stands for. Raises RequestError."""
+        requests = requests_of(page.services, values)
+        if len(requests) > 1:
+            raise RequestError("prompt", f"The form stands for {len(requests)} videos. A grid or drafts vary a single one: leave one prompt, and set Videos to 1.")
+        return requests[0]
+
+    def axes_of(values: tuple[Any, ...]) -> list[Axis]:
+        return [parse_axis(field, text or "") for field, text in zip(values[::2], values[1::2], strict=True) if field]
+
+    def show(session: Session, make: Any) -> list[Any]:
+        try:
+            session.wall, session.selected, session.editing = make(), None, None
+        except (RequestError, StorageError) as error:
+            return [alert(str(error)), *page.screen.paint(session)]
+        return ["", *page.screen.paint(session)]
+
+    def make_grid(session: Session, *values: Any) -> list[Any]:
+        size = len(form.axes)
+        return show(session, lambda: walls.enqueue_grid(base_of(values[:-size]), axes_of(values[-size:])))
+
+    def make_drafts(session: Session, *values: Any) -> list[Any]:
+        *plain, count, steps = values
+        return show(session, lambda: walls.enqueue_drafts(base_of(tuple(plain)), int(count or 0), int(steps or 0)))
+
+    def tell(*values: Any) -> tuple[str, str]:
+        """The grid button with what it does, and what is wrong."""
+        try:
+            axes = axes_of(values)
+        except RequestError as error:
+            untouched = not any(values[1::2])
+            return "Make the grid", "" if untouched else alert(str(error))
+        return f"Make the grid of {math.prod(len(axis.values) for axis in axes)} videos" if axes else "Make the grid", ""
+
+    def hint(field: str) -> Any:
+        return gr.update(placeholder=example(field) if field else "")
+
+    form.grid.click(make_grid, [page.session, *tab.form, *form.axes], [form.grid_error, *page.outputs], **event)
+    form.make_drafts.click(make_drafts, [page.session, *tab.form, form.drafts, form.draft_steps], [form.drafts_error, *page.outputs], **event)
+    gr.on([widget.change for widget in form.axes], tell, form.axes, [form.grid, form.grid_error], trigger_mode="always_last", **event)
+    for field, values in zip(form.axes[::2], form.axes[1::2], strict=True):
+        field.input(hint, field, values, **event)
