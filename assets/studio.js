@@ -68,6 +68,62 @@
     input.dispatchEvent(new Event("change", { bubbles: true }));
   });
 
+  // "Import" in the queue opens the same dialogue.
+  document.addEventListener("click", (event) => {
+    if (event.target.closest("[data-open-file]")) document.querySelector("#opener-box input[type=file]")?.click();
+  });
+
+  // The browser tells once, when the queue has run empty and the page is not looked at.
+  const NOTIFY = "studio.notify";
+  const wanted = () => { try { return localStorage.getItem(NOTIFY) === "1"; } catch { return false; } };
+  let before = null;
+  document.addEventListener("click", async (event) => {
+    if (!event.target.closest("[data-notify]")) return;
+    const on = !wanted() && "Notification" in window && (await Notification.requestPermission()) === "granted";
+    try { localStorage.setItem(NOTIFY, on ? "1" : "0"); } catch { /* a private window forgets */ }
+    showNotify();
+  });
+  function showNotify() {
+    const button = document.querySelector("#queue [data-notify]");
+    if (button && button.getAttribute("aria-pressed") !== String(wanted())) button.setAttribute("aria-pressed", String(wanted()));
+  }
+  function notify() {
+    const badge = document.querySelector("#queue .badge");
+    if (!badge) return;
+    const now = { open: Number(badge.dataset.open), done: Number(badge.dataset.done), failed: Number(badge.dataset.failed) };
+    if (before && before.open === now.open && before.failed === now.failed) return;
+    if (before && before.open > 0 && now.open === 0 && wanted() && document.hidden) {
+      const failed = now.failed ? `, ${now.failed} failed` : "";
+      new Notification("The queue is done", { body: `${now.done} ${now.done === 1 ? "video" : "videos"}${failed}`, tag: "mira-studio" });
+    }
+    before = now;
+  }
+
+  // A menu stays open while its pane is drawn again, and closes at a click elsewhere, at a choice and at Escape.
+  let menu = null;
+  function showMenu() {
+    const found = menu && document.querySelector(`details[data-menu="${menu}"]`);
+    if (found && !found.open) found.open = true;
+  }
+  const closeMenu = () => { menu = null; document.querySelectorAll("details[data-menu][open]").forEach((element) => { element.open = false; }); };
+  document.addEventListener("click", (event) => {
+    const summary = event.target.closest("details[data-menu] > summary");
+    if (!summary) return event.target.closest("[data-notify]") ? null : closeMenu();
+    const opening = !summary.parentElement.open;
+    closeMenu();
+    event.preventDefault();
+    if (opening) { menu = summary.parentElement.dataset.menu; showMenu(); }
+  });
+  document.addEventListener("keydown", (event) => { if (event.key === "Escape" && menu) closeMenu(); });
+
+  // An export starts its download by itself.
+  function download() {
+    const link = document.querySelector("#toast a[data-now]");
+    if (!link) return;
+    link.removeAttribute("data-now");
+    link.click();
+  }
+
   // A waiting request is dragged to the place before another one.
   let dragged = null;
   const row = (event) => event.target.closest?.(".job[draggable]");
@@ -186,6 +242,10 @@
   new MutationObserver(() => {
     underlay();
     fillCells();
+    showMenu();
+    showNotify();
+    notify();
+    download();
     if (!last || document.activeElement !== document.body) return;
     const same = [...document.querySelectorAll(`[data-action="${last.action}"]`)].find((button) => button.dataset.id === last.id && button.offsetParent);
     if (same) same.focus({ preventScroll: true });

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from core.files import WriteError
 from core.presets import default_preset
 from core.types import RequestError
 
@@ -14,9 +16,10 @@ from .components.cards import render_grid, render_strip
 from .components.queue_list import render_queue
 from .components.viewer import render_examples, render_running, render_video, render_waiting
 from .components.wall import render_cells, render_wall
-from .components.words import escape, model_label
+from .components.words import escape, file_url, model_label
 from .db import StorageError
 from .estimate import seconds_left
+from .exchange import export_queue
 from .library import Video
 from .queue import load_request
 from .services import Services
@@ -46,7 +49,9 @@ class Session:
     editing: str | None = None
     """The waiting request that the form holds."""
     undo: tuple[str, str, tuple[str, ...]] | None = None
-    """What the Undo button does: words, 'video', 'cleared', 'cancelled' or 'preset', ids (of a preset its name and settings)."""
+    """What the Undo button does: words, 'video', 'cleared', 'cancelled', 'imported' or 'preset', ids (of a preset its name and settings)."""
+    exported: str | None = None
+    """The file that the page downloads now."""
     search: str = ""
     starred: bool = False
     shown: int = GALLERY_PAGE
@@ -72,7 +77,7 @@ class Screen:
         """HTML for each of PANES, ``gr.skip()`` for one that is as the browser has it: a video plays on, a list keeps its place."""
         services = self.services
         status = services.executor.status()
-        key = (services.queue.version(), services.library.version(), tuple(status.items()), session.selected, session.wall, session.undo, session.search, session.starred, session.shown)
+        key = (services.queue.version(), services.library.version(), tuple(status.items()), session.selected, session.wall, session.undo, session.exported, session.search, session.starred, session.shown)
         if key == session.key:
             return [gr.skip()] * len(PANES)
         panes = self._panes(session, status)
@@ -130,7 +135,7 @@ class Screen:
         """Do what a button of a pane says. Returns an error in words, if there is one."""
         try:
             self._act(session, action, id)
-        except (RequestError, StorageError) as error:
+        except (RequestError, StorageError, WriteError) as error:
             return str(error)
         return None
 
@@ -157,6 +162,8 @@ class Screen:
             case "place":
                 moved, _, before = id.partition(">")
                 queue.move(moved, before)
+            case "export":
+                session.exported, session.undo = str(export_queue(self.services)), None
             case "copy":
                 job = queue.get(id)
                 if job is None:
@@ -196,12 +203,15 @@ class Screen:
                     session.selected = ids[0]
                 elif kind == "cancelled":
                     queue.reinstate(ids)
+                elif kind == "imported":
+                    for request in ids:
+                        queue.cancel(request)
                 elif kind == "preset":
                     self.services.own_presets.save(ids[0], load_request(ids[1]))
                 else:
                     queue.restore(ids)
             case "dismiss":
-                session.undo = None
+                session.undo = session.exported = None
             case "more":
                 session.shown += GALLERY_PAGE
 
@@ -217,6 +227,9 @@ def render_device(status: dict[str, Any], default_model: str) -> str:
 
 def render_toast(session: Session) -> str:
     """What was just removed, and the way back."""
+    if session.exported is not None and session.undo is None:
+        link = f'<a class="strong" href="{file_url(session.exported)}" download="{escape(Path(session.exported).name)}" data-now>Download</a>'
+        return f'<div class="toast" role="status"><span>The waiting requests and your presets are in a file.</span>{link}<button class="quiet" data-action="dismiss" aria-label="Dismiss">✕</button></div>'
     if session.undo is None:
         return ""
     return (

@@ -41,6 +41,11 @@ class Services:
         """The folder of wildcard files: ``__colour__`` in a prompt is a line of ``colour.txt``."""
         return self.data_dir / "wildcards"
 
+    @property
+    def exports(self) -> Path:
+        """The folder of exported queues."""
+        return self.data_dir / "exports"
+
     @classmethod
     def open(cls, data_dir: str | Path, executor: str = "local", default_model: str = DEFAULT_MODEL, start_worker: bool = True, device: str = "auto") -> Services:
         """Open the data folder, put back what an earlier run left unfinished, and start the worker.

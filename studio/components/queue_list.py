@@ -25,11 +25,18 @@ def render_queue(jobs: Sequence[Job], counts: dict[str, int], paused: bool, seco
     finished = sum(counts[state] for state in FINISHED)
     turn = "resume" if paused else "pause"
     tools = [f'<button class="quiet" data-action="{turn}" title="{_turn_hint(paused)}">{turn.capitalize()}</button>'] if open_count or paused else []
-    if counts["waiting"] > 1:
-        tools.append('<button class="quiet" data-action="cancel-waiting" title="Cancels every request that waits; this can be undone">Cancel waiting</button>')
     if finished:
         tools.append('<button class="quiet" data-action="clear" title="Takes finished requests off this list; their videos stay">Clear finished</button>')
-    head = f'<div class="panel-head"><h2>Queue</h2><span class="badge">{open_count}</span><span class="tools">{"".join(tools)}</span></div>'
+    cancel = '<button class="quiet" data-action="cancel-waiting" title="Cancels every request that waits; this can be undone">Cancel waiting</button>' if counts["waiting"] > 1 else ""
+    more = (
+        f'<details class="menu" data-menu="queue"><summary class="quiet" aria-label="More" title="More">⋯</summary><div>{cancel}'
+        '<button class="quiet" data-action="export" title="The waiting requests and your presets as a file">Export</button>'
+        '<button class="quiet" data-open-file title="A file that Export made">Import</button>'
+        '<button class="quiet" data-notify aria-pressed="false" title="The browser tells you once when nothing is left to do">Tell me when done</button></div></details>'
+    )
+    tools.append(more)
+    numbers = 'data-open="{}" data-done="{}" data-failed="{}"'.format(open_count, counts["done"], counts["failed"])
+    head = f'<div class="panel-head"><h2>Queue</h2><span class="badge" {numbers}>{open_count}</span><span class="tools">{"".join(tools)}</span></div>'
     notes = ["Paused: what runs is finished, nothing new starts."] if paused else []
     if open_count > 1 and seconds_left is not None:
         notes.append(f"About {about(seconds_left)} in all.")

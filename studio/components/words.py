@@ -26,6 +26,11 @@ def alert(message: str) -> str:
     return f'<div class="alert" role="alert">{escape(message)}</div>'
 
 
+def note(text: str) -> str:
+    """A quiet line."""
+    return f'<p class="note">{escape(text)}</p>'
+
+
 def clock(seconds: float) -> str:
     """``0:14``, ``12:05``, ``1:02:05``."""
     whole = max(0, round(seconds))

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from core.files import WriteError
 from core.presets import PRESET_FIELDS, PRESETS, Preset, default_preset, presets_for
 from core.schedulers_info import SAMPLERS
 from core.types import GenerationRequest, RequestError
 from core.video_io import read_settings
 
-from ..components.words import alert, escape
+from ..components.words import alert, escape, note
 from ..db import StorageError
 from ..estimate import estimate
+from ..exchange import import_queue
 from ..prompts import as_requests, as_text
 from ..queue import known_settings
 from ..screen import Session, example_prompts
@@ -86,7 +88,7 @@ def layout(page: Page) -> GenerateTab:
                 with gr.Accordion("Many prompts at once", open=False, elem_id="many"):
                     gr.HTML(MANY_HINT)
                 with gr.Column(elem_id="opener-box", min_width=0):  # outside the accordion, whose contents are not on the page while it is closed
-                    opener = gr.UploadButton("Open prompts or a video", file_types=[".txt", *SETTINGS_FILES], size="sm", elem_id="opener")
+                    opener = gr.UploadButton("Open prompts or a video", file_types=[".txt", ".json", *SETTINGS_FILES], size="sm", elem_id="opener")
             with gr.Column(elem_id="settings", min_width=0):
                 fields["model"] = gr.Dropdown(model_choices(page), value=model, label="Model", elem_id="model", allow_custom_value=True)
                 fields["preset"] = gr.Dropdown(preset_choices(model), value=preset.name, label="Size and length", elem_id="preset", filterable=False)
@@ -201,13 +203,21 @@ def wire(page: Page, tab: GenerateTab) -> None:
             tabs = gr.Tabs(selected="generate") if action == "show" else gr.skip()
         return [error, *tell(session, *values), tabs, seed, keep, *form, *page.screen.paint(session)]
 
-    def open_file(path: str) -> list[Any]:
-        """Prompts from a text file, or the settings of a video. Gives error, seed, keep, FIELDS."""
+    def open_file(session: Session, path: str) -> list[Any]:
+        """Prompts from a text file, the settings of a video, or an exported queue. Gives error, seed, keep, FIELDS and panes."""
+        form = read_file(session, path)
+        return [*form, *page.screen.paint(session)]
+
+    def read_file(session: Session, path: str) -> list[Any]:
         try:
+            if Path(path).suffix.lower() == ".json":
+                ids, presets = import_queue(page.services, read_text(path))
+                session.undo = (f"{len(ids)} requests and {presets} presets imported.", "imported", tuple(ids)) if ids else None
+                return ["" if ids else note(f"{presets} presets imported."), *[gr.skip()] * (len(FIELDS) + 2)]
             if Path(path).suffix.lower() == ".txt":
-                return ["", gr.skip(), gr.skip(), read_prompts(path), *[gr.skip()] * (len(FIELDS) - 1)]
+                return ["", gr.skip(), gr.skip(), read_text(path), *[gr.skip()] * (len(FIELDS) - 1)]
             request = request_in(path)
-        except RequestError as error:
+        except (RequestError, StorageError, WriteError) as error:
             return [alert(str(error)), *[gr.skip()] * (len(FIELDS) + 2)]
         return ["", str(request.seed), True, *fill(request).values()]
 
@@ -229,7 +239,7 @@ def wire(page: Page, tab: GenerateTab) -> None:
     go = [tab.estimate, tab.button]
     tab.button.click(generate, [page.session, *tab.form], [tab.error, *go, tab.seed, *outputs], trigger_mode="multiple", **event)
     page.bus.change(act, [page.session, page.bus, *tab.form], [tab.error, *go, page.tabs, tab.seed, tab.keep_seed, *tab.fields.values(), *outputs], trigger_mode="multiple", **event)
-    tab.opener.upload(open_file, tab.opener, [tab.error, tab.seed, tab.keep_seed, *tab.fields.values()], **event)
+    tab.opener.upload(open_file, [page.session, tab.opener], [tab.error, tab.seed, tab.keep_seed, *tab.fields.values(), *page.outputs], **event)
     tab.dice.click(draw_seed, None, tab.seed, **event)
     preset.input(lambda name: preset_values(PRESETS[name]), preset, sampling, **event)
     model.input(change_model, model, [preset, *sampling], **event)
@@ -273,8 +283,8 @@ def read_seed(text: str | None) -> int:
         raise RequestError("seed", f"The seed is {text[:40]!r}; it must be a whole number from 0 to 2^63-1. Press New to draw one.") from None
 
 
-def read_prompts(path: str) -> str:
-    """A text file for the prompt box. Raises RequestError."""
+def read_text(path: str) -> str:
+    """A text file of prompts, or an exported queue. Raises RequestError."""
     if Path(path).stat().st_size > MAX_TEXT_BYTES:
         raise RequestError("prompt", f"{Path(path).name} is larger than {MAX_TEXT_BYTES // 1000:,} kB; split it.")
     try:

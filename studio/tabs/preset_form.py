@@ -10,7 +10,7 @@ import gradio as gr
 from core.files import WriteError
 from core.types import RequestError
 
-from ..components.words import alert, escape
+from ..components.words import alert, note
 from ..own_presets import FIELDS
 from ..queue import dump_request
 from ..screen import Session
@@ -59,14 +59,14 @@ def wire(page: Page, tab: GenerateTab, form: PresetForm) -> None:
             values = fill(presets.get(name))
         except RequestError as error:
             return [alert(str(error))] + [gr.skip()] * len(fields)
-        return [f'<p class="note">{escape(name)}: in use.</p>', *(values[field] for field in FIELDS)]
+        return [note(f"{name}: in use."), *(values[field] for field in FIELDS)]
 
     def save(name: str | None, *values: Any) -> tuple[Any, str]:
         try:
             replaced = presets.save(name or "", requests_of(page.services, ("any", *values[1:]))[0])
         except (RequestError, WriteError) as error:
             return gr.skip(), alert(str(error))
-        return names(), f'<p class="note">{escape(name.strip())}: {"saved in place of the old one" if replaced else "saved"}.</p>'
+        return names(), note(f"{name.strip()}: {'saved in place of the old one' if replaced else 'saved'}.")
 
     def delete(session: Session, name: str | None) -> list[Any]:
         try:

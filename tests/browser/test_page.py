@@ -207,10 +207,61 @@ def test_waiting_requests_are_reordered_edited_copied_and_cancelled_with_a_way_b
     page.get_by_role("button", name="Edit: One.").click()
     page.get_by_role("button", name="Leave it as it is").click()
     expect(button).to_have_text("Generate")
+    page.locator("#queue summary").click()
     page.get_by_role("button", name="Cancel waiting").click()
     expect(waiting).to_have_count(0)
     page.get_by_role("button", name="Undo").click()
     expect(waiting).to_have_text(["One.", "Three, but better.", "Two.", "Two."])
+    page.locator("#queue summary").click()
     page.get_by_role("button", name="Cancel waiting").click()
     expect(waiting).to_have_count(0)
     api.call("cancel", running)
+
+
+def test_the_queue_leaves_and_comes_back_as_a_file(api: Api, page: Page, tmp_path: Path) -> None:
+    running = api.enqueue("It takes long, too.", num_inference_steps=LONG, num_frames=8)
+    expect(job(page, "It takes long, too.", "running")).to_be_visible()
+    waiting = page.locator(".job.waiting .job-prompt")
+    for name in ("Packed.", "Packed, too."):
+        api.enqueue(name)
+    expect(waiting).to_have_text(["Packed.", "Packed, too."])
+    page.locator("#queue summary").click()
+    page.wait_for_timeout(2500)  # the pane is drawn again while the menu is open
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Export", exact=True).click()
+    file = tmp_path / "queue.json"
+    download.value.save_as(file)
+    page.get_by_role("button", name="Dismiss").click()
+    page.locator("#queue summary").click()
+    page.get_by_role("button", name="Cancel waiting").click()
+    expect(waiting).to_have_count(0)
+    drop(page, file)
+    expect(waiting).to_have_text(["Packed.", "Packed, too."])
+    expect(page.locator(".toast")).to_contain_text("2 requests and 0 presets imported.")
+    file.write_text(file.read_text().replace("mira-studio-queue", "something else"))
+    drop(page, file)
+    expect(page.locator("#form-error")).to_contain_text("no exported queue")
+    page.get_by_role("button", name="Undo").click()
+    expect(waiting).to_have_count(0)
+    api.call("cancel", running)
+
+
+def test_the_browser_tells_once_that_the_queue_is_done(api: Api, page: Page) -> None:
+    page.evaluate(
+        """() => {
+            window.told = [];
+            window.Notification = class { constructor(title, options) { window.told.push([title, options.body]); } static requestPermission() { return Promise.resolve("granted"); } };
+            Object.defineProperty(document, "hidden", { get: () => true });
+        }"""
+    )
+    page.locator("#queue summary").click()
+    page.locator("[data-notify]").click()
+    expect(page.locator("[data-notify]")).to_have_attribute("aria-pressed", "true")
+    page.keyboard.press("Escape")
+    for prompt in ("Tell me.", "Tell me, too."):
+        api.enqueue(prompt)
+    expect(job(page, "Tell me, too.", "done")).to_be_visible()
+    page.wait_for_function("window.told.length > 0")
+    page.wait_for_timeout(2500)
+    told = page.evaluate("window.told")
+    assert len(told) == 1 and told[0][0] == "The queue is done", told

@@ -1,0 +1,57 @@
+"""The waiting requests and the user's presets as one JSON file, to keep or to take to another machine."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from core.files import replacing
+from core.types import GenerationRequest, RequestError
+
+from .prompts import MAX_REQUESTS
+from .services import Services
+
+FORMAT = "mira-studio-queue"
+VERSION = 1
+
+
+def export_queue(services: Services) -> Path:
+    """Write what waits and the presets into the data folder's ``exports/``; the file. Raises RequestError or WriteError."""
+    jobs = services.queue.list(["waiting"], limit=MAX_REQUESTS)
+    content = {"format": FORMAT, "version": VERSION, "requests": [job.request.to_dict() for job in jobs], "presets": services.own_presets.to_dict()}
+    path = services.exports / time.strftime("queue-%Y%m%d-%H%M%S.json")
+    with replacing(path) as file:
+        file.write_text(json.dumps(content, ensure_ascii=False, indent=1), "utf-8")
+    return path
+
+
+def import_queue(services: Services, text: str) -> tuple[list[str], int]:
+    """Queue the requests of an exported file behind what waits, and add its presets; ids and how many presets.
+
+    All of it is checked before any of it is stored. Raises RequestError naming what is wrong, or StorageError.
+    """
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise RequestError("file", f"This is not JSON ({error}). Choose a file that Export made.") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise RequestError("file", "This JSON file is no exported queue. Choose one that Export made.")
+    if content.get("version") != VERSION:
+        raise RequestError("file", f"This file was exported by another version of the studio (version {content.get('version')}, this one reads {VERSION}).")
+    requests = _requests(content.get("requests", []))
+    presets = services.own_presets.merge(content.get("presets", {}))
+    return services.queue.enqueue_many(requests) if requests else [], presets
+
+
+def _requests(values: Any) -> list[GenerationRequest]:
+    if not isinstance(values, list) or len(values) > MAX_REQUESTS:
+        raise RequestError("file", f"The file's requests must be a list of at most {MAX_REQUESTS:,}.")
+    requests = []
+    for number, value in enumerate(values, 1):
+        try:
+            requests.append(GenerationRequest.from_dict(value).resolved())
+        except RequestError as error:
+            raise RequestError(error.field, f"Request {number} of {len(values)}: {error} Nothing was imported.") from None
+    return requests

@@ -1,0 +1,60 @@
+"""An exported queue comes back whole, and a bad file changes nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from core.types import GenerationRequest, RequestError
+from studio.exchange import export_queue, import_queue
+from studio.services import Services
+
+
+@pytest.fixture
+def services(tmp_path: Path) -> Iterator[Services]:
+    opened = Services.open(tmp_path / "one", start_worker=False)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[Services]:
+    opened = Services.open(tmp_path / "other", start_worker=False)
+    yield opened
+    opened.close()
+
+
+def test_what_waits_and_the_presets_move_to_another_studio(services: Services, other: Services) -> None:
+    requests = [GenerationRequest(prompt=f"Number {n}.", seed=n).resolved() for n in range(3)]
+    services.queue.enqueue_many(requests)
+    services.queue.cancel(services.queue.enqueue(GenerationRequest(prompt="Not this.")))
+    services.own_presets.save("Soft", requests[0].replace(guidance_scale=2.0))
+    other.queue.enqueue(GenerationRequest(prompt="Already here."))
+    text = export_queue(services).read_text()
+    ids, presets = import_queue(other, text)
+    assert presets == 1 and other.own_presets.get("Soft").guidance_scale == 2.0
+    waiting = other.queue.list(["waiting"])
+    assert waiting[0].request.prompt == "Already here."
+    assert [job.request for job in waiting[1:]] == requests and [job.id for job in waiting[1:]] == ids
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: "{", "not JSON"),
+        (lambda c: "[]", "no exported queue"),
+        (lambda c: json.dumps(c | {"version": 99}), "another version"),
+        (lambda c: json.dumps(c | {"requests": [*c["requests"], {"prompt": "x", "height": 33}]}), "Request 2 of 2: height is 33"),
+        (lambda c: json.dumps(c | {"presets": {"Odd": {"height": 33}}}), "'Odd': height is 33"),
+    ],
+)
+def test_a_bad_file_changes_nothing(services: Services, other: Services, change, words: str) -> None:
+    services.queue.enqueue(GenerationRequest(prompt="One."))
+    services.own_presets.save("Soft", GenerationRequest(prompt="x").resolved())
+    content = json.loads(export_queue(services).read_text())
+    with pytest.raises(RequestError, match=words):
+        import_queue(other, change(content))
+    assert other.queue.list() == [] and other.own_presets.list() == []
