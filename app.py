@@ -24,6 +24,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="mira-nano", help="the model that the form starts with: a name, a model folder or a Hub id")
     parser.add_argument("--executor", choices=["local"], default="local", help="where requests run")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps, or several as in cuda:0,cuda:1: a worker process for each")
+    parser.add_argument("--mcp", action="store_true", help="also serve the API as MCP tools, at /gradio_api/mcp/")
     return parser.parse_args()
 
 
@@ -72,6 +73,7 @@ def main() -> None:
             allowed_paths=[str(services.library.videos_dir), str(data_dir / "previews"), str(services.exports)],
             max_file_size="100mb",
             show_error=True,
+            mcp_server=args.mcp,
             quiet=True,
             prevent_thread_lock=True,
             **ui.launch_options(),

@@ -1,4 +1,4 @@
-"""The studio's named endpoints, JSON in and out, for ``gradio_client`` and plain HTTP.
+"""The studio's named endpoints, JSON in and out, for ``gradio_client``, plain HTTP and, with ``app.py --mcp``, MCP tools.
 
     client = gradio_client.Client("http://127.0.0.1:7860")
     id = client.predict({"prompt": "a red ball rolls right"}, api_name="/enqueue")["id"]
@@ -7,69 +7,218 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import inspect
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
 
+from core.files import WriteError
 from core.types import GenerationRequest, RequestError
 
 from .db import StorageError
-from .queue import Job
+from .queue import FINISHED, STATES, Job
 from .services import Services
 
 log = logging.getLogger(__name__)
+
+WAIT_SECONDS = 0.25
+"""Between two looks at a request that ``generate`` waits for."""
+MAX_LISTED = 1000
 
 
 def register(services: Services) -> None:
     """Add the endpoints to the Blocks whose context this is called in."""
     queue, library = services.queue, services.library
 
-    def enqueue(request: dict[str, Any]) -> dict[str, str]:
-        """Queue a GenerationRequest, given as an object of its settings. Only "prompt" is needed; ``{"id": ...}`` comes back once it is on disk."""
-        values = {"model": services.default_model, **request} if isinstance(request, dict) else request
-        return {"id": queue.enqueue(GenerationRequest.from_dict(values))}
+    def read(request: dict[str, Any]) -> GenerationRequest:
+        return GenerationRequest.from_dict({"model": services.default_model, **request} if isinstance(request, dict) else request)
 
-    def status(id: str) -> dict[str, Any]:
-        """How a request stands: state (waiting, running, done, failed or cancelled), progress from 0 to 1, error, attempts, video (its path)."""
-        return _status(_require(id))
-
-    def cancel(id: str) -> dict[str, Any]:
-        """Stop a waiting or running request; its status afterwards."""
-        queue.cancel(_require(id).id)
-        return _status(_require(id))
-
-    def list_videos(limit: int = 60, offset: int = 0, search: str = "") -> list[dict[str, Any]]:
-        """The finished videos, newest first, with the request that made each; those only whose prompt contains every word of ``search``."""
-        return [
-            {"id": v.id, "video": v.path, "poster": v.poster, "created": v.created, "seconds": v.seconds, "favourite": v.favourite, "request": v.request.to_dict()}
-            for v in library.list(limit=limit, offset=offset, search=search)
-        ]
-
-    def _require(id: str) -> Job:
+    def require(id: str) -> Job:
         job = queue.get(id)
         if job is None:
             raise RequestError("id", f"There is no request {id!r}.")
         return job
 
-    for endpoint in (enqueue, status, cancel, list_videos):
+    def enqueue(request: dict[str, Any]) -> dict[str, str]:
+        """Queue a video and return at once.
+
+        Args:
+            request: Settings of the video as an object. Only "prompt" is needed; others are negative_prompt, model, preset, height, width, num_frames, fps, output_fps, num_inference_steps, guidance_scale, eta, sampler, seed.
+
+        Returns:
+            {"id": ...} of the request, once it is on disk.
+        """
+        return {"id": queue.enqueue(read(request))}
+
+    async def generate(request: dict[str, Any], timeout: float = 600) -> dict[str, Any]:
+        """Make a video and wait for it.
+
+        Args:
+            request: Settings of the video as an object, as for enqueue; only "prompt" is needed.
+            timeout: Seconds to wait at most; the request stays in the queue after that.
+
+        Returns:
+            Its status, with "id" and, when the state is "done", the path of the mp4 as "video".
+        """
+        id, deadline = queue.enqueue(read(request)), time.monotonic() + timeout
+        while (job := require(id)).state not in FINISHED and time.monotonic() < deadline:
+            await asyncio.sleep(WAIT_SECONDS)
+        return {"id": id, **_status(job)}
+
+    def status(id: str) -> dict[str, Any]:
+        """How a request stands.
+
+        Args:
+            id: The request's id.
+
+        Returns:
+            state (waiting, running, done, failed or cancelled), progress from 0 to 1, error, attempts, and video, the path of the mp4.
+        """
+        return _status(require(id))
+
+    def cancel(id: str) -> dict[str, Any]:
+        """Stop a waiting or running request (within one denoising step); its status afterwards.
+
+        Args:
+            id: The request's id.
+        """
+        queue.cancel(require(id).id)
+        return _status(require(id))
+
+    def retry(id: str) -> dict[str, Any]:
+        """Put a failed or cancelled request back at the end of the queue; its status afterwards.
+
+        Args:
+            id: The request's id.
+        """
+        queue.retry(require(id).id)
+        return _status(require(id))
+
+    def edit(id: str, request: dict[str, Any]) -> dict[str, Any]:
+        """Replace a waiting request, which keeps its place; its status afterwards.
+
+        Args:
+            id: The request's id.
+            request: The new settings as an object, as for enqueue.
+        """
+        queue.edit(require(id).id, read(request))
+        return _status(require(id))
+
+    def move(id: str, to: str) -> list[str]:
+        """Change the place of a waiting request; the ids of all that wait, in their new order.
+
+        Args:
+            id: The request's id.
+            to: "first", "last", "up", "down", or the id of the waiting request that it shall come before.
+        """
+        queue.move(require(id).id, to)
+        return [job.id for job in queue.list(["waiting"], limit=MAX_LISTED)]
+
+    def pause() -> dict[str, bool]:
+        """Let the running request end and start no others."""
+        queue.pause()
+        return {"paused": queue.paused}
+
+    def resume() -> dict[str, bool]:
+        """Start requests again after pause."""
+        queue.resume()
+        return {"paused": queue.paused}
+
+    def list_requests(state: str = "", limit: int = 200) -> list[dict[str, Any]]:
+        """The queue: what runs, then what waits in its order, then what is finished, newest first.
+
+        Args:
+            state: Only those that are waiting, running, done, failed or cancelled; empty for all.
+            limit: How many at most.
+        """
+        if state and state not in STATES:
+            raise RequestError("state", f"There is no state {state!r}; known are {', '.join(STATES)}.")
+        jobs = queue.list([state] if state else None, limit=_limit(limit))
+        return [{"id": job.id, **_status(job), "request": job.request.to_dict()} for job in jobs]
+
+    def list_videos(limit: int = 60, offset: int = 0, search: str = "") -> list[dict[str, Any]]:
+        """The finished videos, newest first, with the request that made each.
+
+        Args:
+            limit: How many at most.
+            offset: How many to pass over.
+            search: Only those whose prompt contains every word of this.
+        """
+        return [
+            {"id": v.id, "video": v.path, "poster": v.poster, "created": v.created, "seconds": v.seconds, "favourite": v.favourite, "request": v.request.to_dict()}
+            for v in library.list(limit=_limit(limit), offset=max(0, offset), search=search)
+        ]
+
+    def star(id: str, favourite: bool = True) -> dict[str, bool]:
+        """Mark a video as a favourite, or unmark it.
+
+        Args:
+            id: The video's id, which is that of its request.
+            favourite: Whether it is one.
+        """
+        library.set_favourite(id, favourite)
+        return {"favourite": favourite}
+
+    def delete_video(id: str) -> dict[str, str]:
+        """Move a video to the trash; restore_video brings it back for a week.
+
+        Args:
+            id: The video's id.
+        """
+        library.delete(id)
+        return {"deleted": id}
+
+    def restore_video(id: str) -> dict[str, str]:
+        """Bring a deleted video back.
+
+        Args:
+            id: The video's id.
+        """
+        library.undelete(id)
+        return {"restored": id}
+
+    def list_models() -> list[dict[str, Any]]:
+        """The models that a request can name: installed ones with their size in bytes, and those that would be downloaded."""
+        return [{"name": m.name, "installed": m.installed, "folder": m.path, "bytes": m.size, "download_gigabytes": m.release and m.release.gigabytes} for m in services.models.list()]
+
+    for endpoint in (enqueue, generate, status, cancel, retry, edit, move, pause, resume, list_requests, list_videos, star, delete_video, restore_video, list_models):
         gr.api(in_words(endpoint), api_name=endpoint.__name__, concurrency_limit=None)
 
 
 def in_words(function: Callable[..., Any]) -> Callable[..., Any]:
     """``function`` with what the user can put right raised as gr.Error, and so shown, in the page and to clients."""
 
+    def explain(error: Exception) -> gr.Error:
+        log.info("%s: %s", function.__name__, error)
+        return gr.Error(str(error), print_exception=False)
+
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
-        except (RequestError, StorageError) as error:
-            log.info("%s: %s", function.__name__, error)
-            raise gr.Error(str(error), print_exception=False) from error
+        except (RequestError, StorageError, WriteError) as error:
+            raise explain(error) from error
 
-    return wrapper
+    @functools.wraps(function)
+    async def waiting(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return await function(*args, **kwargs)
+        except (RequestError, StorageError, WriteError) as error:
+            raise explain(error) from error
+
+    return waiting if inspect.iscoroutinefunction(function) else wrapper
+
+
+def _limit(limit: int) -> int:
+    """Raises RequestError for a number of rows that makes no sense."""
+    if not 1 <= limit <= MAX_LISTED:
+        raise RequestError("limit", f"limit is {limit}; it must be from 1 to {MAX_LISTED}.")
+    return limit
 
 
 def _status(job: Job) -> dict[str, Any]:

@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 class StudioApp:
     """``python app.py`` on a free port, started, asked and killed as a user's would be."""
 
-    def __init__(self, data_dir: Path, model: str | Path):
-        self.data_dir, self.model = data_dir, model
+    def __init__(self, data_dir: Path, model: str | Path, *options: str):
+        self.data_dir, self.model, self.options = data_dir, model, options
         self.process: subprocess.Popen[bytes] | None = None
         self.client: Any = None
 
@@ -28,7 +28,7 @@ class StudioApp:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        command = [sys.executable, "app.py", "--port", str(port), "--data-dir", str(self.data_dir), "--model", str(self.model), "--device", "cpu"]
+        command = [sys.executable, "app.py", "--port", str(port), "--data-dir", str(self.data_dir), "--model", str(self.model), "--device", "cpu", *self.options]
         self.log = open(self.data_dir.parent / "app.log", "ab")
         self.process = subprocess.Popen(command, cwd=ROOT, stdout=self.log, stderr=self.log, env={**os.environ, "OMP_NUM_THREADS": "1"})
         self.url = f"http://127.0.0.1:{port}"

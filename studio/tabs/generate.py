@@ -175,7 +175,7 @@ def wire(page: Page, tab: GenerateTab) -> None:
         keep = values[-2]
         return "", gr.skip() if keep else draw_seed()
 
-    def generate(session: Session, *values: Any) -> list[Any]:
+    def submit(session: Session, *values: Any) -> list[Any]:
         error, seed = enqueue(session, values)
         return [error, *tell(session, *values), seed, *page.screen.paint(session)]
 
@@ -237,7 +237,7 @@ def wire(page: Page, tab: GenerateTab) -> None:
 
     event, outputs = page.event, page.outputs
     go = [tab.estimate, tab.button]
-    tab.button.click(generate, [page.session, *tab.form], [tab.error, *go, tab.seed, *outputs], trigger_mode="multiple", **event)
+    tab.button.click(submit, [page.session, *tab.form], [tab.error, *go, tab.seed, *outputs], trigger_mode="multiple", **event)
     page.bus.change(act, [page.session, page.bus, *tab.form], [tab.error, *go, page.tabs, tab.seed, tab.keep_seed, *tab.fields.values(), *outputs], trigger_mode="multiple", **event)
     tab.opener.upload(open_file, [page.session, tab.opener], [tab.error, tab.seed, tab.keep_seed, *tab.fields.values(), *page.outputs], **event)
     tab.dice.click(draw_seed, None, tab.seed, **event)

@@ -19,7 +19,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def studio_app(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path):
     """One running app for all tests of a module."""
-    app = StudioApp(tmp_path_factory.mktemp("app") / "data", tiny_model)
+    app = StudioApp(tmp_path_factory.mktemp("app") / "data", tiny_model, "--mcp")
     app.start()
     yield app
     app.end()

@@ -1,0 +1,79 @@
+"""Every action by name: over gradio_client, from another program, and as MCP tools."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+
+import pytest
+from studio_app import ROOT, StudioApp
+
+from core import read_settings
+
+SMALL = {"height": 32, "width": 32, "num_frames": 4, "num_inference_steps": 2, "sampler": "ddim", "seed": 1}
+
+
+def test_generate_waits_for_its_video(studio_app: StudioApp) -> None:
+    done = studio_app.call("generate", {"prompt": "Wait for me.", **SMALL})
+    assert done["state"] == "done" and read_settings(done["video"])["prompt"] == "Wait for me."
+    late = studio_app.call("generate", {"prompt": "Too slow.", **SMALL, "num_inference_steps": 1000, "num_frames": 16}, 1)
+    assert late["state"] in ("waiting", "running")
+    assert studio_app.call("cancel", late["id"])["state"] == "cancelled"
+
+
+def test_the_queue_is_worked_by_name(studio_app: StudioApp) -> None:
+    assert studio_app.call("pause") == {"paused": True}
+    one, two = (studio_app.enqueue(prompt=prompt) for prompt in ("One.", "Two."))
+    assert studio_app.call("move", two, "first") == [two, one]
+    studio_app.call("edit", one, {"prompt": "One, better.", **SMALL})
+    listed = studio_app.call("list_requests", "waiting")
+    assert [(row["id"], row["request"]["prompt"]) for row in listed] == [(two, "Two."), (one, "One, better.")]
+    studio_app.call("cancel", two)
+    assert studio_app.call("retry", two)["state"] == "waiting"
+    assert studio_app.call("resume") == {"paused": False}
+    studio_app.wait(two, "done")
+    with pytest.raises(Exception, match="no state 'asleep'"):
+        studio_app.call("list_requests", "asleep")
+
+
+def test_videos_and_models_are_found_by_name(studio_app: StudioApp) -> None:
+    id = studio_app.enqueue(prompt="Zanzibar.")
+    studio_app.wait(id, "done")
+    studio_app.call("star", id)
+    assert [(v["id"], v["favourite"]) for v in studio_app.call("list_videos", 60, 0, "zanzibar")] == [(id, True)]
+    studio_app.call("delete_video", id)
+    assert studio_app.call("list_videos", 60, 0, "zanzibar") == []
+    studio_app.call("restore_video", id)
+    assert len(studio_app.call("list_videos", 60, 0, "zanzibar")) == 1
+    assert "TencentARC/Mira-v0:128" in [model["name"] for model in studio_app.call("list_models")]
+    with pytest.raises(Exception, match="limit is 0"):
+        studio_app.call("list_videos", 0)
+
+
+def test_the_example_client_prints_its_videos(studio_app: StudioApp) -> None:
+    preset = studio_app.enqueue()  # so that the worker has its model
+    studio_app.wait(preset, "done")
+    run = subprocess.run([sys.executable, "examples/client.py", "A star.", "--url", studio_app.url, "--seed", "3"], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+    prompt, path = run.stdout.strip().split("  ")
+    assert prompt == "A star." and read_settings(path)["seed"] == 3
+
+
+def test_the_endpoints_are_mcp_tools(studio_app: StudioApp) -> None:
+    from mcp import ClientSession
+    from mcp.client.streamable_http import streamablehttp_client
+
+    async def talk() -> tuple[dict[str, str], str]:
+        async with streamablehttp_client(f"{studio_app.url}/gradio_api/mcp/") as (reads, writes, _), ClientSession(reads, writes) as session:
+            await session.initialize()
+            tools = {tool.name: tool.description for tool in (await session.list_tools()).tools}
+            enqueue = next(name for name in tools if name.endswith("enqueue"))
+            answer = await session.call_tool(enqueue, {"request": {"prompt": "By a tool.", **SMALL}})
+            return tools, answer.content[0].text
+
+    tools, answer = asyncio.run(talk())
+    assert {name.split("mira_studio_")[-1] for name in tools} >= {"enqueue", "generate", "status", "cancel", "list_videos"}, tools
+    assert all(tools.values())
+    assert studio_app.wait(json.loads(answer.replace("'", '"'))["id"], "done")["state"] == "done"
