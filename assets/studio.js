@@ -124,6 +124,21 @@
     link.click();
   }
 
+  // Text for the clipboard; a page without one (plain http from afar) selects it in a box instead.
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest("[data-copy]");
+    if (!button) return;
+    try {
+      await navigator.clipboard.writeText(button.dataset.copy);
+      button.textContent = "Copied";
+    } catch {
+      const box = Object.assign(document.createElement("textarea"), { value: button.dataset.copy, className: "copy-box", rows: 8 });
+      box.setAttribute("aria-label", "Text to copy");
+      button.closest(".panel-head").after(box);
+      box.select();
+    }
+  });
+
   // A waiting request is dragged to the place before another one.
   let dragged = null;
   const row = (event) => event.target.closest?.(".job[draggable]");

@@ -185,7 +185,7 @@ def _is_full(error: sqlite3.OperationalError, folder: Path) -> bool:
 
 def disk_full(folder: Path, needed: int) -> StorageError:
     return StorageError(
-        f"The disk is full: {_size(free_bytes(folder))} free at {folder}, {_size(needed)} needed. "
+        f"The disk is full: {size_words(free_bytes(folder))} free at {folder}, {size_words(needed)} needed. "
         "Delete videos or other files there, or start the studio with another --data-dir."
     )
 
@@ -197,7 +197,8 @@ def require_space(folder: Path, needed: int) -> None:
         raise disk_full(folder, needed)
 
 
-def _size(count: float) -> str:
+def size_words(count: float) -> str:
+    """Bytes as a person reads them: ``1.5 GiB``."""
     units = ["bytes", "KiB", "MiB", "GiB", "TiB"]
     while count >= 1024 and len(units) > 1:
         count /= 1024

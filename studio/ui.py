@@ -11,7 +11,7 @@ from . import api
 from .components.theme import launch_options
 from .screen import PANES, Screen, Session
 from .services import Services
-from .tabs import gallery, generate
+from .tabs import gallery, generate, system
 
 __all__ = ["Page", "build", "launch_options"]
 
@@ -55,8 +55,11 @@ def build(services: Services) -> gr.Blocks:
                 generate_tab = generate.layout(page)
             with gr.Tab("Gallery", id="gallery"):
                 gallery_tab = gallery.layout(page)
+            with gr.Tab("System", id="system") as system_tab:
+                system_pane = system.layout()
         generate.wire(page, generate_tab)
         gallery.wire(page, gallery_tab)
+        system.wire(page, system_tab, system_pane)
         demo.load(screen.paint, session, page.outputs, **EVENT)
         gr.Timer(POLL_SECONDS).tick(screen.paint, session, page.outputs, **EVENT)
         api.register(services)

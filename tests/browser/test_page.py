@@ -265,3 +265,13 @@ def test_the_browser_tells_once_that_the_queue_is_done(api: Api, page: Page) -> 
     page.wait_for_timeout(2500)
     told = page.evaluate("window.told")
     assert len(told) == 1 and told[0][0] == "The queue is done", told
+
+
+def test_the_system_tab_can_be_copied_into_a_bug_report(page: Page) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.get_by_role("tab", name="System").click()
+    expect(page.locator("#system")).to_contain_text("diffusers")
+    page.get_by_role("button", name="Copy for a bug report").click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    text = page.evaluate("navigator.clipboard.readText()")
+    assert text.startswith("Versions\n  Python: 3") and "Last errors" in text

@@ -1,0 +1,33 @@
+"""The page for bug reports tells what is so, and finds what went wrong."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import torch
+
+from core.types import GenerationRequest
+from studio.diagnostics import as_text, last_errors, sections
+from studio.services import Services
+
+
+def test_it_tells_what_is_so(tmp_path: Path) -> None:
+    services = Services.open(tmp_path, start_worker=False)
+    try:
+        services.queue.enqueue(GenerationRequest(prompt="One."))
+        facts = {name: value for _, rows in sections(services) for name, value in rows}
+    finally:
+        services.close()
+    assert facts["Python"] == platform.python_version() and facts["torch"] == torch.__version__.partition("+")[0]
+    assert facts["Queue"] == "1 waiting" and str(tmp_path) in facts["Disk"]
+    assert facts["Worker 1"].startswith("stopped") and facts["Videos"].startswith("0,")
+
+
+def test_the_last_errors_come_with_their_tracebacks(tmp_path: Path) -> None:
+    (tmp_path / "studio.log").write_text("2026-11-23 10:00:00,001 INFO studio: fine\n2026-11-23 10:00:03,001 WARNING studio: careful\n")
+    (tmp_path / "worker.log").write_text("2026-11-23 10:00:02,001 ERROR studio: broken\nTraceback (most recent call last):\n  ValueError: no\n2026-11-23 10:00:04,001 INFO studio: going on\n")
+    errors = last_errors(tmp_path)
+    assert errors == ["2026-11-23 10:00:02,001 ERROR studio: broken\nTraceback (most recent call last):\n  ValueError: no", "2026-11-23 10:00:03,001 WARNING studio: careful"]
+    assert last_errors(tmp_path, count=1) == errors[-1:]
+    assert as_text([("Versions", [("Python", "3")])], []) == "Versions\n  Python: 3\nLast errors\n  none"
