@@ -32,11 +32,13 @@ def seconds_for(services: Services, requests: Sequence[GenerationRequest]) -> fl
     return sum(made[request.model].elapsed * work(request) / work(made[request.model].request) for request in requests)
 
 
-def seconds_left(services: Services, jobs: Sequence[Job]) -> float | None:
-    """About how long the queue still takes; None when there is nothing to go by."""
-    waiting = seconds_for(services, [job.request for job in jobs if job.state == "waiting"])
+def seconds_left(services: Services, jobs: Sequence[Job], waiting: int) -> float | None:
+    """About how long the queue still takes; None when there is nothing to go by. ``jobs`` may be its first part: the rest is taken to be like that."""
+    listed = [job.request for job in jobs if job.state == "waiting"]
+    each = seconds_for(services, listed)
+    total = None if each is None else each * waiting / max(1, len(listed))
     running = [job.seconds_left for job in jobs if job.state == "running"]
-    return None if waiting is None or None in running else waiting + max(running, default=0.0)
+    return None if total is None or None in running else total + max(running, default=0.0)
 
 
 def estimate(services: Services, requests: Sequence[GenerationRequest]) -> str:

@@ -90,7 +90,7 @@ class Screen:
         videos = library.list(limit=STRIP_VIDEOS)
         found = library.list(limit=session.shown, search=session.search, favourites=session.starred)
         total = library.count(session.search, session.starred)
-        jobs, paused = queue.list(), queue.paused
+        jobs, paused, counts = queue.list(), queue.paused, queue.counts()
         viewer, current = self._viewer(session, status, videos, jobs, paused)
         wall = self.services.walls.get(session.wall) if session.wall else None
         return {
@@ -98,7 +98,7 @@ class Screen:
             "viewer": viewer,
             "cells": self._cells(wall),
             "strip": render_strip(videos, current),
-            "queue": render_queue(jobs, queue.counts(), paused, seconds_left(self.services, jobs)),
+            "queue": render_queue(jobs, counts, paused, seconds_left(self.services, jobs, counts["waiting"])),
             "gallery": render_grid(found, total, bool(session.search.strip()) or session.starred, GALLERY_PAGE),
             "toast": render_toast(session),
         }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
 import logging
 import os
 import platform
@@ -37,8 +38,12 @@ from core.schedulers import draw_noise  # noqa: E402
 from core.text_encoder import LazyTextEncoder  # noqa: E402
 from core.types import GenerationRequest  # noqa: E402
 from core.vae import decode_latents  # noqa: E402
+from studio.screen import Screen, Session  # noqa: E402
+from studio.services import Services  # noqa: E402
 
 PROMPT = "a small red ball moves left to right over a green meadow"
+CROWD = 1000
+"""Requests, and videos, of a studio that is used a lot."""
 APP_SECONDS = 120
 """After which a page that has not come is given up."""
 
@@ -95,6 +100,7 @@ def measure(model: str, device: torch.device, data_dir: Path) -> Iterator[Row]:
     videos = {name: lambda p=p: p.generate(request) for name, p in pipes.items()}
     yield from compare(f"a video ({preset.name}, {preset.num_inference_steps} steps)", videos, device, 60, rounds=1)
     yield from compare("the studio", {"from start to first page": _first_page}, torch.device("cpu"), 30)
+    yield from _crowded_studio()
 
 
 def _noise(pipe: MiraPipeline, preset: Preset) -> torch.Tensor:
@@ -130,6 +136,42 @@ def _prompts(pipe: MiraPipeline, device: torch.device) -> Iterator[Row]:
 
         lazy([PROMPT])
         yield from compare("a prompt", {"cached": lambda: lazy([PROMPT]), "encoded": miss, "encoder loaded, then encoded": load}, device, 15, rounds=5)
+
+
+def _crowded_studio() -> Iterator[Row]:
+    """What the server does for an action of the page, from the button to the new panes, when there is a lot to show."""
+    with tempfile.TemporaryDirectory() as folder:
+        services = Services.open(folder, start_worker=False)
+        try:
+            request = GenerationRequest(PROMPT, seed=0).resolved()
+            waiting = services.queue.enqueue_many([request] * CROWD)
+            for number in range(CROWD):
+                file = Path(folder) / f"{number}.mp4"
+                file.write_bytes(b"")
+                services.library.add(f"video-{number:04}", request.replace(seed=number), file, elapsed=4.0, created=float(number))
+            screen, session = Screen(services), Session()
+
+            def act(action: str, *ids: str) -> Callable[[], object]:
+                turns = itertools.cycle(ids)
+                return lambda: (screen.act(session, action, next(turns)), screen.paint(session))
+
+            def search() -> None:
+                session.search = "" if session.search else "ball"
+                screen.paint(session)
+
+            calls = {
+                "a new page": lambda: screen.paint(Session()),
+                "a poll that finds nothing new": lambda: screen.paint(session),
+                "queue one more": lambda: (services.queue.enqueue(request), screen.paint(session)),
+                "put one first": act("first", *waiting[500:510]),
+                "cancel one": act("cancel", *waiting[20:30]),
+                "star a video": act("star", "video-0500"),
+                "delete a video, with undo": lambda: (act("delete", "video-0700")(), act("undo", "")()),
+                "search": search,
+            }
+            yield from compare(f"the studio with {CROWD:,} waiting requests and {CROWD:,} videos", calls, torch.device("cpu"), 20, rounds=9)
+        finally:
+            services.close()
 
 
 def _first_page() -> None:
