@@ -13,19 +13,21 @@ from core.presets import default_preset
 from core.types import RequestError
 
 from .components.cards import render_grid, render_strip
+from .components.model_list import render_models
 from .components.queue_list import render_queue
 from .components.viewer import render_examples, render_running, render_video, render_waiting
 from .components.wall import render_cells, render_wall
 from .components.words import escape, file_url, model_label
-from .db import StorageError
+from .db import StorageError, free_bytes
 from .estimate import seconds_left
 from .exchange import export_queue
 from .library import Video
+from .models import Model
 from .queue import load_request
 from .services import Services
 from .walls import Wall
 
-PANES = ("device", "viewer", "cells", "strip", "queue", "gallery", "toast")
+PANES = ("device", "viewer", "cells", "strip", "queue", "gallery", "models", "toast")
 """In the order in which ``paint`` gives them."""
 STRIP_VIDEOS = 24
 GALLERY_PAGE = 24
@@ -100,6 +102,7 @@ class Screen:
             "strip": render_strip(videos, current),
             "queue": render_queue(jobs, counts, paused, seconds_left(self.services, jobs, counts["waiting"])),
             "gallery": render_grid(found, total, bool(session.search.strip()) or session.starred, GALLERY_PAGE),
+            "models": render_models(self._models(status), status, free_bytes(self.services.data_dir)),
             "toast": render_toast(session),
         }
 
@@ -124,6 +127,12 @@ class Screen:
         model = self.services.default_model
         preset = default_preset(model)
         return render_examples(example_prompts(model), preset.width, preset.height), None
+
+    def _models(self, status: dict[str, Any]) -> list[Model]:
+        """All that are known, and the one in memory, which may be any folder."""
+        models = self.services.models.list()
+        loaded = status["model"] and self.services.models.get(str(status["model"]))
+        return models if not loaded or loaded.path in {model.path for model in models} else [loaded, *models]
 
     def _cells(self, wall: Wall | None) -> str:
         if wall is None:
@@ -169,6 +178,10 @@ class Screen:
                 if job is None:
                     raise RequestError("id", "That request is gone.")
                 queue.enqueue(job.request)
+            case "load":
+                self.services.executor.load(id)
+            case "unload":
+                self.services.executor.unload()
             case "follow":
                 session.selected = session.wall = None
             case "wall":
@@ -218,7 +231,7 @@ class Screen:
 
 def render_device(status: dict[str, Any], default_model: str) -> str:
     """The model at hand and where it runs."""
-    words = {"starting": "loading", "ready": "ready", "busy": "working", "stopped": "stopped"}[str(status["state"])]
+    words = {"starting": "loading", "loading": "loading", "ready": "ready", "busy": "working", "stopped": "stopped"}[str(status["state"])]
     parts = [model_label(str(status["model"] or default_model)), *(str(status[name]).replace("bfloat", "bf").replace("float", "fp") for name in ("device", "dtype") if status[name]), words]
     spans = "".join(f"<span>{escape(part)}</span>" for part in parts)
     error = f'<p class="device-error" role="status">{escape(status["error"])}</p>' if status["error"] else ""

@@ -11,7 +11,7 @@ from . import api
 from .components.theme import launch_options
 from .screen import PANES, Screen, Session
 from .services import Services
-from .tabs import gallery, generate, system
+from .tabs import gallery, generate, models, system
 
 __all__ = ["Page", "build", "launch_options"]
 
@@ -55,6 +55,8 @@ def build(services: Services) -> gr.Blocks:
                 generate_tab = generate.layout(page)
             with gr.Tab("Gallery", id="gallery"):
                 gallery_tab = gallery.layout(page)
+            with gr.Tab("Models", id="models"):
+                models.layout(page)
             with gr.Tab("System", id="system") as system_tab:
                 system_pane = system.layout()
         generate.wire(page, generate_tab)

@@ -25,8 +25,8 @@ MAX_LOG_BYTES = 5 * 2**20
 ROOT = Path(__file__).resolve().parents[2]
 
 Status = dict[str, str | int | None]
-"""``state`` (starting, ready, busy, stopped), ``device``, ``dtype``, ``model`` (the loaded one) and ``pid`` of a worker, and
-``error``: how the last one died, in words, until its successor is ready."""
+"""``state`` (starting, ready, busy, loading, stopped), ``device``, ``dtype``, ``model`` (the loaded one) and ``pid`` of a worker;
+``error``: how the last one died, in words, until its successor is ready; ``trouble``: why it could not do what it was ordered."""
 
 
 class LocalExecutor:
@@ -42,6 +42,18 @@ class LocalExecutor:
 
     def statuses(self) -> list[Status]:
         return [worker.status() for worker in self.workers]
+
+    def load(self, model: str) -> None:
+        """Have every worker load ``model`` once its request is done; one that is not installed is downloaded."""
+        self._order({"do": "load", "model": model})
+
+    def unload(self) -> None:
+        """Have every worker free its model's memory once its request is done; the next request loads it again."""
+        self._order({"do": "unload"})
+
+    def _order(self, order: dict[str, str]) -> None:
+        for worker in self.workers:
+            worker.order(order)
 
     def start(self) -> None:
         """Start the workers and the threads that watch them."""
@@ -79,6 +91,14 @@ class Worker:
 
     def start(self) -> None:
         self._thread.start()
+
+    def order(self, order: dict[str, str]) -> None:
+        """Send an order to the process, if there is one."""
+        process = self._process
+        if process is not None and process.returncode is None:
+            with contextlib.suppress(OSError, ValueError):  # it is ending: its successor starts afresh
+                process.stdin.write(json.dumps(order) + "\n")
+                process.stdin.flush()
 
     def ask_to_stop(self) -> None:
         self._stopping.set()
@@ -145,7 +165,7 @@ class Worker:
 
 
 def _idle(state: str) -> Status:
-    return {"state": state, "device": None, "dtype": None, "model": None}
+    return {"state": state, "device": None, "dtype": None, "model": None, "trouble": None}
 
 
 def _end(process: subprocess.Popen[str]) -> None:

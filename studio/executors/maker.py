@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import queue
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,8 +35,12 @@ IDLE_SECONDS = 0.2
 class VideoMaker:
     """Takes requests and makes their videos, one at a time, on one device."""
 
-    def __init__(self, data_dir: Path, device: str, worker_id: str, tell: Callable[[dict[str, Any]], None]):
+    def __init__(self, data_dir: Path, device: str, worker_id: str, tell: Callable[[dict[str, Any]], None], orders: queue.SimpleQueue[dict[str, Any]] | None = None):
         self.data_dir, self.device, self.worker_id, self.tell = data_dir, device, worker_id, tell
+        self.orders = orders or queue.SimpleQueue()
+        """What the studio wants between two requests."""
+        self.trouble: str | None = None
+        """Why the last order could not be met."""
         db = Database(data_dir / "studio.db")
         self.queue, self.library = Queue(db), Library(data_dir, db)
         self.work_dir, self.previews_dir = data_dir / "tmp" / "worker", data_dir / "previews"
@@ -50,6 +55,8 @@ class VideoMaker:
         """Work through the queue for as long as the process lives."""
         self.report("ready")
         while True:
+            while not self.orders.empty():
+                self.obey(self.orders.get())
             job = self.queue.lease(self.worker_id, LEASE_SECONDS)
             if job is None:
                 time.sleep(IDLE_SECONDS)
@@ -110,6 +117,21 @@ class VideoMaker:
             self.report("busy")
         return self.pipe
 
+    def obey(self, order: dict[str, Any]) -> None:
+        """``{"do": "load", "model": NAME}`` loads a model, which may download it; ``{"do": "unload"}`` frees its memory."""
+        self.trouble = None
+        if order["do"] == "unload":
+            self.pipe = self.model = None
+            release_memory()
+        elif order["do"] == "load":
+            self.report("loading", model=order["model"])
+            try:
+                self.pipeline(order["model"])
+            except Exception as error:
+                log.exception("loading %s failed", order["model"])
+                self.trouble = explain(error, GenerationRequest(model=order["model"]), self.data_dir)
+        self.report("ready")
+
     def preload(self, model: str) -> None:
         """Load ``model`` ahead of the first request, if that takes no download; a model that cannot be loaded is told by the first request."""
         known = Models(self.data_dir).get(model)
@@ -120,11 +142,11 @@ class VideoMaker:
         except Exception:
             log.exception("loading %s ahead of time failed", model)
 
-    def report(self, state: str) -> None:
-        """Tell the supervisor how this worker stands."""
+    def report(self, state: str, model: str | None = None) -> None:
+        """Tell the supervisor how this worker stands; ``model`` is the one that it is loading."""
         transformer = None if self.pipe is None else self.pipe.transformer
         device, dtype = (None, None) if transformer is None else (str(transformer.device), str(transformer.dtype).removeprefix("torch."))
-        self.tell({"state": state, "device": device, "dtype": dtype, "model": self.model})
+        self.tell({"state": state, "device": device, "dtype": dtype, "model": model or self.model, "trouble": self.trouble})
 
 
 def video_bytes(request: GenerationRequest) -> int:

@@ -1,7 +1,7 @@
 """The process that makes videos: ``python -m studio.executors.worker --data-dir DIR --device auto --worker-id NAME``.
 
-It exits at once when its standard input closes, which is when the studio stops it or dies, even while torch is still being
-imported. Its standard output carries one JSON status a line; everything else goes to standard error, the log.
+Its standard input carries orders, one JSON object a line (see ``VideoMaker.obey``), and when that closes, which is when the studio stops it or
+dies, it exits at once, even while torch is still being imported. Its standard output carries one JSON status a line; everything else goes to standard error, the log.
 """
 
 from __future__ import annotations
@@ -10,21 +10,24 @@ import argparse
 import json
 import logging
 import os
+import queue
 import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 
-def leave_with_parent() -> None:
-    """Exit the moment standard input closes: the studio has stopped this worker, or has died."""
+def hear_parent() -> queue.SimpleQueue[dict[str, Any]]:
+    """The studio's orders as they come; exit the moment standard input closes: the studio has stopped this worker, or has died."""
+    orders: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
 
-    def wait() -> None:
-        while os.read(0, 1024):
-            pass
+    def listen() -> None:
+        for line in os.fdopen(os.dup(0)):
+            orders.put(json.loads(line))
         os._exit(0)
 
-    threading.Thread(target=wait, name="parent", daemon=True).start()
+    threading.Thread(target=listen, name="parent", daemon=True).start()
+    return orders
 
 
 def own_stdout() -> Any:
@@ -47,12 +50,12 @@ def main() -> None:
     parser.add_argument("--model", help="load this one at the start")
     arguments = parser.parse_args()
     tell = own_stdout()
-    leave_with_parent()
+    orders = hear_parent()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     from .maker import VideoMaker  # imports torch
 
-    maker = VideoMaker(arguments.data_dir, arguments.device, arguments.worker_id, tell)
+    maker = VideoMaker(arguments.data_dir, arguments.device, arguments.worker_id, tell, orders)
     if arguments.model:
         maker.preload(arguments.model)
     maker.run()

@@ -195,6 +195,9 @@ def wire(page: Page, tab: GenerateTab) -> None:
             else:
                 session.editing = id if action == "edit" else None
                 form, seed, keep, tabs = list(fill(found.request).values()), str(found.request.seed), True, gr.Tabs(selected="generate")
+        elif action == "use-model":
+            updates = dict(zip(("preset", *PRESET_FIELDS), change_model(id), strict=True)) | {"model": id}
+            form, tabs = [updates.get(name, gr.skip()) for name in FIELDS], gr.Tabs(selected="generate")
         elif action == "edit-stop":
             session.editing = None
         else:

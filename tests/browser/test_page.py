@@ -275,3 +275,19 @@ def test_the_system_tab_can_be_copied_into_a_bug_report(page: Page) -> None:
     expect(page.get_by_role("button", name="Copied")).to_be_visible()
     text = page.evaluate("navigator.clipboard.readText()")
     assert text.startswith("Versions\n  Python: 3") and "Last errors" in text
+
+
+def test_models_are_loaded_unloaded_and_chosen(page: Page) -> None:
+    page.get_by_role("tab", name="Models").click()
+    models = page.locator("#models")
+    expect(models).to_contain_text("TencentARC/Mira-v0:128")
+    expect(models).to_contain_text("to download")
+    loaded = models.locator("li.loaded")
+    expect(loaded).to_have_count(1)
+    loaded.get_by_role("button", name="Unload").click()
+    expect(loaded).to_have_count(0)
+    models.get_by_role("button", name="Load: mira-nano", exact=True).click()
+    expect(models.locator("li.loaded")).to_contain_text("mira-nano")
+    models.get_by_role("button", name="Use: mira-nano").click()
+    expect(page.locator("#prompt textarea")).to_be_visible()
+    expect(page.locator("#model input")).to_have_value("mira-nano")

@@ -15,7 +15,7 @@ from studio.queue import Queue
 def test_a_worker_that_hangs_is_replaced_and_its_request_put_back(tmp_path: Path) -> None:
     queue = Queue(Database(tmp_path / "studio.db"))
     executor = LocalExecutor(queue.db.path, tmp_path, device="cpu")
-    assert executor.status() == {"state": "stopped", "device": None, "dtype": None, "model": None, "error": None, "pid": None}
+    assert executor.status() == {"state": "stopped", "device": None, "dtype": None, "model": None, "trouble": None, "error": None, "pid": None}
     executor.start()
     try:
         wait_for(lambda: executor.status()["pid"] is not None, 60, "a worker")
@@ -30,3 +30,25 @@ def test_a_worker_that_hangs_is_replaced_and_its_request_put_back(tmp_path: Path
     finally:
         executor.stop()
     assert executor.status()["state"] == "stopped" and executor.status()["pid"] is None
+
+
+def test_models_are_loaded_and_unloaded_on_request(tmp_path: Path, tiny_model: Path) -> None:
+    queue = Queue(Database(tmp_path / "studio.db"))
+    executor = LocalExecutor(queue.db.path, tmp_path, device="cpu")
+    executor.start()
+    try:
+        wait_for(lambda: executor.status()["state"] == "ready", 120, lambda: f"a worker; it is {executor.status()}")
+        executor.load(str(tiny_model))
+        wait_for(lambda: executor.status()["model"] == str(tiny_model) and executor.status()["state"] == "ready", 60, lambda: f"the model; it is {executor.status()}")
+        assert executor.status()["device"] == "cpu"
+        executor.unload()
+        wait_for(lambda: executor.status()["model"] is None, 60, "the model to go")
+        executor.load("no-such-model")
+        wait_for(lambda: executor.status()["trouble"] is not None, 60, "the reason")
+        assert "no-such-model" in executor.status()["trouble"] and executor.status()["state"] == "ready"
+        pid = executor.status()["pid"]
+        executor.load(str(tiny_model))
+        wait_for(lambda: executor.status()["model"] == str(tiny_model) and executor.status()["state"] == "ready", 60, "the model again")
+        assert executor.status()["trouble"] is None and executor.status()["pid"] == pid
+    finally:
+        executor.stop()
