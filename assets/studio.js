@@ -266,4 +266,40 @@
     if (same) same.focus({ preventScroll: true });
     else last = null;
   }).observe(document.documentElement, { childList: true, subtree: true });
+
+  // The first visit: three steps that point at the page and block nothing.
+  const TOUR = "studio.tour";
+  const STEPS = [
+    ["#prompt", "Say what the video shows", "A subject, what it does, and where. The examples beside it work with the model at hand."],
+    ["#generate", "Press Generate", "Or Ctrl+Enter. The line below says what it costs in time before you press it."],
+    ["#queue", "Watch it being made", "Requests wait here and survive a restart. The finished video comes up in the middle and stays in the Gallery."],
+  ];
+  function tour(step) {
+    document.querySelectorAll(".tour-target").forEach((element) => element.classList.remove("tour-target"));
+    document.querySelector(".tour")?.remove();
+    const end = () => { try { localStorage.setItem(TOUR, "done"); } catch { /* it comes again */ } tour(STEPS.length); };
+    if (step >= STEPS.length) return;
+    const [target, title, text] = STEPS[step];
+    document.querySelector(target)?.classList.add("tour-target");
+    const card = document.createElement("aside");
+    card.className = "tour";
+    card.setAttribute("aria-label", "First steps");
+    card.innerHTML = `<p class="note">${step + 1} of ${STEPS.length}</p><h2></h2><p></p><div class="caption-buttons"><button class="small strong" data-tour="next"></button><button class="quiet" data-tour="end">Skip</button></div>`;
+    card.querySelector("h2").textContent = title;
+    card.querySelector("p:not(.note)").textContent = text;
+    const last = step === STEPS.length - 1;
+    card.querySelector("[data-tour=next]").textContent = last ? "Start" : "Next";
+    card.querySelector("[data-tour=next]").addEventListener("click", () => (last ? end() : tour(step + 1)));
+    card.querySelector("[data-tour=end]").addEventListener("click", end);
+    document.body.append(card);
+  }
+  const seen = () => { try { return localStorage.getItem(TOUR) === "done"; } catch { return true; } };
+  const ready = setInterval(() => {
+    if (!document.querySelector("#queue h2")) return;
+    clearInterval(ready);
+    if (!seen() && document.querySelector("#viewer .welcome")) tour(0);
+  }, 500);
+  document.addEventListener("click", (event) => {
+    if (event.target.closest("#generate, .example") && document.querySelector(".tour")) { try { localStorage.setItem(TOUR, "done"); } catch { /* it comes again */ } tour(STEPS.length); }
+  });
 })();

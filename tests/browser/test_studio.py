@@ -38,6 +38,19 @@ def test_first_look(page: Page):
     expect(page.locator("#queue")).to_contain_text("Nothing is queued")
 
 
+def test_the_first_steps_are_shown_once(page: Page):
+    """Three at most; they block nothing, and whoever has seen them is left alone."""
+    steps = page.get_by_label("First steps")
+    for number, word in ((1, "Next"), (2, "Next"), (3, "Start")):
+        expect(steps).to_contain_text(f"{number} of 3")
+        steps.get_by_role("button", name=word).click()
+    expect(steps).to_have_count(0)
+    page.reload()
+    expect(page.locator("button.example")).to_have_count(3)
+    page.wait_for_timeout(1500)
+    expect(steps).to_have_count(0)
+
+
 def test_from_prompt_to_video(page: Page, model: str):
     """With the embedded model at its own settings, judged by the detector in what its card claims; with a random one as a file that plays."""
     if model == "mira-nano":
