@@ -18,8 +18,8 @@ NETWORK_FILE_SYSTEMS = frozenset(
 MIN_FREE_BYTES = 64 * 2**20
 """What must stay free for the database, the log and the previews."""
 
-SCHEMA_VERSION = 1
-SCHEMA = """
+SCHEMA = (
+    """
 CREATE TABLE requests (
     id TEXT PRIMARY KEY,
     position REAL NOT NULL,
@@ -60,8 +60,24 @@ CREATE TABLE videos (
 );
 CREATE INDEX videos_by_time ON videos (created);
 CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
-INSERT INTO meta VALUES ('queue_version', 1), ('library_version', 1), ('paused', 0), ('app_pid', 0);
-"""
+INSERT INTO meta VALUES ('queue_version', 1), ('library_version', 1), ('paused', 0), ('app_pid', 0)
+""",
+    """
+CREATE TABLE votes (
+    id INTEGER PRIMARY KEY,
+    setting TEXT NOT NULL,
+    a TEXT NOT NULL,
+    b TEXT NOT NULL,
+    a_value TEXT NOT NULL,
+    b_value TEXT NOT NULL,
+    choice TEXT NOT NULL CHECK (choice IN ('a', 'b', 'tie')),
+    created REAL NOT NULL
+);
+CREATE INDEX votes_by_setting ON votes (setting);
+INSERT INTO meta VALUES ('votes_version', 1)
+""",
+)
+"""Each entry brings a file from the version of its index (SQLite's user_version) to the next; what was released is never changed, only added to."""
 
 
 class StorageError(Exception):
@@ -86,15 +102,15 @@ class Database:
             raise StorageError(f"{self.path} cannot be used: {error}. Move it away to start with an empty queue (the videos stay), or give another --data-dir.") from error
 
     def _migrate(self) -> None:
-        """Make the tables of a new file. Raises StorageError for one that this version does not know."""
+        """Bring a new or older file to this version. Raises StorageError for a newer one."""
         with self.write() as tx:
             version = tx.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                for statement in SCHEMA.split(";\n"):
+            if version > len(SCHEMA):
+                raise StorageError(f"{self.path} was written by a newer version of the studio (schema {version}, this one knows {len(SCHEMA)}). Update the studio, or give another --data-dir.")
+            for statements in SCHEMA[version:]:
+                for statement in statements.split(";\n"):
                     tx.execute(statement)
-                tx.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            elif version != SCHEMA_VERSION:
-                raise StorageError(f"{self.path} was written by another version of the studio (schema {version}, this one knows {SCHEMA_VERSION}). Update the studio, or give another --data-dir.")
+            tx.execute(f"PRAGMA user_version = {len(SCHEMA)}")
 
     def connection(self) -> sqlite3.Connection:
         """This thread's connection; statements outside of ``write()`` commit by themselves."""
@@ -134,7 +150,7 @@ class Database:
             self._local.depth -= 1
 
     def touch(self, name: str) -> None:
-        """Count one change of ``name`` ('queue' or 'library'), so that a page can ask cheaply whether anything is new."""
+        """Count one change of ``name`` ('queue', 'library' or 'votes'), so that a page can ask cheaply whether anything is new."""
         self.set_meta(f"{name}_version", self.meta(f"{name}_version") + 1)
 
     def version(self, name: str) -> int:
