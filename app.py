@@ -69,7 +69,7 @@ def main() -> None:
         demo.launch(
             server_name=args.host,
             server_port=args.port,
-            allowed_paths=[str(services.library.videos_dir), str(data_dir / "previews")],
+            allowed_paths=[str(services.library.videos_dir), str(data_dir / "previews"), str(services.comparisons.exports_dir)],
             max_file_size="100mb",
             show_error=True,
             quiet=True,

@@ -10,6 +10,7 @@ import gradio as gr
 from core.presets import default_preset
 from core.types import RequestError
 
+from .compare_screen import COMPARE_ACTIONS, COMPARE_PANES, Blind, compare_act, compare_key, compare_panes
 from .components.cards import render_grid, render_strip
 from .components.queue_list import render_queue
 from .components.viewer import render_examples, render_running, render_video, render_waiting
@@ -19,7 +20,7 @@ from .estimate import seconds_left
 from .library import Video
 from .services import Services
 
-PANES = ("device", "viewer", "strip", "queue", "gallery", "toast")
+PANES = ("device", "viewer", "strip", "queue", "gallery", "toast", *COMPARE_PANES)
 """In the order in which ``paint`` gives them."""
 STRIP_VIDEOS = 24
 GALLERY_PAGE = 24
@@ -41,14 +42,18 @@ class Session:
     editing: str | None = None
     """The waiting request that the form holds."""
     undo: tuple[str, str, tuple[str, ...]] | None = None
-    """What the Undo button does: words, 'video', 'cleared' or 'cancelled', ids."""
+    """What the Undo button does: words, 'video', 'cleared', 'cancelled', 'compare' or 'vote', ids."""
+    compared: tuple[str, ...] = ()
+    """Ids of the videos on the Compare tab, in their order."""
+    blind: Blind | None = None
+    """The blind test, while it is open."""
     search: str = ""
     starred: bool = False
     shown: int = GALLERY_PAGE
     """How many videos the gallery shows."""
     key: Any = None
     """What the panes were drawn from."""
-    sent: dict[str, str] = field(default_factory=dict)
+    sent: dict[str, Any] = field(default_factory=dict)
     """The panes as the browser has them."""
 
 
@@ -67,7 +72,7 @@ class Screen:
         """HTML for each of PANES, ``gr.skip()`` for one that is as the browser has it: a video plays on, a list keeps its place."""
         services = self.services
         status = services.executor.status()
-        key = (services.queue.version(), services.library.version(), tuple(status.items()), session.selected, session.undo, session.search, session.starred, session.shown)
+        key = (services.queue.version(), services.library.version(), tuple(status.items()), session.selected, session.undo, session.search, session.starred, session.shown, compare_key(services, session))
         if key == session.key:
             return [gr.skip()] * len(PANES)
         panes = self._panes(session, status)
@@ -75,7 +80,7 @@ class Screen:
         session.key, session.sent = key, panes
         return changed
 
-    def _panes(self, session: Session, status: dict[str, Any]) -> dict[str, str]:
+    def _panes(self, session: Session, status: dict[str, Any]) -> dict[str, Any]:
         queue, library = self.services.queue, self.services.library
         videos = library.list(limit=STRIP_VIDEOS)
         found = library.list(limit=session.shown, search=session.search, favourites=session.starred)
@@ -89,6 +94,7 @@ class Screen:
             "queue": render_queue(jobs, queue.counts(), paused, seconds_left(self.services, jobs)),
             "gallery": render_grid(found, total, bool(session.search.strip()) or session.starred, GALLERY_PAGE),
             "toast": render_toast(session),
+            **compare_panes(self.services, session, library.count()),
         }
 
     def _viewer(self, session: Session, status: dict[str, Any], videos: list[Video], jobs: list[Any], paused: bool) -> tuple[str, str | None]:
@@ -171,9 +177,15 @@ class Screen:
                     session.selected = ids[0]
                 elif kind == "cancelled":
                     queue.reinstate(ids)
+                elif kind == "compare":
+                    session.compared = ids
+                elif kind == "vote":
+                    self.services.votes.retract(int(ids[0]))
                 else:
                     queue.restore(ids)
-            case "dismiss":
+            case _ if action in COMPARE_ACTIONS:
+                compare_act(self.services, session, action, id)
+            case "dismiss" | "compare-open":
                 session.undo = None
             case "more":
                 session.shown += GALLERY_PAGE
@@ -192,7 +204,11 @@ def render_toast(session: Session) -> str:
     """What was just removed, and the way back."""
     if session.undo is None:
         return ""
+    words, kind, ids = session.undo
+    buttons = "" if kind == "compare" and ids == session.compared else '<button class="strong" data-action="undo">Undo</button>'
+    if kind == "compare" and session.compared:
+        buttons += '<button class="strong" data-action="compare-open">Open Compare</button>'
     return (
-        f'<div class="toast" role="status"><span>{escape(session.undo[0])}</span><button class="strong" data-action="undo">Undo</button>'
+        f'<div class="toast" role="status"><span>{escape(words)}</span>{buttons}'
         f'<button class="quiet" data-action="dismiss" aria-label="Dismiss">✕</button></div>'
     )

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import filelock
 
+from .comparison import Comparisons
 from .db import Database, StorageError
 from .executors.local import LocalExecutor
 from .library import Library
 from .models import Models
 from .queue import Queue
+from .votes import Votes
 
 DEFAULT_MODEL = "mira-nano"
 EXECUTORS = {"local": LocalExecutor}
@@ -29,6 +31,8 @@ class Services:
     queue: Queue
     library: Library
     models: Models
+    comparisons: Comparisons
+    votes: Votes
     executor: LocalExecutor
     lock: filelock.BaseFileLock
 
@@ -54,12 +58,12 @@ class Services:
             raise StorageError(f"{data_dir} is in use by another studio (process {owner}). Use that one, stop it, or give another --data-dir.") from None
         db.set_meta("app_pid", os.getpid())
         queue, library = Queue(db), Library(data_dir, db)
-        for leftovers in ("tmp", "previews"):
+        for leftovers in ("tmp", "previews", "exports"):
             shutil.rmtree(data_dir / leftovers, ignore_errors=True)
         library.recover(queue)
         queue.requeue()
         library.purge()
-        services = cls(data_dir, default_model, queue, library, Models(data_dir), EXECUTORS[executor](db.path, data_dir, device, default_model), lock)
+        services = cls(data_dir, default_model, queue, library, Models(data_dir), Comparisons(data_dir), Votes(db, library), EXECUTORS[executor](db.path, data_dir, device, default_model), lock)
         if start_worker:
             services.executor.start()
         return services
@@ -67,5 +71,6 @@ class Services:
     def close(self) -> None:
         """Stop the worker (what it was running waits for the next start) and let go of the data folder."""
         self.executor.stop()
+        self.comparisons.close()
         self.queue.db.close()
         self.lock.release()
