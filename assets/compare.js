@@ -104,7 +104,7 @@ function draw() {
   if (view !== "side") drawOverlay();
   scrub.value = tick;
   part(".clock").textContent = `Frame ${tick + 1} of ${value.ticks} · ${(tick / value.fps).toFixed(2)} s`;
-  curve.querySelector("line")?.setAttribute("transform", `translate(${tick + 0.5} 0)`);
+  curve.querySelector("line")?.setAttribute("transform", `translate(${tick} 0)`);
 }
 
 const scratch = document.createElement("canvas");
@@ -124,7 +124,7 @@ function drawOverlay() {
     context.drawImage(second.picture, 0, 0, width, height);
     context.restore();
     context.fillStyle = "#fff";
-    context.fillRect(x - width / 400, 0, width / 200, height);
+    context.fillRect(x - 1, 0, 2, height);
   } else if (view === "onion") {
     context.globalAlpha = level / 100;
     context.drawImage(second.picture, 0, 0, width, height);
@@ -250,11 +250,11 @@ function plot() {
   curve.toggleAttribute("hidden", !series.length);
   part(".jumps").hidden = !series.length;
   part("[data-do=part]").disabled = value.part === null;
-  curve.setAttribute("viewBox", `0 0 ${value.ticks} 100`);
+  curve.setAttribute("viewBox", `0 0 ${Math.max(1, value.ticks - 1)} 100`);
   const space = curve.namespaceURI;
   curve.replaceChildren(...series.map((values) => {
     const line = document.createElementNS(space, "polyline");
-    line.setAttribute("points", values.map((height, index) => `${index + 0.5},${96 - 92 * height / highest}`).join(" "));
+    line.setAttribute("points", values.map((height, index) => `${index},${96 - 92 * height / highest}`).join(" "));
     return line;
   }));
   const cursor = document.createElementNS(space, "line");
@@ -281,7 +281,8 @@ function setView(name) {
     const { words, ...range } = LEVELS[view], shape = value.videos[Number(picks[0].value)];
     Object.assign(amount, range);
     part(".amount span").textContent = words;
-    Object.assign(stage, { width: shape.width, height: shape.height });
+    const finer = view === "wipe" ? Math.ceil(960 / shape.width) : 1; // the line between the two is thin, however small the video
+    Object.assign(stage, { width: shape.width * finer, height: shape.height * finer });
     overlay.style.setProperty("--aspect", shape.width / shape.height);
   }
   describe();
@@ -308,7 +309,7 @@ const drag = (target, move) => {
   target.addEventListener("pointerdown", (event) => { target.setPointerCapture(event.pointerId); held(event); });
   target.addEventListener("pointermove", (event) => { if (target.hasPointerCapture(event.pointerId)) held(event); });
 };
-drag(curve, (share) => { play(false); goTo(Math.floor(share * value.ticks)); });
+drag(curve, (share) => { play(false); goTo(Math.round(share * (value.ticks - 1))); });
 drag(stage, (share) => {
   if (view !== "wipe") return;
   amount.value = LEVELS.wipe.value = Math.round(100 * share);

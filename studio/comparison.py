@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from core.files import replacing
+from core.files import WriteError, replacing
 from core.types import RequestError
 from core.video_io import VideoError, read_video, save_video
 
@@ -136,6 +136,7 @@ class Comparisons:
         self._lock = threading.Lock()
         self._works: dict[str, Work] = {}
         self._version = 0
+        self._closing = False
         self.exports_dir.mkdir(parents=True, exist_ok=True)
 
     def version(self) -> int:
@@ -159,7 +160,8 @@ class Comparisons:
         return self._works.get(f"export {_name(videos)}")
 
     def close(self) -> None:
-        """Let what is being made end, and start nothing more."""
+        """Start nothing more, and give up the file that is being made."""
+        self._closing = True
         self._pool.shutdown(cancel_futures=True)
 
     def _started(self, name: str, make: Callable[[Callable[[float], None]], Any]) -> Work:
@@ -171,6 +173,8 @@ class Comparisons:
 
     def _run(self, name: str, make: Callable[[Callable[[float], None]], Any]) -> None:
         def progress(share: float) -> None:
+            if self._closing:
+                raise StorageError("The studio was stopped.")
             if share - self._works[name].share >= 0.1:
                 self._set(name, replace(self._works[name], share=share))
 
@@ -193,8 +197,11 @@ class Comparisons:
         if path.exists():
             return json.loads(path.read_text("utf-8"))
         series = differences(videos)
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(series), "utf-8")
+        try:
+            with replacing(path) as temporary:
+                temporary.write_text(json.dumps(series), "utf-8")
+        except WriteError as error:
+            log.warning("the differences are not kept: %s", error)
         return series
 
 

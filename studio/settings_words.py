@@ -21,6 +21,8 @@ TITLES = {
     "decode_chunk_frames": "Frames decoded at once",
 }
 """Where the field's own name is not what the page calls it."""
+UNITS = {"num_inference_steps": "{} steps", "num_frames": "{} frames", "output_fps": "{} fps", "height": "{} px high", "width": "{} px wide"}
+"""How a label says a setting whose name alone would be odd."""
 NOT_COMPARED = ("preset",)
 """A preset is a name for values that are compared themselves."""
 COMPARED = tuple(field.name for field in dataclasses.fields(GenerationRequest) if field.name not in NOT_COMPARED)
@@ -48,10 +50,9 @@ def setting_words(name: str, value: Any) -> str:
         return words
     if name == "prompt":
         return f"“{words[: LABEL_CHARS - 1]}…”" if len(words) > LABEL_CHARS else f"“{words}”"
-    if name == "num_inference_steps":
-        return f"{words} steps"
-    short = title(name).partition(",")[0].lower()
-    return f"{short} {words[:LABEL_CHARS]}"
+    if name in UNITS:
+        return UNITS[name].format(words)
+    return f"{title(name).lower()} {words[:LABEL_CHARS]}"
 
 
 def differing(requests: Sequence[GenerationRequest]) -> list[str]:
@@ -59,9 +60,11 @@ def differing(requests: Sequence[GenerationRequest]) -> list[str]:
     return [name for name in COMPARED if any(getattr(request, name) != getattr(requests[0], name) for request in requests[1:])]
 
 
-def labels(requests: Sequence[GenerationRequest]) -> list[str]:
-    """For each request the settings by which it differs from the others: ``seed 7 · guidance 9``."""
-    names = differing(requests)
+def labels(requests: Sequence[GenerationRequest], but: str | None = None) -> list[str]:
+    """For each request the settings, ``but`` one, by which it differs from the others: ``seed 7 · guidance 9``."""
+    found = differing(requests)
+    names = [name for name in found if name != but]
     if not names:
-        return ["the same settings" if len(requests) > 1 else ""] * len(requests)
+        words = "" if len(requests) < 2 else "the same other settings" if found else "the same settings"
+        return [words] * len(requests)
     return [" · ".join(setting_words(name, getattr(request, name)) for name in names) for request in requests]

@@ -22,7 +22,7 @@ def render_tray(videos: Sequence[Video], total: int) -> str:
         newest = '<button class="small strong" data-action="compare-newest">Compare the two newest</button>' if total > 1 else ""
         words = "Press Compare below a video, in the viewer or in the gallery, to bring two to four of them here." if total > 1 else "Two videos are needed. Make some on the Generate tab, then press Compare below each."
         return f'<div class="tray-empty"><h2>Videos under one clock</h2><p>{words}</p>{newest}</div>'
-    rows = "".join(_chosen(index, video, label) for index, (video, label) in enumerate(zip(videos, labels([video.request for video in videos]), strict=True)))
+    rows = "".join(_chosen(index, video, label) for index, (video, label) in enumerate(zip(videos, labels([video.request for video in videos], but="prompt"), strict=True)))
     short = '<p class="note">Add another one: press Compare below it, in the viewer or in the gallery.</p>' if len(videos) == 1 else ""
     clear = '<span class="tools"><button class="quiet" data-action="compare-clear">Clear</button></span>'
     return f'<div class="panel-head"><h2>Compared</h2><span class="badge">{len(videos)} of {MOST}</span>{clear}</div><ol class="chosen">{rows}</ol>{short}'
@@ -50,7 +50,7 @@ def render_facts(videos: Sequence[Video], measured: Work | None, exported: Work 
     if names:
         head = "".join(f'<th scope="col">{letter}</th>' for letter in LETTERS[: len(videos)])
         rows = "".join(f'<tr><th scope="row">{escape(title(name))}</th>{"".join(f"<td>{escape(value_words(name, getattr(request, name)))}</td>" for request in requests)}</tr>' for name in names)
-        table = f'<div class="scroll"><table class="facts"><caption>Settings that differ</caption><thead><tr><th scope="col"></th>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+        table = f'<div class="scroll"><table class="facts"><caption>Settings that differ</caption><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
     else:
         table = '<p class="note">These videos were made with the same settings.</p>'
     return f"{error}{table}{_file(exported)}"
@@ -97,7 +97,7 @@ def render_verdict(chosen: str | None, pair: Pair | None, rates: Sequence[Rate],
         head = "<th scope='col'>Won</th><th scope='col'>95 % interval</th><th scope='col'>Wins</th><th scope='col'>Losses</th><th scope='col'>Ties</th>"
         hint = "" if any(rate.better for rate in rates) else " None is surely better yet."
         parts.append(
-            f'<div class="scroll"><table class="facts"><caption>{escape(title(chosen))}: {count} {"vote" if count == 1 else "votes"}</caption><thead><tr><th scope="col"></th>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+            f'<div class="scroll"><table class="facts"><caption>{escape(title(chosen))}: {count} {"vote" if count == 1 else "votes"}</caption><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
             f'<p class="note">Of the votes that chose one. Better is marked where the whole interval lies above 50 %.{hint}</p>'
         )
     return "".join(parts)

@@ -62,6 +62,7 @@ def add(page: Page, search: str, count: int) -> None:
     for index in range(count):
         page.locator("#gallery .slot").nth(index).get_by_role("button", name="Compare").click()
         expect(page.locator(".toast")).to_contain_text(f"{index + 1} of 4")
+    shot(page, f"gallery-{search[2:6]}")  # TEMPORARY
     page.get_by_role("button", name="Open Compare").click()
     expect(page.locator("#player [data-player]")).to_have_attribute("data-ready", "true")
 
@@ -134,7 +135,7 @@ def test_views_differences_and_a_poll(page: Page, studio_url: str) -> None:
     assert tick(page) == PARTED
     expect(page.locator("#player .legend")).to_contain_text(f"They part at frame {PARTED + 1}.")
     box = page.locator("#player .curve").bounding_box()
-    page.mouse.click(box["x"] + box["width"] * 3.5 / 24, box["y"] + 20)
+    page.mouse.click(box["x"] + box["width"] * 3 / 23, box["y"] + 20)
     assert tick(page) == 3
 
     def stage(share: float) -> int:
@@ -201,7 +202,7 @@ def test_a_blind_vote_is_counted_and_can_be_taken_back(page: Page) -> None:
     page.locator("#blind").get_by_role("button", name="Steps").click()
     blind = page.locator("#blind-player [data-player]")
     expect(blind).to_have_attribute("data-ready", "true")
-    expect(blind.locator("figcaption")).to_have_text(["A", "B"])
+    expect(blind.locator(".screens figcaption")).to_have_text(["A", "B"])
     shot(page, "blind")
     page.keyboard.press("1")
     expect(page.locator("#verdict caption")).to_have_text("Steps: 1 vote")
