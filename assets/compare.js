@@ -246,10 +246,11 @@ function describe() {
   overlay.querySelector("figcaption").textContent = words;
 }
 function plot() {
-  const series = value.series || [], highest = Math.max(0.02, ...series.flat());
-  curve.toggleAttribute("hidden", !series.length);
-  part(".jumps").hidden = !series.length;
-  part("[data-do=part]").disabled = value.part === null;
+  const compared = value.videos.length > 1 && !value.blind, series = value.series || [], highest = Math.max(0.02, ...series.flat());
+  curve.toggleAttribute("hidden", !compared); // its place is kept while it is measured
+  part(".jumps").hidden = !compared;
+  part("[data-do=most]").disabled = !series.length;
+  part("[data-do=part]").disabled = !series.length || value.part === null;
   curve.setAttribute("viewBox", `0 0 ${Math.max(1, value.ticks - 1)} 100`);
   const space = curve.namespaceURI;
   curve.replaceChildren(...series.map((values) => {
@@ -263,7 +264,7 @@ function plot() {
   scrub.max = value.ticks - 1;
   const strokes = ["line", "dashes", "dots"], names = series.map((_, index) => (series.length > 1 ? `${"BCD"[index]} (${strokes[index]})` : "B")).join(", ");
   const parted = value.part === null ? "No frame differs by more than 1 %." : value.part === 0 ? "They differ from the first frame on." : `They part at frame ${value.part + 1}.`;
-  const words = series.length ? `Mean difference of ${names} from A, up to ${(100 * Math.max(...series.flat())).toFixed(1)} %. ${parted}` : "";
+  const words = series.length ? `Mean difference of ${names} from A, up to ${(100 * Math.max(...series.flat())).toFixed(1)} %. ${parted}` : compared && !value.series ? "Measuring how much they differ …" : "";
   part(".legend").textContent = words;
   curve.setAttribute("aria-label", words);
 }

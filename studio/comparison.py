@@ -168,6 +168,7 @@ class Comparisons:
         with self._lock:
             if name not in self._works:
                 self._works[name] = Work()
+                self._version += 1
                 self._pool.submit(self._run, name, make)
             return self._works[name]
 

@@ -57,10 +57,10 @@ def player(elem_id: str) -> gr.HTML:
 
 
 def player_value(videos: Sequence[Video], series: Sequence[Sequence[float]] | None) -> dict[str, Any]:
-    """``videos`` with what differs as their labels; ``series`` are their differences from the first one, once they are known."""
+    """``videos`` with what differs as their labels; ``series`` are their differences from the first one, None while they are measured and empty when they cannot be."""
     named = [f"{letter} · {label}" if label else letter for letter, label in zip(LETTERS, labels([video.request for video in videos]))]
     value = _value(videos, named)
-    if series and videos:
+    if series is not None:
         value["series"], value["part"] = [list(values) for values in series], parting(series)
     return value
 

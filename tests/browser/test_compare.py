@@ -18,7 +18,6 @@ from studio_app import StudioApp
 BALL, LARGE = "A ball.", "A large one."
 PARTED = 10
 """The first frame in which the second video differs from the first."""
-SHOTS = os.environ.get("SHOTS")  # TEMPORARY
 
 
 def grey(levels: np.ndarray, height: int = 80, width: int = 128) -> np.ndarray:
@@ -62,7 +61,6 @@ def add(page: Page, search: str, count: int) -> None:
     for index in range(count):
         page.locator("#gallery .slot").nth(index).get_by_role("button", name="Compare").click()
         expect(page.locator(".toast")).to_contain_text(f"{index + 1} of 4")
-    shot(page, f"gallery-{search[2:6]}")  # TEMPORARY
     page.get_by_role("button", name="Open Compare").click()
     expect(page.locator("#player [data-player]")).to_have_attribute("data-ready", "true")
 
@@ -90,11 +88,6 @@ def tick(page: Page) -> int:
     return int(page.locator("#player [data-player]").get_attribute("data-tick"))
 
 
-def shot(page: Page, name: str) -> None:  # TEMPORARY
-    if SHOTS:  # TEMPORARY
-        page.screenshot(path=f"{SHOTS}/{name}.png", full_page=True)  # TEMPORARY
-
-
 def test_three_videos_stay_in_step_while_playing(page: Page) -> None:
     add(page, BALL, 3)
     expect(page.locator("#player [data-do=play]")).to_have_text("Pause")
@@ -105,7 +98,6 @@ def test_three_videos_stay_in_step_while_playing(page: Page) -> None:
             levels = next(levels for steps, levels in LEVELS.items() if steps in pane["label"])
             assert pane["frame"] == look["tick"] * len(levels) // 24, look
             assert abs(levels[pane["frame"]] - pane["grey"]) <= 3, f"the picture is not that of its frame: {look}"
-    shot(page, "side")
 
     focus = page.locator("#player [data-do=play]")
     focus.click()
@@ -123,7 +115,6 @@ def test_three_videos_stay_in_step_while_playing(page: Page) -> None:
 def test_views_differences_and_a_poll(page: Page, studio_url: str) -> None:
     page.get_by_role("tab", name="Compare").click()
     expect(page.locator("#tray")).to_contain_text("Press Compare below a video")
-    shot(page, "empty")
     page.get_by_role("button", name="Compare the two newest").click()
     player = page.locator("#player [data-player]")
     expect(player).to_have_attribute("data-ready", "true")
@@ -146,7 +137,6 @@ def test_views_differences_and_a_poll(page: Page, studio_url: str) -> None:
     for view, expected in (("Wipe", (TWENTY[PARTED], FIVE[PARTED])), ("Onion skin", (FIVE[PARTED] + 20,) * 2), ("Difference", (160, 160))):
         page.get_by_role("button", name=view, exact=True).click()
         assert np.abs(np.subtract([stage(0.2), stage(0.8)], expected)).max() <= (16 if view == "Difference" else 4), view
-        shot(page, view)
     page.keyboard.press("ArrowLeft")
     assert stage(0.5) <= 12, "before they part nothing differs"
     page.get_by_role("button", name="Wipe", exact=True).click()
@@ -168,8 +158,6 @@ def test_views_differences_and_a_poll(page: Page, studio_url: str) -> None:
         page.get_by_role("link", name="Download the labelled mp4").click()
     told = read_settings(download.value.path())["comparison"]
     assert [one["num_inference_steps"] for one in told] == [5, 20]
-    if SHOTS:  # TEMPORARY
-        download.value.save_as(f"{SHOTS}/all.mp4")  # TEMPORARY
     page.get_by_role("button", name="Clear", exact=True).click()
     expect(player).to_be_hidden()
     page.get_by_role("button", name="Undo").click()
@@ -203,13 +191,11 @@ def test_a_blind_vote_is_counted_and_can_be_taken_back(page: Page) -> None:
     blind = page.locator("#blind-player [data-player]")
     expect(blind).to_have_attribute("data-ready", "true")
     expect(blind.locator(".screens figcaption")).to_have_text(["A", "B"])
-    shot(page, "blind")
     page.keyboard.press("1")
     expect(page.locator("#verdict caption")).to_have_text("Steps: 1 vote")
     expect(page.locator("#verdict")).to_contain_text("None is surely better yet")
     page.get_by_role("button", name="No difference").click()
     expect(page.locator("#verdict caption")).to_have_text("Steps: 2 votes")
-    shot(page, "votes")
     page.get_by_role("button", name="Undo").click()
     expect(page.locator("#verdict caption")).to_have_text("Steps: 1 vote")
 
@@ -226,5 +212,4 @@ def test_on_a_phone_the_panes_stack(browser: Browser, studio_url: str, scheme: s
     first, second = (page.locator("#player .screens figure").nth(index).bounding_box() for index in range(2))
     assert second["y"] >= first["y"] + first["height"]
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    shot(page, f"phone-{scheme}")
     context.close()
