@@ -77,6 +77,20 @@ CREATE TABLE wall_cells (
 ) WITHOUT ROWID;
 CREATE INDEX wall_cells_by_request ON wall_cells (request)
 """,
+    """
+CREATE TABLE votes (
+    id INTEGER PRIMARY KEY,
+    setting TEXT NOT NULL,
+    a TEXT NOT NULL,
+    b TEXT NOT NULL,
+    a_value TEXT NOT NULL,
+    b_value TEXT NOT NULL,
+    choice TEXT NOT NULL CHECK (choice IN ('a', 'b', 'tie')),
+    created REAL NOT NULL
+);
+CREATE INDEX votes_by_setting ON votes (setting);
+INSERT INTO meta VALUES ('votes_version', 1)
+""",
 )
 """Each entry brings a file from the version of its index (SQLite's user_version) to the next; what was released is never changed, only added to."""
 
@@ -151,7 +165,7 @@ class Database:
             self._local.depth -= 1
 
     def touch(self, name: str) -> None:
-        """Count one change of ``name`` ('queue' or 'library'), so that a page can ask cheaply whether anything is new."""
+        """Count one change of ``name`` ('queue', 'library' or 'votes'), so that a page can ask cheaply whether anything is new."""
         self.set_meta(f"{name}_version", self.meta(f"{name}_version") + 1)
 
     def version(self, name: str) -> int:

@@ -12,6 +12,7 @@ from core.files import WriteError
 from core.presets import default_preset
 from core.types import RequestError
 
+from .compare_screen import COMPARE_ACTIONS, COMPARE_PANES, Blind, compare_act, compare_key, compare_panes
 from .components.cards import render_grid, render_strip
 from .components.model_list import render_models
 from .components.queue_list import render_queue
@@ -27,7 +28,7 @@ from .queue import load_request
 from .services import Services
 from .walls import Wall
 
-PANES = ("device", "viewer", "cells", "strip", "queue", "gallery", "models", "toast")
+PANES = ("device", "viewer", "cells", "strip", "queue", "gallery", "models", "toast", *COMPARE_PANES)
 """In the order in which ``paint`` gives them."""
 STRIP_VIDEOS = 24
 GALLERY_PAGE = 24
@@ -51,16 +52,20 @@ class Session:
     editing: str | None = None
     """The waiting request that the form holds."""
     undo: tuple[str, str, tuple[str, ...]] | None = None
-    """What the Undo button does: words, 'video', 'cleared', 'cancelled', 'imported' or 'preset', ids (of a preset its name and settings)."""
+    """What the Undo button does: words, 'video', 'cleared', 'cancelled', 'imported', 'preset', 'compare' or 'vote', ids (of a preset its name and settings)."""
     exported: str | None = None
     """The file that the page downloads now."""
+    compared: tuple[str, ...] = ()
+    """Ids of the videos on the Compare tab, in their order."""
+    blind: Blind | None = None
+    """The blind test, while it is open."""
     search: str = ""
     starred: bool = False
     shown: int = GALLERY_PAGE
     """How many videos the gallery shows."""
     key: Any = None
     """What the panes were drawn from."""
-    sent: dict[str, str] = field(default_factory=dict)
+    sent: dict[str, Any] = field(default_factory=dict)
     """The panes as the browser has them."""
 
 
@@ -79,7 +84,8 @@ class Screen:
         """HTML for each of PANES, ``gr.skip()`` for one that is as the browser has it: a video plays on, a list keeps its place."""
         services = self.services
         status = services.executor.status()
-        key = (services.queue.version(), services.library.version(), tuple(status.items()), session.selected, session.wall, session.undo, session.exported, session.search, session.starred, session.shown)
+        chosen = session.selected, session.wall, session.undo, session.exported, session.search, session.starred, session.shown
+        key = (services.queue.version(), services.library.version(), tuple(status.items()), chosen, compare_key(services, session))
         if key == session.key:
             return [gr.skip()] * len(PANES)
         panes = self._panes(session, status)
@@ -87,7 +93,7 @@ class Screen:
         session.key, session.sent = key, panes
         return changed
 
-    def _panes(self, session: Session, status: dict[str, Any]) -> dict[str, str]:
+    def _panes(self, session: Session, status: dict[str, Any]) -> dict[str, Any]:
         queue, library = self.services.queue, self.services.library
         videos = library.list(limit=STRIP_VIDEOS)
         found = library.list(limit=session.shown, search=session.search, favourites=session.starred)
@@ -104,6 +110,7 @@ class Screen:
             "gallery": render_grid(found, total, bool(session.search.strip()) or session.starred, GALLERY_PAGE),
             "models": render_models(self._models(status), status, free_bytes(self.services.data_dir)),
             "toast": render_toast(session),
+            **compare_panes(self.services, session, library.count()),
         }
 
     def _viewer(self, session: Session, status: dict[str, Any], videos: list[Video], jobs: list[Any], paused: bool) -> tuple[str, str | None]:
@@ -221,9 +228,15 @@ class Screen:
                         queue.cancel(request)
                 elif kind == "preset":
                     self.services.own_presets.save(ids[0], load_request(ids[1]))
+                elif kind == "compare":
+                    session.compared = ids
+                elif kind == "vote":
+                    self.services.votes.retract(int(ids[0]))
                 else:
                     queue.restore(ids)
-            case "dismiss":
+            case _ if action in COMPARE_ACTIONS:
+                compare_act(self.services, session, action, id)
+            case "dismiss" | "compare-open":
                 session.undo = session.exported = None
             case "more":
                 session.shown += GALLERY_PAGE
@@ -245,7 +258,11 @@ def render_toast(session: Session) -> str:
         return f'<div class="toast" role="status"><span>The waiting requests and your presets are in a file.</span>{link}<button class="quiet" data-action="dismiss" aria-label="Dismiss">✕</button></div>'
     if session.undo is None:
         return ""
+    words, kind, ids = session.undo
+    buttons = "" if kind == "compare" and ids == session.compared else '<button class="strong" data-action="undo">Undo</button>'
+    if kind == "compare" and session.compared:
+        buttons += '<button class="strong" data-action="compare-open">Open Compare</button>'
     return (
-        f'<div class="toast" role="status"><span>{escape(session.undo[0])}</span><button class="strong" data-action="undo">Undo</button>'
+        f'<div class="toast" role="status"><span>{escape(words)}</span>{buttons}'
         f'<button class="quiet" data-action="dismiss" aria-label="Dismiss">✕</button></div>'
     )

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import filelock
 
+from .comparison import Comparisons
 from .db import Database, StorageError
 from .executors.local import LocalExecutor
 from .library import Library
 from .models import Models
 from .own_presets import OwnPresets
 from .queue import Queue
+from .votes import Votes
 from .walls import Walls
 
 DEFAULT_MODEL = "mira-nano"
@@ -33,6 +35,8 @@ class Services:
     models: Models
     walls: Walls
     own_presets: OwnPresets
+    comparisons: Comparisons
+    votes: Votes
     executor: LocalExecutor
     lock: filelock.BaseFileLock
 
@@ -63,12 +67,12 @@ class Services:
             raise StorageError(f"{data_dir} is in use by another studio (process {owner}). Use that one, stop it, or give another --data-dir.") from None
         db.set_meta("app_pid", os.getpid())
         queue, library = Queue(db), Library(data_dir, db)
-        for leftovers in ("tmp", "previews"):
+        for leftovers in ("tmp", "previews", "exports"):
             shutil.rmtree(data_dir / leftovers, ignore_errors=True)
         library.recover(queue)
         queue.requeue()
         library.purge()
-        parts = queue, library, Models(data_dir), Walls(db, queue), OwnPresets(data_dir / "presets.json")
+        parts = queue, library, Models(data_dir), Walls(db, queue), OwnPresets(data_dir / "presets.json"), Comparisons(data_dir), Votes(db, library)
         services = cls(data_dir, default_model, *parts, EXECUTORS[executor](db.path, data_dir, device, default_model), lock)
         if start_worker:
             services.executor.start()
@@ -77,5 +81,6 @@ class Services:
     def close(self) -> None:
         """Stop the worker (what it was running waits for the next start) and let go of the data folder."""
         self.executor.stop()
+        self.comparisons.close()
         self.queue.db.close()
         self.lock.release()

@@ -11,7 +11,7 @@ from . import api
 from .components.theme import launch_options
 from .screen import PANES, Screen, Session
 from .services import Services
-from .tabs import gallery, generate, models, system
+from .tabs import compare, gallery, generate, models, system
 
 __all__ = ["Page", "build", "launch_options"]
 
@@ -53,6 +53,8 @@ def build(services: Services) -> gr.Blocks:
             page = Page(services, screen, session, {"device": device, "toast": toast}, bus, tabs, EVENT)
             with gr.Tab("Generate", id="generate"):
                 generate_tab = generate.layout(page)
+            with gr.Tab("Compare", id="compare"):
+                compare.layout(page)
             with gr.Tab("Gallery", id="gallery"):
                 gallery_tab = gallery.layout(page)
             with gr.Tab("Models", id="models"):

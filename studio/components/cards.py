@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..library import Video
+from .comparing import compare_button
 from .words import escape, file_url
 
 
@@ -23,7 +24,12 @@ def render_grid(videos: Sequence[Video], total: int, filtered: bool, page: int) 
     count = f'<p class="note">{total} {"video" if total == 1 else "videos, newest first"}</p>'
     left = total - len(videos)
     more = f'<button class="small more" data-action="more">Show {min(left, page)} more</button>' if left > 0 else ""
-    return f'{count}<div class="grid">{"".join(_card(video, False, wide=True) for video in videos)}</div>{more}'
+    return f'{count}<div class="grid">{"".join(map(_slot, videos))}</div>{more}'
+
+
+def _slot(video: Video) -> str:
+    """A card, and what can be done with it right there."""
+    return f'<div class="slot">{_card(video, False, wide=True)}{compare_button(video)}</div>'
 
 
 def _card(video: Video, selected: bool, wide: bool = False) -> str:

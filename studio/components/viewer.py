@@ -7,6 +7,7 @@ from typing import Any
 
 from ..library import Video
 from ..queue import Job
+from .comparing import compare_button
 from .queue_list import stage_words
 from .words import clock, escape, file_stem, file_url, settings_line
 
@@ -42,7 +43,7 @@ def render_video(video: Video, wall: str | None = None) -> str:
         f'src="{source}" aria-label="{escape(request.prompt)}"></video></div>'
         f'<div class="caption"><p class="caption-prompt" dir="auto">{escape(request.prompt)}</p><p class="caption-line">{_line(settings_line(request, video.elapsed))}</p>'
         f'<div class="caption-buttons"><button class="small strong" data-action="use" data-id="{video.id}" title="Fills the form with this video\'s prompt, seed and settings">Use these settings</button>'
-        f'<button class="small" data-action="vary" data-id="{video.id}" title="Another one with a new seed, queued at once">Vary</button>'
+        f'<button class="small" data-action="vary" data-id="{video.id}" title="Another one with a new seed, queued at once">Vary</button>{compare_button(video)}'
         f'<a class="small" href="{source}" download="{escape(file_stem(request))}.mp4" title="MP4 with its settings inside">Download</a>'
         f'<button class="small" data-action="star" data-id="{video.id}" aria-pressed="{str(video.favourite).lower()}">{star}</button>'
         f'{beside}<button class="small" data-action="delete" data-id="{video.id}">Delete</button></div></div>'

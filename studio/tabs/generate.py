@@ -203,7 +203,7 @@ def wire(page: Page, tab: GenerateTab) -> None:
         else:
             message = page.screen.act(session, action, id)
             error = alert(message) if message else ""
-            tabs = gr.Tabs(selected="generate") if action == "show" else gr.skip()
+            tabs = gr.Tabs(selected={"show": "generate", "compare-open": "compare"}[action]) if action in ("show", "compare-open") else gr.skip()
         return [error, *tell(session, *values), tabs, seed, keep, *form, *page.screen.paint(session)]
 
     def open_file(session: Session, path: str) -> list[Any]:

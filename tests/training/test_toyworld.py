@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from training.toyworld import HELD_OUT_PAIRS, VOCABULARY, captions, detect, parse_caption, render, sample_spec, score
-from training.toyworld.evaluate import Report, check, degrade, wilson
+from training.toyworld.evaluate import Report, check, degrade
 from training.toyworld.folder import write_folder
 
 
@@ -93,12 +93,6 @@ def test_report_counts_right_and_wrong():
     assert counts["attributes"]["all"] | {"interval95": 0} == {"share": 0.5, "right": 1, "n": 2, "interval95": 0}
     assert counts["traits"]["object consistency"]["right"] == 1
     assert "object consistency" in report.table()
-
-
-def test_wilson_interval():
-    low, high = wilson(50, 100)
-    assert low == pytest.approx(0.4038, abs=1e-4) and high == pytest.approx(0.5962, abs=1e-4)
-    assert wilson(0, 10)[0] == 0 and wilson(10, 10)[1] == pytest.approx(1)
 
 
 def test_folder_goes_on_where_it_stopped(tmp_path):

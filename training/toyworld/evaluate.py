@@ -11,6 +11,8 @@ from typing import Iterable, Iterator
 import numpy as np
 from scipy import ndimage
 
+from core.intervals import wilson
+
 from .captions import captions
 from .detector import ATTRIBUTES, Detection, compare, detect
 from .render import render
@@ -22,16 +24,6 @@ FPS = 6
 CHECK_FRAMES = (8, 12, 16, 24, 24, 24, 40)
 CHECK_SIZES = ((80, 128), (96, 160), (112, 192))
 """Height, width."""
-
-
-def wilson(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's score interval of a share (Wilson 1927); z = 1.96 gives 95 %."""
-    if not count:
-        return 0.0, 1.0
-    share, term = hits / count, z * z / count
-    middle = (share + term / 2) / (1 + term)
-    half = z * (share * (1 - share) / count + term / (4 * count)) ** 0.5 / (1 + term)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def degrade(frames: np.ndarray, rng: np.random.Generator, sigma: float = 0.8, noise: float = 4.0) -> np.ndarray:

@@ -1,0 +1,234 @@
+"""Videos under one clock: how much they differ in every frame, and one file that shows them beside each other."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from core.files import WriteError, replacing
+from core.types import RequestError
+from core.video_io import VideoError, read_video, save_video
+
+from .db import StorageError, require_space
+from .library import Video
+from .settings_words import labels
+
+log = logging.getLogger(__name__)
+
+MOST = 4
+"""Videos that are compared at once."""
+LETTERS = "ABCD"
+PARTED = 0.01
+"""Mean difference of a frame, of 1, above which two videos have parted; what the mp4's compression makes of equal frames is far below."""
+SMALL = (64, 40)
+"""Width and height at which frames are compared."""
+MAX_BYTES = 2**30
+"""Of decoded frames in memory at once."""
+PANE_WIDTH = 384
+"""Pixels that a pane of the file has at least, so that its label can be read."""
+LABEL_HEIGHT, MARGIN, TEXT_SIZE = 32, 8, 16
+INK, PAPER = (235, 235, 239), (17, 17, 19)
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The clock that compared videos share: the fastest one's, for as long as the longest one lasts."""
+
+    fps: float
+    num_frames: int
+
+    @classmethod
+    def of(cls, videos: Sequence[Video]) -> Timeline:
+        fps = max(video.fps for video in videos)
+        return cls(fps, max(1, round(max(video.num_frames / video.fps for video in videos) * fps)))
+
+    def frames(self, video: Video) -> np.ndarray:
+        """Which frame of ``video`` is shown at each tick, [num_frames]; a shorter one holds its last. assets/compare.js does the same."""
+        return np.minimum(np.floor(np.arange(self.num_frames) * video.fps / self.fps + 1e-6).astype(int), video.num_frames - 1)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is made in the background: ``result`` when it is done, ``error`` in words when it cannot be made."""
+
+    share: float = 0.0
+    result: Any = None
+    error: str | None = None
+
+    @property
+    def done(self) -> bool:
+        return self.result is not None or self.error is not None
+
+
+def differences(videos: Sequence[Video]) -> list[list[float]]:
+    """Mean absolute difference of 0 to 1 between the first video and each other one, at every tick of their Timeline.
+
+    Raises RequestError for videos that take too much memory, VideoError for one that cannot be read.
+    """
+    timeline = Timeline.of(videos)
+    _require_memory(max(_bytes(video) for video in videos))
+    shrunk = [_shrink(read_video(video.path))[timeline.frames(video)] for video in videos]  # each T h w 3
+    return [[round(float(value), 4) for value in np.abs(other - shrunk[0]).mean(axis=(1, 2, 3)) / 255] for other in shrunk[1:]]
+
+
+def parting(series: Sequence[Sequence[float]]) -> int | None:
+    """The first tick at which any of the videos differs from the first one; None when they never do."""
+    return next((tick for tick, values in enumerate(zip(*series)) if max(values) > PARTED), None)
+
+
+def write_side_by_side(videos: Sequence[Video], path: Path, progress: Callable[[float], None]) -> Path:
+    """An mp4 of all videos on one Timeline, with what differs below each; the settings of all of them are embedded.
+
+    Raises RequestError for videos that take too much memory, VideoError or OSError for a file that cannot be read or written.
+    """
+    timeline, count = Timeline.of(videos), len(videos)
+    columns = 2 if count == MOST else count
+    rows = math.ceil(count / columns)
+    widest, highest = max(video.width for video in videos), max(video.height for video in videos)
+    scale = max(1, math.ceil(PANE_WIDTH / widest))
+    pane = (widest * scale, highest * scale)
+    size = (columns * pane[0] + (columns + 1) * MARGIN, rows * (pane[1] + LABEL_HEIGHT) + MARGIN)
+    size = (size[0] + size[0] % 2, size[1] + size[1] % 2)
+    _require_memory(timeline.num_frames * size[0] * size[1] * 3 + sum(_bytes(video) for video in videos))
+    require_space(path.parent, timeline.num_frames * size[0] * size[1])
+    texts = [f"{letter}   {label.replace(' · ', ', ')}" for letter, label in zip(LETTERS, labels([video.request for video in videos]))]
+    sheet = Image.new("RGB", size, PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(TEXT_SIZE)
+    corners = [(MARGIN + index % columns * (pane[0] + MARGIN), MARGIN + index // columns * (pane[1] + LABEL_HEIGHT)) for index in range(count)]
+    for (x, y), text in zip(corners, texts, strict=True):
+        draw.text((x, y + pane[1] + LABEL_HEIGHT / 2 - MARGIN / 2), _fit(text, font, pane[0]), INK, font, anchor="lm")
+    frames = [read_video(video.path) for video in videos]
+    shown = [timeline.frames(video) for video in videos]
+    pictures = np.empty((timeline.num_frames, size[1], size[0], 3), np.uint8)
+    for tick in range(timeline.num_frames):
+        for (x, y), clip, order in zip(corners, frames, shown, strict=True):
+            picture = Image.fromarray(clip[order[tick]])
+            fit = min(pane[0] / picture.width, pane[1] / picture.height)
+            picture = picture.resize((round(picture.width * fit), round(picture.height * fit)), Image.Resampling.BICUBIC)
+            sheet.paste(picture, (x + (pane[0] - picture.width) // 2, y + (pane[1] - picture.height) // 2))
+        pictures[tick] = sheet
+        progress((tick + 1) / timeline.num_frames)
+    settings = {"comparison": [{"label": text, "id": video.id, **video.request.to_dict()} for text, video in zip(texts, videos)]}
+    return save_video(pictures, path, timeline.fps, settings)
+
+
+class Comparisons:
+    """Differences and files of compared videos, made by one thread. ``version()`` changes whenever there is more to show.
+
+    Differences are kept in ``cache/differences`` of the data folder, files in ``exports`` until the studio starts anew.
+    """
+
+    def __init__(self, data_dir: Path):
+        self.exports_dir = data_dir / "exports"
+        self._cache = data_dir / "cache" / "differences"
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="compare")
+        self._lock = threading.Lock()
+        self._works: dict[str, Work] = {}
+        self._version = 0
+        self._closing = False
+        self.exports_dir.mkdir(parents=True, exist_ok=True)
+
+    def version(self) -> int:
+        return self._version
+
+    def differences(self, videos: Sequence[Video]) -> Work:
+        """``result`` is that of ``differences``; the first call for these videos starts the work."""
+        name = _name(videos)
+        return self._started(f"differences {name}", lambda progress: self._cached(self._cache / f"{name}.json", videos))
+
+    def export(self, videos: Sequence[Video]) -> None:
+        """Start making the labelled file of these videos, unless it is there."""
+        name = _name(videos)
+        with self._lock:
+            if (work := self._works.get(f"export {name}")) and work.error:
+                del self._works[f"export {name}"]
+        self._started(f"export {name}", lambda progress: write_side_by_side(videos, self.exports_dir / f"{name}.mp4", progress))
+
+    def exported(self, videos: Sequence[Video]) -> Work | None:
+        """How the file of these videos stands, ``result`` being its path; None when it was not asked for."""
+        return self._works.get(f"export {_name(videos)}")
+
+    def close(self) -> None:
+        """Start nothing more, and give up the file that is being made."""
+        self._closing = True
+        self._pool.shutdown(cancel_futures=True)
+
+    def _started(self, name: str, make: Callable[[Callable[[float], None]], Any]) -> Work:
+        with self._lock:
+            if name not in self._works:
+                self._works[name] = Work()
+                self._version += 1
+                self._pool.submit(self._run, name, make)
+            return self._works[name]
+
+    def _run(self, name: str, make: Callable[[Callable[[float], None]], Any]) -> None:
+        def progress(share: float) -> None:
+            if self._closing:
+                raise StorageError("The studio was stopped.")
+            if share - self._works[name].share >= 0.1:
+                self._set(name, replace(self._works[name], share=share))
+
+        try:
+            work = Work(1.0, make(progress))
+        except (RequestError, StorageError, VideoError, OSError) as error:
+            log.warning("%s: %s", name, error)
+            work = Work(error=str(error))
+        except Exception:
+            log.exception("%s failed", name)
+            work = Work(error="It failed for a reason that was not foreseen; logs/studio.log in the data folder has it.")
+        self._set(name, work)
+
+    def _set(self, name: str, work: Work) -> None:
+        with self._lock:
+            self._works[name] = work
+            self._version += 1
+
+    def _cached(self, path: Path, videos: Sequence[Video]) -> list[list[float]]:
+        if path.exists():
+            return json.loads(path.read_text("utf-8"))
+        series = differences(videos)
+        try:
+            with replacing(path) as temporary:
+                temporary.write_text(json.dumps(series), "utf-8")
+        except WriteError as error:
+            log.warning("the differences are not kept: %s", error)
+        return series
+
+
+def _name(videos: Sequence[Video]) -> str:
+    """A file name for these videos in this order; a video's file never changes."""
+    return hashlib.sha256("\n".join(video.id for video in videos).encode()).hexdigest()[:24]
+
+
+def _shrink(frames: np.ndarray) -> np.ndarray:
+    """``frames [T, H, W, 3]`` at SMALL, as signed numbers."""
+    return np.stack([np.asarray(Image.fromarray(frame).resize(SMALL, Image.Resampling.BOX), np.int16) for frame in frames])
+
+
+def _bytes(video: Video) -> int:
+    return video.width * video.height * video.num_frames * 3
+
+
+def _require_memory(needed: int) -> None:
+    if needed > MAX_BYTES:
+        raise RequestError("videos", f"These videos take {needed / 2**30:.1f} GiB of memory when decoded; at most {MAX_BYTES / 2**30:.0f} GiB are taken. Choose smaller or fewer ones.")
+
+
+def _fit(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """``text``, or as much of its start as ``width`` pixels hold."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(f"{text}...") > width:
+        text = text[:-1]
+    return f"{text}..."

@@ -1,0 +1,256 @@
+"""Comparing videos: what differs in settings and frames, the labelled file, blind votes and what they say."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import gradio as gr
+import numpy as np
+import pytest
+
+from core.types import GenerationRequest, RequestError
+from core.video_io import read_settings, read_video, save_video
+from studio import comparison, db
+from studio.comparison import Comparisons, Timeline, Work, differences, parting, write_side_by_side
+from studio.components.comparing import render_verdict
+from studio.components.player import TEMPLATE, blind_value, player_value
+from studio.db import Database, StorageError
+from studio.library import Library, Video
+from studio.services import Services
+from studio.screen import PANES, Screen, Session
+from studio.settings_words import differing, labels
+from studio.votes import Rate, Votes, pairs
+
+
+def request(**settings) -> GenerationRequest:
+    small = {"prompt": "a ball", "height": 32, "width": 32, "num_frames": 6, "output_fps": 6, "seed": 7}
+    return GenerationRequest(**{**small, **settings}).resolved()
+
+
+def grey_levels(count: int, start: int = 16, height: int = 32, width: int = 32) -> np.ndarray:
+    """Frame k is grey, at ``start + 8 k``."""
+    return np.broadcast_to((start + 8 * np.arange(count, dtype=np.uint8))[:, None, None, None], (count, height, width, 3)).copy()
+
+
+def finished(found: Callable[[], Work]) -> Work:
+    """The work that ``found`` gives, once it is done."""
+    deadline = time.monotonic() + 60
+    while not found().done:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return found()
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Library:
+    return Library(tmp_path, Database(tmp_path / "studio.db"))
+
+
+def add(library: Library, id: str, frames: np.ndarray | None = None, **settings) -> Video:
+    """A video of the library with these frames."""
+    frames = grey_levels(6) if frames is None else frames
+    made = request(num_frames=len(frames), height=frames.shape[1], width=frames.shape[2], **settings)
+    library.add(id, made, save_video(frames, library.data_dir / f"{id}.tmp.mp4", made.output_fps, made.to_dict()))
+    return library.get(id)
+
+
+def test_what_differs_is_named() -> None:
+    three = [request(), request(seed=8), request(seed=8, guidance_scale=9.5)]
+    assert differing(three) == ["guidance_scale", "seed"]
+    assert labels(three[1:]) == [f"guidance {three[1].guidance_scale:g}", "guidance 9.5"]
+    assert labels([request(), request()]) == ["the same settings"] * 2
+    assert labels([request(), request(prompt="a box")], but="prompt") == ["the same other settings"] * 2
+    assert labels([request(), request(preset="nano-4s")]) == ["the same settings"] * 2, "a preset is a name for the other settings"
+
+
+def test_one_clock_for_videos_of_other_speeds_and_lengths(library: Library) -> None:
+    long, short = add(library, "long", grey_levels(12), output_fps=6), add(library, "short", grey_levels(2), output_fps=3)
+    clock = Timeline.of([short, long])
+    assert clock == Timeline(6, 12)
+    assert clock.frames(long).tolist() == list(range(12))
+    assert clock.frames(short).tolist() == [0, 0] + [1] * 10, "the shorter one holds its last frame"
+
+
+def test_the_frame_where_they_part_is_found(library: Library) -> None:
+    changed = grey_levels(6)
+    changed[4:, :, :16] = 200
+    one, same, other = add(library, "one"), add(library, "same"), add(library, "other", changed)
+    series = differences([one, same, other])
+    assert max(series[0]) == 0 and len(series[1]) == 6
+    assert max(series[1][:4]) < comparison.PARTED and series[1][4] == pytest.approx((200 - 48) / 255 / 2, abs=0.03)
+    assert parting(series) == 4 and parting(series[:1]) is None
+
+
+def test_differences_are_made_once_and_kept(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    videos = [add(library, "one"), add(library, "two", grey_levels(6, start=40))]
+    first = Comparisons(library.data_dir)
+    version = first.version()
+    found = finished(lambda: first.differences(videos)).result
+    assert found == differences(videos) and first.version() > version
+    first.close()
+    monkeypatch.setattr(comparison, "differences", None)
+    again = Comparisons(library.data_dir)
+    assert finished(lambda: again.differences(videos)).result == found
+    again.close()
+
+
+def test_the_labelled_file_shows_all_and_carries_their_settings(library: Library) -> None:
+    videos = [add(library, "dark", grey_levels(6, 16)), add(library, "light", grey_levels(3, 160), output_fps=3, guidance_scale=9), add(library, "wide", grey_levels(6, 90, 32, 64))]
+    shares: list[float] = []
+    path = write_side_by_side(videos, library.data_dir / "all.mp4", shares.append)
+    frames = read_video(path)
+    assert len(frames) == 6 and shares[-1] == 1
+    height, width = frames.shape[1:3]
+    middle = (height - comparison.LABEL_HEIGHT) // 2
+    shown = frames[:, middle, [width // 6, width // 2, width * 5 // 6]].astype(int).mean(axis=-1)
+    assert np.abs(shown - [[16 + 8 * k, 160 + 8 * (k // 2), 90 + 8 * k] for k in range(6)]).max() < 6, "each pane at its own frame of the common clock"
+    assert frames[:, -comparison.LABEL_HEIGHT + 4 : -4].max() > 180, "the labels"
+    told = read_settings(path)["comparison"]
+    assert [one["id"] for one in told] == ["dark", "light", "wide"] and told[1]["guidance_scale"] == 9 and "guidance 9" in told[1]["label"]
+
+
+def test_what_takes_too_much_memory_is_told_in_words(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    videos = [add(library, "one"), add(library, "two")]
+    monkeypatch.setattr(comparison, "MAX_BYTES", 1000)
+    comparisons = Comparisons(library.data_dir)
+    comparisons.export(videos)
+    work = finished(lambda: comparisons.exported(videos))
+    comparisons.close()
+    assert "Choose smaller or fewer ones" in work.error
+
+
+def test_pairs_differ_in_one_setting_only(library: Library) -> None:
+    add(library, "few", num_inference_steps=5)
+    add(library, "many", num_inference_steps=20)
+    add(library, "seed", num_inference_steps=20, seed=8)
+    add(library, "prompt", num_inference_steps=5, prompt="a box")
+    assert [set(pair) for pair in pairs(library.list(), "num_inference_steps")] == [{"few", "many"}]
+    votes = Votes(library.db, library)
+    assert votes.settings() == {"num_inference_steps": 1}
+    add(library, "sampler", num_inference_steps=20, sampler="euler")
+    assert votes.settings() == {"num_inference_steps": 1, "sampler": 1}, "a new video is seen"
+
+
+def test_votes_are_drawn_evenly_in_either_order_and_stored(library: Library) -> None:
+    for id, steps in (("five", 5), ("ten", 10), ("twenty", 20)):
+        add(library, id, num_inference_steps=steps)
+    votes = Votes(library.db, library)
+    seen: list[frozenset[str]] = []
+    orders: set[tuple[str, str]] = set()
+    for _ in range(60):
+        pair = votes.draw("num_inference_steps")
+        seen.append(frozenset(pair))
+        orders.add(pair)
+        better = max(pair, key=["five", "ten", "twenty"].index)
+        votes.add("num_inference_steps", pair, "ab"[pair.index(better)])
+    assert {seen.count(pair) for pair in set(seen)} == {20} and len(orders) == 6
+    rates = votes.rates("num_inference_steps")
+    assert [(rate.value, rate.wins, rate.losses) for rate in rates] == [(20, 40, 0), (10, 20, 20), (5, 0, 40)]
+    assert [rate.better for rate in rates] == [True, False, False]
+    library.delete("five")
+    assert [rate.value for rate in votes.rates("num_inference_steps")] == [20, 10, 5], "what was judged stays judged"
+    with pytest.raises(RequestError, match="was deleted"):
+        votes.add("num_inference_steps", ("five", "ten"), "a")
+    with pytest.raises(RequestError, match="one of a, b, tie"):
+        votes.add("num_inference_steps", ("ten", "twenty"), "c")
+
+
+def test_ties_and_retracted_votes(library: Library) -> None:
+    add(library, "one", guidance_scale=3)
+    add(library, "two", guidance_scale=6)
+    votes = Votes(library.db, library)
+    votes.add("guidance_scale", ("one", "two"), "tie")
+    votes.retract(votes.add("guidance_scale", ("one", "two"), "a"))
+    assert [(rate.wins, rate.losses, rate.ties, rate.share) for rate in votes.rates("guidance_scale")] == [(0, 0, 1, None)] * 2
+
+
+def test_better_is_marked_only_if_the_interval_says_so() -> None:
+    assert not Rate("x", 3, 0, 0).better and Rate("x", 4, 0, 0).better
+    assert "better</span>" not in render_verdict("sampler", None, [Rate("ddim", 3, 0, 1), Rate("euler", 0, 3, 1)], 4)
+    assert render_verdict("sampler", None, [Rate("ddim", 9, 0, 1), Rate("euler", 0, 9, 1)], 10).count("better</span>") == 1
+
+
+def test_a_blind_pair_gives_nothing_away(library: Library) -> None:
+    videos = [add(library, "one", guidance_scale=3), add(library, "two", guidance_scale=6)]
+    assert [video["label"] for video in player_value(videos, None)["videos"]] == ["A · guidance 3", "B · guidance 6"]
+    assert "guidance" not in str(blind_value(videos))
+    assert not set(TEMPLATE) & set("{}`\\"), "Gradio would read them as a template"
+
+
+def test_a_database_of_the_first_version_gets_the_votes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "studio.db"
+    with monkeypatch.context() as old:
+        old.setattr(db, "SCHEMA", db.SCHEMA[:1])
+        Database(path).close()
+    new = Database(path)
+    assert new.version("votes") == 1 and new.read("SELECT * FROM votes") == []
+    new.close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    with pytest.raises(StorageError, match="newer version of the studio"):
+        Database(path)
+
+
+@pytest.fixture
+def screen(tmp_path: Path):
+    services = Services.open(tmp_path / "data", start_worker=False)
+    for index, steps in enumerate((5, 10, 15, 20, 25)):
+        add(services.library, f"v{index}", num_inference_steps=steps)
+    yield Screen(services)
+    services.close()
+
+
+def test_choosing_and_ordering(screen: Screen) -> None:
+    session = Session()
+    for id in ("v0", "v1", "v1", "v2", "v3"):
+        assert screen.act(session, "compare", id) is None
+    assert session.compared == ("v0", "v1", "v2", "v3") and session.undo[0] == "Added to the comparison: 4 of 4."
+    screen.act(session, "compare", "v4")
+    assert session.compared == ("v0", "v1", "v2", "v3") and "Take one out" in session.undo[0]
+    screen.act(session, "compare-earlier", "v1")
+    screen.act(session, "compare-remove", "v3")
+    assert session.compared == ("v1", "v0", "v2") and session.undo is None
+    screen.act(session, "compare", "v4")
+    screen.act(session, "undo", "")
+    assert session.compared == ("v1", "v0", "v2")
+    screen.act(session, "compare-clear", "")
+    assert session.compared == ()
+    screen.act(session, "undo", "")
+    assert session.compared == ("v1", "v0", "v2")
+    assert "deleted" in screen.act(session, "compare", "gone")
+    screen.act(session, "compare-newest", "")
+    assert session.compared == ("v3", "v4")
+
+
+def test_the_player_is_drawn_again_only_when_its_videos_change(screen: Screen) -> None:
+    session = Session()
+    screen.act(session, "compare-newest", "")
+    first = dict(zip(PANES, screen.paint(session), strict=True))
+    assert [video["label"] for video in first["player"]["videos"]] == ["A · 20 steps", "B · 25 steps"]
+    deadline = time.monotonic() + 60
+    while "series" not in session.sent["player"] and time.monotonic() < deadline:
+        screen.paint(session)
+        time.sleep(0.05)
+    assert session.sent["player"]["series"] == [[0.0] * 6]
+    screen.services.queue.enqueue(request(prompt="meanwhile"))
+    after = dict(zip(PANES, screen.paint(session), strict=True))
+    assert isinstance(after["queue"], str) and after["player"] == gr.skip()
+    screen.services.library.delete("v4")
+    assert len(dict(zip(PANES, screen.paint(session), strict=True))["player"]["videos"]) == 1
+
+
+def test_a_second_press_does_not_vote_on_an_unseen_pair(screen: Screen) -> None:
+    session, votes = Session(), screen.services.votes
+    screen.act(session, "blind-open", "")
+    screen.act(session, "blind", "num_inference_steps")
+    pair = session.blind.pair
+    vote = f"a,{pair[0]},{pair[1]}"
+    screen.act(session, "vote", vote)
+    assert votes.count("num_inference_steps") == 1 and session.blind.pair != pair
+    screen.act(session, "vote", vote)
+    assert votes.count("num_inference_steps") == 1
+    screen.act(session, "undo", "")
+    assert votes.count("num_inference_steps") == 0
