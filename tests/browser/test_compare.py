@@ -88,6 +88,11 @@ def tick(page: Page) -> int:
     return int(page.locator("#player [data-player]").get_attribute("data-tick"))
 
 
+def stage(page: Page, share: float) -> int:
+    """The grey at that share of the overlay's width."""
+    return page.evaluate("(share) => { const c = document.querySelector('#player .overlay canvas'); return c.getContext('2d').getImageData(c.width * share, c.height / 2, 1, 1).data[0] }", share)
+
+
 def test_three_videos_stay_in_step_while_playing(page: Page) -> None:
     add(page, BALL, 3)
     expect(page.locator("#player [data-do=play]")).to_have_text("Pause")
@@ -106,6 +111,9 @@ def test_three_videos_stay_in_step_while_playing(page: Page) -> None:
         page.keyboard.press(key)
         assert tick(page) == to
     assert [pane["frame"] for pane in watch(page, 0)[-1]["panes"]] == [23, 23, 11]
+    page.get_by_role("button", name="Difference", exact=True).click()
+    page.locator("#player").get_by_label("Second video").select_option("C")
+    assert abs(stage(page, 0.5) - 4 * (FIVE[23] - FORTY[11])) <= 16, "the first and the third"
     page.locator("#player .loop").uncheck()
     focus.click()
     expect(page.locator("#player [data-player]")).to_have_attribute("data-tick", "23")
@@ -129,21 +137,17 @@ def test_views_differences_and_a_poll(page: Page, studio_url: str) -> None:
     page.mouse.click(box["x"] + box["width"] * 3 / 23, box["y"] + 20)
     assert tick(page) == 3
 
-    def stage(share: float) -> int:
-        """The grey at that share of the overlay's width."""
-        return page.evaluate("(share) => { const c = document.querySelector('#player .overlay canvas'); return c.getContext('2d').getImageData(c.width * share, c.height / 2, 1, 1).data[0] }", share)
-
     part.click()
     for view, expected in (("Wipe", (TWENTY[PARTED], FIVE[PARTED])), ("Onion skin", (FIVE[PARTED] + 20,) * 2), ("Difference", (160, 160))):
         page.get_by_role("button", name=view, exact=True).click()
-        assert np.abs(np.subtract([stage(0.2), stage(0.8)], expected)).max() <= (16 if view == "Difference" else 4), view
+        assert np.abs(np.subtract([stage(page, 0.2), stage(page, 0.8)], expected)).max() <= (16 if view == "Difference" else 4), view
     page.keyboard.press("ArrowLeft")
-    assert stage(0.5) <= 12, "before they part nothing differs"
+    assert stage(page, 0.5) <= 12, "before they part nothing differs"
     page.get_by_role("button", name="Wipe", exact=True).click()
     page.keyboard.press("ArrowRight")
     stage_box = page.locator("#player .overlay canvas").bounding_box()
     page.mouse.click(stage_box["x"] + stage_box["width"] * 0.9, stage_box["y"] + 40)
-    assert abs(stage(0.8) - TWENTY[PARTED]) <= 4, "the wipe follows the pointer"
+    assert abs(stage(page, 0.8) - TWENTY[PARTED]) <= 4, "the wipe follows the pointer"
 
     page.evaluate("window.kept = document.querySelector('#player canvas')")
     StudioApp.enqueue(Remote(studio_url), prompt="Meanwhile.")
