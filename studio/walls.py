@@ -14,30 +14,18 @@ from typing import Any
 
 from core.types import GenerationRequest, RequestError
 
-from .components.words import model_label, number, sampler_label
+from .components.words import number
 from .db import Database
 from .prompts import parse_value
 from .queue import Queue, new_id
+from .settings_words import title, value_words
 
 MAX_AXES = 3
 MAX_CELLS = 144
 DRAFT_STEPS = 6
 
-FIELDS = {
-    "seed": "Seed",
-    "guidance_scale": "Guidance",
-    "num_inference_steps": "Steps",
-    "sampler": "Sampler",
-    "eta": "Eta",
-    "model": "Model",
-    "prompt": "Words of the prompt",
-    "negative_prompt": "Negative prompt",
-    "fps": "Model fps",
-    "num_frames": "Frames",
-    "height": "Height",
-    "width": "Width",
-}
-"""What an axis may vary, with the word for it."""
+FIELDS = ("seed", "guidance_scale", "num_inference_steps", "sampler", "eta", "model", "prompt", "negative_prompt", "fps", "num_frames", "height", "width")
+"""What an axis may vary."""
 _RANGE = re.compile(r"(-?\d+(?:\.\d+)?)\s*\.\.\s*(-?\d+(?:\.\d+)?)(?:\s*:\s*(\d+(?:\.\d+)?))?")
 
 
@@ -50,13 +38,12 @@ class Axis:
 
     @property
     def title(self) -> str:
-        return FIELDS[self.field]
+        return axis_title(self.field)
 
     @property
     def labels(self) -> list[str]:
         """The values as a person reads them."""
-        show = {"sampler": sampler_label, "model": model_label, "negative_prompt": lambda text: text or "(none)", "prompt": lambda text: text or "(left out)"}.get(self.field, number)
-        return [show(value) for value in self.values]
+        return [value_words(self.field, value) for value in self.values]
 
     def apply(self, request: GenerationRequest, value: Any) -> GenerationRequest:
         """``request`` with this axis at ``value``."""
@@ -141,10 +128,15 @@ def parse_axis(field: str, text: str) -> Axis:
         words = [value for word in words if word for value in _range(field, word)]
     values = tuple(dict.fromkeys(parse_value(field, word) for word in words))
     if not values or field == "prompt" and not values[0]:
-        raise RequestError(field, f"{FIELDS[field]} has no values. Type some, with commas between them: {example(field)}.")
+        raise RequestError(field, f"{axis_title(field)} has no values. Type some, with commas between them: {example(field)}.")
     if field == "prompt" and len(values) < 2:
         raise RequestError(field, f"Words of the prompt: {values[0]!r} is what is replaced; add what comes in its place: {example(field)}.")
     return Axis(field, values)
+
+
+def axis_title(field: str) -> str:
+    """What the page calls an axis: of the prompt it varies words, of anything else all of it."""
+    return "Words of the prompt" if field == "prompt" else title(field)
 
 
 def example(field: str) -> str:

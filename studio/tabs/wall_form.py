@@ -13,7 +13,7 @@ from core.types import GenerationRequest, RequestError
 from ..components.words import alert
 from ..db import StorageError
 from ..screen import Session
-from ..walls import DRAFT_STEPS, FIELDS, MAX_AXES, Axis, example, parse_axis
+from ..walls import DRAFT_STEPS, FIELDS, MAX_AXES, Axis, axis_title, example, parse_axis
 
 if TYPE_CHECKING:
     from ..ui import Page
@@ -51,7 +51,7 @@ def layout() -> WallForm:
         gr.HTML('<p class="note">One video for each combination, shown in a table. Values stand between commas; 1..4 or 2..8:2 is a range.</p>')
         for index, name in enumerate(AXIS_NAMES[:MAX_AXES]):
             with gr.Row(elem_classes="axis"):
-                field = gr.Dropdown([("(none)", ""), *((word, field) for field, word in FIELDS.items())], value="guidance_scale" if index == 0 else "", label=name, min_width=100, elem_id=f"axis-{index}", filterable=False)
+                field = gr.Dropdown([("(none)", ""), *((axis_title(field), field) for field in FIELDS)], value="guidance_scale" if index == 0 else "", label=name, min_width=100, elem_id=f"axis-{index}", filterable=False)
                 axes += [field, gr.Textbox("", label="Values", placeholder=example("guidance_scale") if index == 0 else "", min_width=100, max_lines=1, elem_id=f"axis-{index}-values")]
         grid = gr.Button("Make the grid", size="sm", elem_id="make-grid")
         grid_error = gr.HTML(elem_id="grid-error")
