@@ -20,8 +20,8 @@ def render_models(models: Sequence[Model], status: dict[str, Any], free: int) ->
     return (
         f'<div class="panel-head"><h2>On this machine</h2></div>{trouble}'
         f'<ul class="models">{here}</ul>'
-        f'<div class="panel-head"><h2>Mira\'s own</h2></div><p class="note">Each one also needs the text encoder {TEXT_ENCODER} once: a download of {size_words(TEXT_ENCODER_DOWNLOAD_BYTES)}. '
-        f"Free here: {size_words(free)}. A checkpoint that you have becomes a model with <code>python -m core.checkpoints convert FILE.pt FOLDER</code>.</p>"
+        f'<div class="panel-head"><h2>Mira\'s own</h2></div><p class="note">Each one also needs the text encoder {TEXT_ENCODER} once: a download of {TEXT_ENCODER_DOWNLOAD_BYTES / 1e9:.0f} GB. '
+        f"Free here: {free / 1e9:.0f} GB. A checkpoint that you have becomes a model with <code>python -m core.checkpoints convert FILE.pt FOLDER</code>.</p>"
         f'<ul class="models">{others}</ul>'
     )
 
@@ -31,7 +31,7 @@ def _installed(model: Model, status: dict[str, Any]) -> str:
     if loaded and status["state"] == "loading":
         state, buttons = "being loaded", ""
     elif loaded:
-        state = f"in memory, on {status['device']} in {str(status['dtype']).replace('bfloat', 'bf').replace('float', 'fp')}"
+        state = f"on {status['device']} in {str(status['dtype']).replace('bfloat', 'bf').replace('float', 'fp')}"
         buttons = '<button class="small" data-action="unload" title="Frees its memory; the next video loads it again">Unload</button>'
     else:
         state, buttons = "not in memory", _button("load", model, "Load", "Takes the place of the one in memory")
@@ -42,12 +42,12 @@ def _release(model: Model, status: dict[str, Any], free: int) -> str:
     if model.release is None:
         return _row(model, "missing from this copy of the studio", "", "", False)
     size = int(model.release.gigabytes * 1e9)
-    room = "" if free > 2 * size else f' · <b class="bad">needs about {size_words(2 * size)} of disk</b>'
+    room = "" if free > 2 * size else f' · <b class="bad">needs about {2 * model.release.gigabytes:g} GB of disk</b>'
     if status["state"] == "loading" and status["model"] == model.name:
         return _row(model, "being downloaded and converted; the log has the progress", "", "", False)
     buttons = _button("load", model, "Download and load", "Resumes where an earlier download stopped")
     source = f'<a href="{escape(model.release.page)}" target="_blank" rel="noreferrer">{escape(model.release.repo)}/{escape(model.release.file)}</a>'
-    return _row(model, f"about {size_words(size)} to download{room}", source, buttons, False, html=True)
+    return _row(model, f"about {model.release.gigabytes:g} GB to download{room}", source, buttons, False, html=True)
 
 
 def _row(model: Model, line: str, source: str, buttons: str, loaded: bool, html: bool = False) -> str:
