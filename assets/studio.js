@@ -11,6 +11,48 @@
     },
   };
 
+  // The gallery's ticks: they outlive a new page of cards.
+  const picked = new Set();
+  let lastTick = null;
+  function showPicked() {
+    document.querySelectorAll("#gallery .tick").forEach((tick) => { if (tick.checked !== picked.has(tick.dataset.video)) tick.checked = picked.has(tick.dataset.video); });
+    const count = document.querySelector("[data-picked-count]"), tools = document.querySelector(".for-picked");
+    if (!count) return;
+    const words = picked.size ? `${picked.size} selected` : "Tick videos to work on many at once.";
+    if (count.textContent !== words) count.textContent = words;
+    if (tools.hidden !== !picked.size) tools.hidden = !picked.size;
+  }
+  const ticks = () => [...document.querySelectorAll("#gallery .tick")];
+  document.addEventListener("click", (event) => {
+    const tick = event.target.closest?.("#gallery .tick");
+    if (tick) {
+      const all = ticks(), here = all.indexOf(tick), from = event.shiftKey && lastTick ? all.findIndex((other) => other.dataset.video === lastTick) : here;
+      const range = from < 0 ? [tick] : all.slice(Math.min(from, here), Math.max(from, here) + 1);
+      range.forEach((one) => picked[tick.checked ? "add" : "delete"](one.dataset.video));
+      lastTick = tick.dataset.video;
+    } else if (event.target.closest?.("[data-pick-all]")) ticks().forEach((one) => picked.add(one.dataset.video));
+    else if (event.target.closest?.("[data-pick-none]")) picked.clear();
+    else return;
+    showPicked();
+  });
+
+  // Keys in the gallery.
+  document.addEventListener("keydown", (event) => {
+    const gallery = document.querySelector("#gallery");
+    if (!gallery?.offsetParent || event.ctrlKey || event.altKey || event.metaKey || typing(event.target) && event.target.className !== "tick") return;
+    if (event.key === "/") { event.preventDefault(); document.querySelector("#gallery-search :is(input, textarea)")?.focus(); return; }
+    const slot = event.target.closest?.("[data-slot]"), slots = [...gallery.querySelectorAll("[data-slot]")];
+    const across = slots.filter((other) => other.offsetTop === slots[0].offsetTop).length;
+    const by = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -across, ArrowDown: across }[event.key];
+    if (by) {
+      const next = slots[slot ? slots.indexOf(slot) + by : 0];
+      if (next) { event.preventDefault(); next.querySelector(".card").focus(); }
+    } else if (slot && event.key.toLowerCase() === "x") slot.querySelector(".tick").click();
+    else if (slot && event.key.toLowerCase() === "s") send("star", slot.dataset.slot);
+    else if (slot && event.key === "Delete") send("delete", slot.dataset.slot);
+  });
+  const typing = (element) => element && (element.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(element.tagName));
+
   // A button with data-action writes "action:id:nonce" into a textbox that the server listens to.
   let nonce = 0;
   function send(action, id) {
@@ -25,6 +67,12 @@
     if (!button) return;
     event.preventDefault();
     const ticked = [...document.querySelectorAll("#viewer [data-pick]:checked")].map((box) => box.dataset.pick);
+    if ("withVideos" in button.dataset) {
+      const tag = "withTag" in button.dataset ? `${document.querySelector("[data-tag]").value}|` : "";
+      send(button.dataset.action, tag + [...picked].join(","));
+      if (button.dataset.action === "delete-many") picked.clear();
+      return;
+    }
     send(button.dataset.action, "withPicked" in button.dataset ? [button.dataset.id, ...ticked].join(",") : button.dataset.id);
     if (button.dataset.action === "show" || button.dataset.action === "example") {
       const stage = document.querySelector("#viewer");
@@ -165,7 +213,6 @@
   document.addEventListener("dragend", () => { dragged = null; mark(null); });
 
   // Keys: Ctrl+Enter generates; space and arrows work the video unless someone types.
-  const typing = (element) => element && (element.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(element.tagName));
   document.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
       event.preventDefault();
@@ -257,6 +304,7 @@
   new MutationObserver(() => {
     underlay();
     fillCells();
+    showPicked();
     showMenu();
     showNotify();
     notify();

@@ -88,6 +88,20 @@ def read_settings(path: str | os.PathLike) -> dict[str, Any] | None:
             return _as_settings(container.metadata.get(SETTINGS_KEY))
 
 
+def copy_without_settings(source: str | os.PathLike, path: str | os.PathLike) -> Path:
+    """The mp4 ``source`` without the settings in it; its packets are copied as they are. Raises VideoError or WriteError."""
+    source, path = Path(source), Path(path)
+    with _readable(source), av.open(os.fspath(source)) as old, replacing(path) as temporary, _as_os_error():
+        stream = _video_stream(old, source)
+        with av.open(os.fspath(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as new:
+            copy = new.add_stream_from_template(stream)
+            for packet in old.demux(stream):
+                if packet.dts is not None:
+                    packet.stream = copy
+                    new.mux(packet)
+    return path
+
+
 def probe(path: str | os.PathLike) -> dict[str, float]:
     """``width, height, num_frames, fps, duration`` (seconds) of a video file or a folder of png frames written here.
 

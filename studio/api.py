@@ -21,6 +21,7 @@ from core.files import WriteError
 from core.types import GenerationRequest, RequestError
 
 from .db import StorageError
+from .library import Query
 from .queue import FINISHED, STATES, Job
 from .services import Services
 
@@ -147,11 +148,11 @@ def register(services: Services) -> None:
         Args:
             limit: How many at most.
             offset: How many to pass over.
-            search: Only those whose prompt contains every word of this.
+            search: Only those whose prompt contains every word of this; #word is a tag.
         """
         return [
-            {"id": v.id, "video": v.path, "poster": v.poster, "created": v.created, "seconds": v.seconds, "favourite": v.favourite, "request": v.request.to_dict()}
-            for v in library.list(limit=_limit(limit), offset=max(0, offset), search=search)
+            {"id": v.id, "video": v.path, "poster": v.poster, "created": v.created, "seconds": v.seconds, "favourite": v.favourite, "tags": list(v.tags), "request": v.request.to_dict()}
+            for v in library.list(Query(search=search), _limit(limit), max(0, offset))
         ]
 
     def star(id: str, favourite: bool = True) -> dict[str, bool]:
@@ -163,6 +164,17 @@ def register(services: Services) -> None:
         """
         library.set_favourite(id, favourite)
         return {"favourite": favourite}
+
+    def tag(id: str, tag: str, on: bool = True) -> dict[str, list[str]]:
+        """Give a video a tag, or take it away; its tags afterwards.
+
+        Args:
+            id: The video's id.
+            tag: One word.
+            on: Whether it is given.
+        """
+        library.tag([id], tag, on)
+        return {"tags": list(library.get(id).tags)}
 
     def delete_video(id: str) -> dict[str, str]:
         """Move a video to the trash; restore_video brings it back for a week.
@@ -186,7 +198,7 @@ def register(services: Services) -> None:
         """The models that a request can name: installed ones with their size in bytes, and those that would be downloaded."""
         return [{"name": m.name, "installed": m.installed, "folder": m.path, "bytes": m.size, "download_gigabytes": m.release and m.release.gigabytes} for m in services.models.list()]
 
-    for endpoint in (enqueue, generate, status, cancel, retry, edit, move, pause, resume, list_requests, list_videos, star, delete_video, restore_video, list_models):
+    for endpoint in (enqueue, generate, status, cancel, retry, edit, move, pause, resume, list_requests, list_videos, star, tag, delete_video, restore_video, list_models):
         gr.api(in_words(endpoint), api_name=endpoint.__name__, concurrency_limit=None)
 
 

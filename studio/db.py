@@ -91,6 +91,16 @@ CREATE TABLE votes (
 CREATE INDEX votes_by_setting ON votes (setting);
 INSERT INTO meta VALUES ('votes_version', 1)
 """,
+    """
+CREATE TABLE tags (
+    video TEXT NOT NULL REFERENCES videos (id),
+    tag TEXT NOT NULL,
+    PRIMARY KEY (tag, video)
+) WITHOUT ROWID;
+CREATE INDEX tags_by_video ON tags (video);
+CREATE INDEX videos_by_model ON videos (json_extract(request, '$.model'), created);
+CREATE INDEX videos_by_preset ON videos (json_extract(request, '$.preset'), created)
+""",
 )
 """Each entry brings a file from the version of its index (SQLite's user_version) to the next; what was released is never changed, only added to."""
 

@@ -6,6 +6,7 @@ import logging
 import os
 import sqlite3
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from .queue import Queue, dump_request, known_settings, load_request, new_id
 
 log = logging.getLogger(__name__)
 
+SORTS = {"newest": "created DESC, id DESC", "oldest": "created, id", "prompt": "prompt COLLATE NOCASE, created DESC", "slowest": "elapsed DESC, created DESC"}
+"""Orders of a list of videos, by name."""
+MAX_TAG_CHARS = 40
 TRASH_DAYS = 7
 """Deleted videos can be brought back for this long."""
 
@@ -42,6 +46,44 @@ class Video:
     fps: float
     """Frames a second of the file."""
     favourite: bool
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Query:
+    """Which videos, and in which order."""
+
+    search: str = ""
+    """Words that the prompt contains, all of them; ``#word`` is a tag."""
+    favourites: bool = False
+    model: str | None = None
+    preset: str | None = None
+    tag: str | None = None
+    days: float | None = None
+    """Made at most so long ago."""
+    sort: str = "newest"
+    """One of SORTS."""
+
+    @property
+    def narrows(self) -> bool:
+        """Whether it may leave videos out."""
+        return self != Query(sort=self.sort)
+
+    def where(self) -> tuple[str, list[object]]:
+        """The condition, and its values."""
+        words = self.search.split()
+        tags = [word[1:] for word in words if word[0] == "#" and len(word) > 1] + ([self.tag] if self.tag else [])
+        plain = [word.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_") for word in words if word[0] != "#" or len(word) == 1]
+        clauses: dict[str, list[object]] = {"deleted IS NULL": []}
+        if self.favourites:
+            clauses["favourite"] = []
+        if self.days is not None:
+            clauses["created >= ?"] = [time.time() - self.days * 86_400]
+        for name in ("model", "preset"):
+            if getattr(self, name) is not None:
+                clauses[f"json_extract(request, '$.{name}') = ?"] = [getattr(self, name)]
+        parts = [*clauses, *[r"prompt LIKE ? ESCAPE '\'"] * len(plain), *["id IN (SELECT video FROM tags WHERE tag = ? COLLATE NOCASE)"] * len(tags)]
+        return " AND ".join(parts), [*(value for values in clauses.values() for value in values), *(f"%{word}%" for word in plain), *tags]
 
 
 class Library:
@@ -55,20 +97,28 @@ class Library:
         for folder in (self.videos_dir, self.trash_dir):
             folder.mkdir(parents=True, exist_ok=True)
 
-    def list(self, limit: int = 60, offset: int = 0, search: str | None = None, favourites: bool = False) -> list[Video]:
-        """Videos, newest first; those only whose prompt contains every word of ``search``."""
-        where, values = _where(search, favourites)
-        return [self._video(row) for row in self.db.read(f"SELECT * FROM videos WHERE {where} ORDER BY created DESC, id DESC LIMIT ? OFFSET ?", *values, limit, offset)]
+    def list(self, query: Query = Query(), limit: int = 60, offset: int = 0) -> list[Video]:
+        """The videos that ``query`` asks for, in its order. Raises RequestError for an order that there is not."""
+        if query.sort not in SORTS:
+            raise RequestError("sort", f"There is no order {query.sort!r}; known are {', '.join(SORTS)}.")
+        where, values = query.where()
+        return self._videos(self.db.read(f"SELECT * FROM videos WHERE {where} ORDER BY {SORTS[query.sort]} LIMIT ? OFFSET ?", *values, limit, offset))
 
-    def count(self, search: str | None = None, favourites: bool = False) -> int:
+    def count(self, query: Query = Query()) -> int:
         """How many videos ``list`` would show in all."""
-        where, values = _where(search, favourites)
+        where, values = query.where()
         return self.db.read(f"SELECT count(*) AS n FROM videos WHERE {where}", *values)[0]["n"]
+
+    def choices(self) -> dict[str, list[str]]:
+        """The models, presets and tags that there are videos of, each in the order of the alphabet."""
+        found = {name: self.db.read(f"SELECT DISTINCT json_extract(request, '$.{name}') AS value FROM videos WHERE deleted IS NULL") for name in ("model", "preset")}
+        found["tag"] = self.db.read("SELECT DISTINCT tag AS value FROM tags JOIN videos ON id = video WHERE deleted IS NULL")
+        return {name: sorted((row["value"] for row in rows if row["value"]), key=str.casefold) for name, rows in found.items()}
 
     def get(self, id: str) -> Video | None:
         """The video of that id, unless it is deleted."""
         rows = self.db.read("SELECT * FROM videos WHERE id = ? AND deleted IS NULL", id)
-        return self._video(rows[0]) if rows else None
+        return self._videos(rows)[0] if rows else None
 
     def version(self) -> int:
         """A number that changes whenever ``list`` may give something else."""
@@ -136,6 +186,21 @@ class Library:
                 raise _missing(id)
             self.db.touch("library")
 
+    def tag(self, ids: Sequence[str], tag: str, on: bool = True) -> None:
+        """Give ``tag`` to videos, or take it from them. Raises RequestError for a tag that is none, or a video that is gone."""
+        tag = tag.strip().lstrip("#")
+        if not tag or len(tag) > MAX_TAG_CHARS or not tag.isprintable() or any(c.isspace() for c in tag):
+            raise RequestError("tag", f"A tag is one word of at most {MAX_TAG_CHARS} characters, such as keep or for-the-talk.")
+        with self.db.write() as tx:
+            for id in ids:
+                if self.get(id) is None:
+                    raise _missing(id)
+                if on:
+                    tx.execute("INSERT OR IGNORE INTO tags (video, tag) SELECT ?, coalesce((SELECT tag FROM tags WHERE tag = ? COLLATE NOCASE LIMIT 1), ?)", (id, tag, tag))
+                else:
+                    tx.execute("DELETE FROM tags WHERE video = ? AND tag = ? COLLATE NOCASE", (id, tag))
+            self.db.touch("library")
+
     def delete(self, id: str) -> None:
         """Move a video to the trash; ``undelete`` brings it back until it is purged."""
         self._move(id, deleted=time.time(), state="deleted IS NULL", source=self.videos_dir, target=self.trash_dir)
@@ -147,6 +212,7 @@ class Library:
     def purge(self, older_than_days: float = TRASH_DAYS) -> int:
         """Remove videos for good that were deleted longer ago than that; how many."""
         with self.db.write() as tx:
+            tx.execute("DELETE FROM tags WHERE video IN (SELECT id FROM videos WHERE deleted < ?)", (time.time() - older_than_days * 86_400,))
             rows = tx.execute("DELETE FROM videos WHERE deleted < ? RETURNING file, poster", (time.time() - older_than_days * 86_400,)).fetchall()
         for row in rows:
             for name in filter(None, (row["file"], row["poster"])):
@@ -166,7 +232,14 @@ class Library:
             if (source / name).exists():
                 os.replace(source / name, target / name)
 
-    def _video(self, row: sqlite3.Row) -> Video:
+    def _videos(self, rows: Sequence[sqlite3.Row]) -> list[Video]:
+        tags: dict[str, list[str]] = {}
+        marks = ", ".join("?" * len(rows))
+        for row in self.db.read(f"SELECT video, tag FROM tags WHERE video IN ({marks}) ORDER BY tag COLLATE NOCASE", *(row["id"] for row in rows)) if rows else []:
+            tags.setdefault(row["video"], []).append(row["tag"])
+        return [self._video(row, tuple(tags.get(row["id"], ()))) for row in rows]
+
+    def _video(self, row: sqlite3.Row, tags: tuple[str, ...]) -> Video:
         return Video(
             id=row["id"],
             request=load_request(row["request"]),
@@ -180,13 +253,8 @@ class Library:
             num_frames=row["num_frames"],
             fps=row["fps"],
             favourite=bool(row["favourite"]),
+            tags=tags,
         )
-
-
-def _where(search: str | None, favourites: bool) -> tuple[str, list[str]]:
-    words = [word.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_") for word in (search or "").split()]
-    clauses = ["deleted IS NULL", *(["favourite"] if favourites else []), *[r"prompt LIKE ? ESCAPE '\'"] * len(words)]
-    return " AND ".join(clauses), [f"%{word}%" for word in words]
 
 
 def _missing(id: str) -> RequestError:

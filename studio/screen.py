@@ -11,6 +11,7 @@ import gradio as gr
 from core.files import WriteError
 from core.presets import default_preset
 from core.types import RequestError
+from core.video_io import VideoError
 
 from .compare_screen import COMPARE_ACTIONS, COMPARE_PANES, Blind, compare_act, compare_key, compare_panes
 from .components.cards import render_grid, render_strip
@@ -20,9 +21,10 @@ from .components.viewer import render_examples, render_running, render_video, re
 from .components.wall import render_cells, render_wall
 from .components.words import escape, file_url, model_label
 from .db import StorageError, free_bytes
+from .downloads import write_gif, write_plain, write_zip
 from .estimate import seconds_left
 from .exchange import export_queue
-from .library import Video
+from .library import Query, Video
 from .models import Model
 from .queue import load_request
 from .services import Services
@@ -59,8 +61,8 @@ class Session:
     """Ids of the videos on the Compare tab, in their order."""
     blind: Blind | None = None
     """The blind test, while it is open."""
-    search: str = ""
-    starred: bool = False
+    query: Query = Query()
+    """What the gallery shows."""
     shown: int = GALLERY_PAGE
     """How many videos the gallery shows."""
     key: Any = None
@@ -84,7 +86,7 @@ class Screen:
         """HTML for each of PANES, ``gr.skip()`` for one that is as the browser has it: a video plays on, a list keeps its place."""
         services = self.services
         status = services.executor.status()
-        chosen = session.selected, session.wall, session.undo, session.exported, session.search, session.starred, session.shown
+        chosen = session.selected, session.wall, session.undo, session.exported, session.query, session.shown
         key = (services.queue.version(), services.library.version(), tuple(status.items()), chosen, compare_key(services, session))
         if key == session.key:
             return [gr.skip()] * len(PANES)
@@ -96,8 +98,7 @@ class Screen:
     def _panes(self, session: Session, status: dict[str, Any]) -> dict[str, Any]:
         queue, library = self.services.queue, self.services.library
         videos = library.list(limit=STRIP_VIDEOS)
-        found = library.list(limit=session.shown, search=session.search, favourites=session.starred)
-        total = library.count(session.search, session.starred)
+        found, total = library.list(session.query, session.shown), library.count(session.query)
         jobs, paused, counts = queue.list(), queue.paused, queue.counts()
         viewer, current = self._viewer(session, status, videos, jobs, paused)
         wall = self.services.walls.get(session.wall) if session.wall else None
@@ -107,7 +108,7 @@ class Screen:
             "cells": self._cells(wall),
             "strip": render_strip(videos, current),
             "queue": render_queue(jobs, counts, paused, seconds_left(self.services, jobs, counts["waiting"])),
-            "gallery": render_grid(found, total, bool(session.search.strip()) or session.starred, GALLERY_PAGE),
+            "gallery": render_grid(found, total, session.query.narrows, GALLERY_PAGE),
             "models": render_models(self._models(status), status, free_bytes(self.services.data_dir)),
             "toast": render_toast(session),
             **compare_panes(self.services, session, library.count()),
@@ -135,6 +136,13 @@ class Screen:
         preset = default_preset(model)
         return render_examples(example_prompts(model), preset.width, preset.height), None
 
+    def _picked(self, ids: str) -> list[Video]:
+        """The videos of these ids, with commas between them. Raises RequestError when there are none."""
+        videos = [video for id in ids.split(",") if (video := self.services.library.get(id))]
+        if not videos:
+            raise RequestError("id", "Tick some videos first.")
+        return videos
+
     def _models(self, status: dict[str, Any]) -> list[Model]:
         """All that are known, and the one in memory, which may be any folder."""
         models = self.services.models.list()
@@ -151,7 +159,7 @@ class Screen:
         """Do what a button of a pane says. Returns an error in words, if there is one."""
         try:
             self._act(session, action, id)
-        except (RequestError, StorageError, WriteError) as error:
+        except (RequestError, StorageError, VideoError, WriteError) as error:
             return str(error)
         return None
 
@@ -215,12 +223,29 @@ class Screen:
             case "delete":
                 library.delete(id)
                 session.undo = ("Video deleted.", "video", (id,))
+            case "delete-many":
+                ids = tuple(video.id for video in self._picked(id))
+                for one in ids:
+                    library.delete(one)
+                session.undo = (f"{len(ids)} videos deleted.", "video", ids)
+            case "star-many" | "unstar-many":
+                for video in self._picked(id):
+                    library.set_favourite(video.id, action == "star-many")
+            case "tag-many" | "untag-many":
+                tag, _, ids = id.partition("|")
+                library.tag([video.id for video in self._picked(ids)], tag, action == "tag-many")
+            case "zip":
+                session.exported, session.undo = str(write_zip(self._picked(id), self.services.exports)), None
+            case "gif" | "plain":
+                write = write_gif if action == "gif" else write_plain
+                session.exported, session.undo = str(write(self._picked(id)[0], self.services.exports)), None
             case "undo" if session.undo is not None:
                 _, kind, ids = session.undo
                 session.undo = None
                 if kind == "video":
-                    library.undelete(ids[0])
-                    session.selected = ids[0]
+                    for one in ids:
+                        library.undelete(one)
+                    session.selected = ids[0] if len(ids) == 1 else session.selected
                 elif kind == "cancelled":
                     queue.reinstate(ids)
                 elif kind == "imported":
@@ -255,7 +280,7 @@ def render_toast(session: Session) -> str:
     """What was just removed, and the way back."""
     if session.exported is not None and session.undo is None:
         link = f'<a class="strong" href="{file_url(session.exported)}" download="{escape(Path(session.exported).name)}" data-now>Download</a>'
-        return f'<div class="toast" role="status"><span>The waiting requests and your presets are in a file.</span>{link}<button class="quiet" data-action="dismiss" aria-label="Dismiss">✕</button></div>'
+        return f'<div class="toast" role="status"><span>Your file is ready.</span>{link}<button class="quiet" data-action="dismiss" aria-label="Dismiss">✕</button></div>'
     if session.undo is None:
         return ""
     words, kind, ids = session.undo

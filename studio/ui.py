@@ -55,14 +55,14 @@ def build(services: Services) -> gr.Blocks:
                 generate_tab = generate.layout(page)
             with gr.Tab("Compare", id="compare"):
                 compare.layout(page)
-            with gr.Tab("Gallery", id="gallery"):
-                gallery_tab = gallery.layout(page)
+            with gr.Tab("Gallery", id="gallery") as gallery_tab:
+                gallery_widgets = gallery.layout(page)
             with gr.Tab("Models", id="models"):
                 models.layout(page)
             with gr.Tab("System", id="system") as system_tab:
                 system_pane = system.layout()
         generate.wire(page, generate_tab)
-        gallery.wire(page, gallery_tab)
+        gallery.wire(page, gallery_tab, gallery_widgets)
         system.wire(page, system_tab, system_pane)
         demo.load(screen.paint, session, page.outputs, **EVENT)
         gr.Timer(POLL_SECONDS).tick(screen.paint, session, page.outputs, **EVENT)

@@ -21,7 +21,7 @@ def render_grid(videos: Sequence[Video], total: int, filtered: bool, page: int) 
     if not videos:
         words = "No video matches. Try fewer words." if filtered else "No videos yet. Those that you make on the Generate tab are kept here with their settings."
         return f'<p class="empty">{words}</p>'
-    count = f'<p class="note">{total} {"video" if total == 1 else "videos, newest first"}</p>'
+    count = f'<p class="note">{total} {"video" if total == 1 else "videos"}</p>'
     left = total - len(videos)
     more = f'<button class="small more" data-action="more">Show {min(left, page)} more</button>' if left > 0 else ""
     return f'{count}<div class="grid">{"".join(map(_slot, videos))}</div>{more}'
@@ -29,7 +29,9 @@ def render_grid(videos: Sequence[Video], total: int, filtered: bool, page: int) 
 
 def _slot(video: Video) -> str:
     """A card, and what can be done with it right there."""
-    return f'<div class="slot">{_card(video, False, wide=True)}{compare_button(video)}</div>'
+    tags = "".join(f'<span class="tag">{escape(tag)}</span>' for tag in video.tags)
+    tick = f'<input type="checkbox" class="tick" data-video="{video.id}" aria-label="Select: {escape(video.request.prompt)}">'
+    return f'<div class="slot" data-slot="{video.id}">{_card(video, False, wide=True)}{tick}<div class="slot-foot">{compare_button(video)}{tags}</div></div>'
 
 
 def _card(video: Video, selected: bool, wide: bool = False) -> str:

@@ -46,7 +46,10 @@ def render_video(video: Video, wall: str | None = None) -> str:
         f'<button class="small" data-action="vary" data-id="{video.id}" title="Another one with a new seed, queued at once">Vary</button>{compare_button(video)}'
         f'<a class="small" href="{source}" download="{escape(file_stem(request))}.mp4" title="MP4 with its settings inside">Download</a>'
         f'<button class="small" data-action="star" data-id="{video.id}" aria-pressed="{str(video.favourite).lower()}">{star}</button>'
-        f'{beside}<button class="small" data-action="delete" data-id="{video.id}">Delete</button></div></div>'
+        f'{beside}<button class="small" data-action="delete" data-id="{video.id}">Delete</button>'
+        f'<details class="menu" data-menu="video"><summary class="small" aria-label="More downloads" title="More downloads">⋯</summary><div>'
+        f'<button class="quiet" data-action="gif" data-id="{video.id}">Download as gif</button>'
+        f'<button class="quiet" data-action="plain" data-id="{video.id}" title="The same mp4, without the prompt and settings in it">Download without settings</button></div></details></div></div>'
     )
 
 

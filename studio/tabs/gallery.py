@@ -1,40 +1,63 @@
-"""The Gallery tab: every finished video, searchable by prompt."""
+"""The Gallery tab: every finished video, searched, filtered and sorted; what can be done to many at once stands above them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from ..components.words import model_label
+from ..library import Query
 from ..screen import GALLERY_PAGE, Session
 
 if TYPE_CHECKING:
     from ..ui import Page
 
+SINCE = [("Any time", 0), ("Today", 1), ("7 days", 7), ("30 days", 30)]
+ORDERS = [("Newest first", "newest"), ("Oldest first", "oldest"), ("By prompt", "prompt"), ("Slowest first", "slowest")]
+MANY_TOOLS = (
+    '<div class="picked" role="group" aria-label="Selected videos"><span class="note" data-picked-count role="status">Tick videos to work on many at once.</span>'
+    '<button class="quiet" data-pick-all>Select all shown</button><span class="for-picked" hidden><button class="quiet" data-pick-none>Select none</button>'
+    '<button class="small" data-action="star-many" data-with-videos>Star</button><button class="small" data-action="unstar-many" data-with-videos>Unstar</button>'
+    '<input class="tag-box" data-tag placeholder="tag" aria-label="Tag" maxlength="40"><button class="small" data-action="tag-many" data-with-videos data-with-tag>Add tag</button>'
+    '<button class="small" data-action="untag-many" data-with-videos data-with-tag>Remove tag</button>'
+    '<button class="small" data-action="zip" data-with-videos>Download zip</button><button class="small" data-action="delete-many" data-with-videos>Delete</button></span></div>'
+)
+KEYS = '<p class="note keys"><kbd>←</kbd> <kbd>→</kbd> move, <kbd>Enter</kbd> shows, <kbd>S</kbd> stars, <kbd>X</kbd> selects, <kbd>Delete</kbd> deletes, <kbd>/</kbd> searches</p>'
 
-@dataclass
-class GalleryTab:
-    """The widgets of the tab."""
 
-    search: gr.Textbox
-    starred: gr.Checkbox
-
-
-def layout(page: Page) -> GalleryTab:
-    """Build the widgets."""
+def layout(page: Page) -> list[gr.components.Component]:
+    """Build the widgets: search, starred, model, preset, tag, since and order, which make a Query."""
     with gr.Row(elem_id="gallery-tools"):
-        search = gr.Textbox(label="Search prompts", show_label=False, placeholder="Search prompts", container=False, max_lines=1, elem_id="gallery-search")
+        search = gr.Textbox(label="Search prompts and #tags", show_label=False, placeholder="Search prompts and #tags", container=False, max_lines=1, elem_id="gallery-search")
+        model = gr.Dropdown([("All models", "")], value="", label="Model", show_label=False, container=False, min_width=120, elem_id="gallery-model", filterable=False)
+        preset = gr.Dropdown([("All presets", "")], value="", label="Preset", show_label=False, container=False, min_width=120, elem_id="gallery-preset", filterable=False)
+        tag = gr.Dropdown([("All tags", "")], value="", label="Tag", show_label=False, container=False, min_width=120, elem_id="gallery-tag", filterable=False)
+        since = gr.Dropdown(SINCE, value=0, label="Made", show_label=False, container=False, min_width=120, elem_id="gallery-since", filterable=False)
+        order = gr.Dropdown(ORDERS, value="newest", label="Order", show_label=False, container=False, min_width=120, elem_id="gallery-order", filterable=False)
         starred = gr.Checkbox(label="Starred only", container=False, elem_id="gallery-starred")
+    gr.HTML(MANY_TOOLS, elem_id="gallery-many")
     page.panes["gallery"] = gr.HTML(elem_id="gallery")
-    return GalleryTab(search, starred)
+    gr.HTML(KEYS)
+    return [search, starred, model, preset, tag, since, order]
 
 
-def wire(page: Page, tab: GalleryTab) -> None:
+def wire(page: Page, tab: gr.Tab, widgets: list[gr.components.Component]) -> None:
     """Connect the widgets."""
 
-    def find(session: Session, search: str, starred: bool) -> list[Any]:
-        session.search, session.starred, session.shown = search, starred, GALLERY_PAGE
+    def find(session: Session, search: str, starred: bool, model: str, preset: str, tag: str, since: int, order: str) -> list[Any]:
+        session.query = Query(search, starred, model or None, preset or None, tag or None, since or None, order)
+        session.shown = GALLERY_PAGE
         return page.screen.paint(session)
 
-    gr.on([tab.search.change, tab.starred.change], find, [page.session, tab.search, tab.starred], page.outputs, trigger_mode="always_last", **page.event)
+    def choices(model: str, preset: str, tag: str) -> list[Any]:
+        """What there are videos of; a chosen value stays."""
+        found, updates = page.services.library.choices(), []
+        for name, chosen, everything in (("model", model, "All models"), ("preset", preset, "All presets"), ("tag", tag, "All tags")):
+            names = found[name] + ([chosen] if chosen and chosen not in found[name] else [])
+            updates.append(gr.update(choices=[(everything, ""), *((model_label(value) if name == "model" else value, value) for value in names)]))
+        return updates
+
+    lists = widgets[2:5]
+    gr.on([widget.change for widget in widgets], find, [page.session, *widgets], page.outputs, trigger_mode="always_last", **page.event)
+    gr.on([tab.select, *(widget.focus for widget in lists)], choices, lists, lists, **page.event)

@@ -16,7 +16,7 @@ from core import save_video
 from core.types import GenerationRequest, RequestError
 from studio import db as db_module
 from studio.db import Database, StorageError, file_system, refuse_network_file_system
-from studio.library import Library
+from studio.library import Library, Query
 from studio.queue import MAX_CRASHES, Queue
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -240,14 +240,14 @@ def test_library_lists_searches_deletes_and_brings_back(tmp_path: Path) -> None:
         library.add(f"v{n}", request(prompt).resolved(), file, poster=file.with_suffix(".jpg"), elapsed=1.0, created=1000.0 + n)
         assert not file.exists()
     assert [v.id for v in library.list()] == ["v2", "v1", "v0"] and library.get("v0").request.prompt == "a red ball"
-    assert [v.id for v in library.list(search="red")] == ["v2", "v0"] and [v.id for v in library.list(search="CUBE red")] == ["v2"]
-    assert [v.id for v in library.list(search="100%")] == ["v1"] and library.count(search="%") == 1 and library.count() == 3
+    assert [v.id for v in library.list(Query("red"))] == ["v2", "v0"] and [v.id for v in library.list(Query("CUBE red"))] == ["v2"]
+    assert [v.id for v in library.list(Query("100%"))] == ["v1"] and library.count(Query("%")) == 1 and library.count() == 3
     assert [v.id for v in library.list(limit=1, offset=1)] == ["v1"]
     assert library.get("v1").seconds == 4.0
 
     version = library.version()
     library.set_favourite("v1", True)
-    assert library.version() > version and [v.id for v in library.list(favourites=True)] == ["v1"]
+    assert library.version() > version and [v.id for v in library.list(Query(favourites=True))] == ["v1"]
     library.delete("v1")
     assert library.get("v1") is None and not (library.videos_dir / "v1.mp4").exists()
     library.undelete("v1")

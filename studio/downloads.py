@@ -1,0 +1,43 @@
+"""Files that are made for a download: many videos in one zip, a gif, an mp4 without its settings. They lie in ``exports`` until the studio starts anew."""
+
+from __future__ import annotations
+
+import time
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from core.files import replacing
+from core.types import RequestError
+from core.video_io import copy_without_settings, read_video, save_video
+
+from .components.words import file_stem
+from .db import require_space
+from .library import Video
+
+
+def write_zip(videos: Sequence[Video], folder: Path) -> Path:
+    """One file with all of ``videos`` under their prompts' names. Raises RequestError, StorageError or WriteError."""
+    if not videos:
+        raise RequestError("id", "None of these videos is there any more.")
+    require_space(folder, sum(Path(video.path).stat().st_size for video in videos))
+    path = folder / time.strftime("videos-%Y%m%d-%H%M%S.zip")
+    taken: dict[str, int] = {}
+    with replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:  # an mp4 does not shrink
+        for video in videos:
+            stem = file_stem(video.request)
+            taken[stem] = taken.get(stem, 0) + 1
+            archive.write(video.path, f"{stem}.mp4" if taken[stem] == 1 else f"{stem}-{taken[stem]}.mp4")
+    return path
+
+
+def write_gif(video: Video, folder: Path) -> Path:
+    """``video`` as a gif with its settings. Raises VideoError or WriteError."""
+    path = folder / f"{file_stem(video.request)}-{video.id[-6:]}.gif"
+    return path if path.exists() else save_video(read_video(video.path), path, video.fps, video.request.to_dict())
+
+
+def write_plain(video: Video, folder: Path) -> Path:
+    """``video`` without the settings that its file carries; the pictures are the same bits. Raises VideoError or WriteError."""
+    path = folder / f"{file_stem(video.request)}-{video.id[-6:]}-plain.mp4"
+    return path if path.exists() else copy_without_settings(video.path, path)

@@ -1,0 +1,86 @@
+"""The gallery: filters, tags, many at once, files, keys."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from core.video_io import read_settings
+
+
+@pytest.fixture
+def gallery(page: Page, studio_url: str) -> Page:
+    """The Gallery tab with three videos, made once for this file."""
+    import httpx
+
+    expect.set_options(timeout=120_000)
+    small = {"height": 32, "width": 32, "num_frames": 4, "num_inference_steps": 1, "seed": 1}
+
+    def call(name: str, *data):
+        return httpx.post(f"{studio_url}/gradio_api/run/{name}", json={"data": list(data)}, timeout=200).raise_for_status().json()["data"][0]
+
+    for prompt in ("First fish.", "Second fish.", "Third stone."):
+        if not call("list_videos", 60, 0, prompt):
+            assert call("generate", {**small, "prompt": prompt}, 180)["state"] == "done"
+    page.get_by_role("tab", name="Gallery").click()
+    expect(page.locator("#gallery .slot")).to_have_count(3)
+    return page
+
+
+def slots(page: Page):
+    return page.locator("#gallery .card-prompt")
+
+
+def test_many_videos_are_tagged_filtered_zipped_deleted_and_brought_back(gallery: Page, tmp_path: Path) -> None:
+    gallery.get_by_role("checkbox", name="Select: First fish.").check()
+    gallery.get_by_role("checkbox", name="Select: Third stone.").check()
+    expect(gallery.locator("[data-picked-count]")).to_have_text("2 selected")
+    gallery.get_by_label("Tag", exact=True).last.fill("keep")
+    gallery.get_by_role("button", name="Add tag").click()
+    expect(gallery.locator("#gallery .tag")).to_have_count(2)
+    gallery.get_by_role("textbox", name="Search prompts and #tags").fill("#keep fish")
+    expect(slots(gallery)).to_have_text(["First fish."])
+    expect(gallery.locator("[data-picked-count]")).to_have_text("2 selected")
+    gallery.get_by_role("textbox", name="Search prompts and #tags").fill("")
+    expect(slots(gallery)).to_have_count(3)
+    with gallery.expect_download() as download:
+        gallery.get_by_role("button", name="Download zip").click()
+    download.value.save_as(tmp_path / "many.zip")
+    with zipfile.ZipFile(tmp_path / "many.zip") as archive:
+        assert sorted(archive.namelist()) == ["first-fish-1.mp4", "third-stone-1.mp4"]
+    gallery.get_by_role("button", name="Dismiss").click()
+    gallery.get_by_role("button", name="Delete", exact=True).click()
+    expect(slots(gallery)).to_have_text(["Second fish."])
+    expect(gallery.locator("[data-picked-count]")).to_have_text("Tick videos to work on many at once.")
+    gallery.get_by_role("button", name="Undo").click()
+    expect(slots(gallery)).to_have_count(3)
+
+
+def test_the_order_and_the_keys(gallery: Page) -> None:
+    gallery.locator("#gallery-order input").click()
+    gallery.get_by_role("option", name="By prompt").click()
+    expect(slots(gallery)).to_have_text(["First fish.", "Second fish.", "Third stone."])
+    gallery.locator("#gallery .card").first.focus()
+    gallery.keyboard.press("ArrowRight")
+    gallery.keyboard.press("x")
+    expect(gallery.get_by_role("checkbox", name="Select: Second fish.")).to_be_checked()
+    gallery.keyboard.press("s")
+    expect(gallery.locator(".slot").nth(1).locator(".star")).to_be_visible()
+    gallery.keyboard.press("/")
+    expect(gallery.get_by_role("textbox", name="Search prompts and #tags")).to_be_focused()
+
+
+def test_a_gif_and_a_file_without_settings(gallery: Page, tmp_path: Path) -> None:
+    gallery.get_by_role("button", name="Show: First fish.").last.click()
+    expect(gallery.locator("#viewer .caption-prompt")).to_have_text("First fish.")
+    for choice, suffix, kept in (("Download as gif", ".gif", True), ("Download without settings", ".mp4", False)):
+        gallery.locator("#viewer summary").click()
+        with gallery.expect_download() as download:
+            gallery.get_by_role("button", name=choice).click()
+        assert download.value.suggested_filename.endswith(suffix)
+        file = tmp_path / f"file{suffix}"
+        download.value.save_as(file)
+        assert (read_settings(file) is not None) == kept

@@ -1,0 +1,89 @@
+"""The library's questions, tags and files for a download."""
+
+from __future__ import annotations
+
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core.types import GenerationRequest, RequestError
+from core.video_io import read_settings, read_video, save_video
+from studio.db import Database
+from studio.downloads import write_gif, write_plain, write_zip
+from studio.library import Library, Query
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Library:
+    """Three videos: v0 is old and of another model, v1 has no elapsed time, v2 is the newest."""
+    found = Library(tmp_path, Database(tmp_path / "studio.db"))
+    rows = [("zebra", "TencentARC/Mira-v0:128", 9.0, 40), ("a ball", "mira-nano", None, 3), ("a ball", "mira-nano", 2.0, 0)]
+    for number, (prompt, model, elapsed, days) in enumerate(rows):
+        request = GenerationRequest(prompt=prompt, model=model, seed=5).resolved()
+        file = tmp_path / f"{number}.mp4"
+        save_video(np.full((3, 32, 32, 3), 80 * number, np.uint8), file, 6, request.to_dict())
+        found.add(f"v{number}", request, file, elapsed=elapsed, created=time.time() - days * 86_400)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("query", "ids"),
+    [
+        (Query(), ["v2", "v1", "v0"]),
+        (Query(sort="oldest"), ["v0", "v1", "v2"]),
+        (Query(sort="prompt"), ["v2", "v1", "v0"]),
+        (Query(sort="slowest"), ["v0", "v2", "v1"]),
+        (Query(model="mira-nano"), ["v2", "v1"]),
+        (Query(preset="128-20s"), ["v0"]),
+        (Query(days=7), ["v2", "v1"]),
+        (Query("ball", days=1), ["v2"]),
+    ],
+)
+def test_a_query_narrows_and_orders(library: Library, query: Query, ids: list[str]) -> None:
+    assert [video.id for video in library.list(query)] == ids and library.count(query) == len(ids)
+
+
+def test_an_unknown_order_is_refused(library: Library) -> None:
+    with pytest.raises(RequestError, match="no order 'best'"):
+        library.list(Query(sort="best"))
+
+
+def test_tags_are_given_found_and_taken(library: Library) -> None:
+    library.tag(["v0", "v1"], "#Keep")
+    library.tag(["v1", "v2"], "keep")
+    library.tag(["v1"], "talk")
+    assert library.get("v1").tags == ("Keep", "talk") and library.choices()["tag"] == ["Keep", "talk"]
+    assert [v.id for v in library.list(Query(tag="keep"))] == ["v2", "v1", "v0"]
+    assert [v.id for v in library.list(Query("ball #KEEP #talk"))] == ["v1"]
+    library.tag(["v0", "v1"], "KEEP", on=False)
+    assert [v.id for v in library.list(Query("#keep"))] == ["v2"]
+    for bad in ("", "two words", "x" * 41):
+        with pytest.raises(RequestError, match="A tag is one word"):
+            library.tag(["v0"], bad)
+    with pytest.raises(RequestError, match="no video 'gone'"):
+        library.tag(["v0", "gone"], "late")
+    assert library.get("v0").tags == (), "all of them or none"
+
+
+def test_choices_are_what_there_are_videos_of(library: Library) -> None:
+    library.delete("v0")
+    assert library.choices() == {"model": ["mira-nano"], "preset": ["nano-4s"], "tag": []}
+
+
+def test_a_zip_holds_each_file_once(library: Library, tmp_path: Path) -> None:
+    with zipfile.ZipFile(write_zip(library.list(), tmp_path)) as archive:
+        assert archive.namelist() == ["a-ball-5.mp4", "a-ball-5-2.mp4", "zebra-5.mp4"]
+        assert archive.read("zebra-5.mp4") == Path(library.get("v0").path).read_bytes()
+    with pytest.raises(RequestError, match="None of these"):
+        write_zip([], tmp_path)
+
+
+def test_a_gif_keeps_the_settings_and_a_plain_file_does_not(library: Library, tmp_path: Path) -> None:
+    video = library.get("v2")
+    assert read_settings(write_gif(video, tmp_path))["prompt"] == "a ball"
+    plain = write_plain(video, tmp_path)
+    assert read_settings(plain) is None and b"a ball" not in plain.read_bytes()
+    assert np.array_equal(read_video(plain), read_video(video.path))
