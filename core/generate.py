@@ -106,7 +106,8 @@ def generate(arguments: argparse.Namespace) -> None:
         for start in range(0, len(requests), arguments.batch_size):
             batch, began = requests[start : start + arguments.batch_size], time.monotonic()
             shared = batch[0].to_dict() | {"prompt": [r.prompt for r in batch], "seed": [r.seed for r in batch]}
-            clips = pipe(**{name: shared[name] for name in shared if name not in ("model", "preset", "output_fps")}).frames
+            plain = {name: shared[name] for name in shared if name not in ("model", "preset", "output_fps", "start_from", "start_frames")}
+            clips = pipe(**plain, start_latents=pipe.encode_start(batch[0])).frames
             seconds = (time.monotonic() - began) / len(batch)
             for request, path, frames in zip(batch, paths[start:], clips):
                 written = save_video(frames, path, request.output_fps, request.to_dict(), format=arguments.format)

@@ -19,10 +19,11 @@ from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 from .presets import default_preset
 from .schedulers import MiraScheduler, draw_noise, make_sampler
+from .start import load_start
 from .text_encoder import LazyTextEncoder, encode_prompts
 from .transformer import MiraTransformer3DModel
 from .types import MAX_SEED, GenerationRequest, RequestError
-from .vae import decode_latents, preview_frames
+from .vae import decode_latents, encode_video, preview_frames
 
 # A model folder names its parts as ["core", "MiraTransformer3DModel"]: the public names, wherever the modules move.
 for _classes in (pipeline_loading_utils.LOADABLE_CLASSES.setdefault("core", {}), pipeline_loading_utils.ALL_IMPORTABLE_CLASSES):
@@ -108,7 +109,15 @@ class MiraPipeline(DiffusionPipeline):
         """The video of one request. Raises RequestError for one that cannot be met, GenerationCancelled when interrupted."""
         request = request.resolved()
         sampling = {name: getattr(request, name) for name in _SHARED_FIELDS}
-        return self(request.prompt, request.negative_prompt, seed=request.seed, callback_on_step_end=callback, output_type=output_type, **sampling)
+        return self(request.prompt, request.negative_prompt, seed=request.seed, callback_on_step_end=callback, output_type=output_type, start_latents=self.encode_start(request), **sampling)
+
+    @torch.no_grad()
+    def encode_start(self, request: GenerationRequest) -> Tensor | None:
+        """The latents ``[1, C, T, h, w]`` of what a resolved request starts from; None where it starts from noise. Raises RequestError."""
+        if request.start_from is None:
+            return None
+        frames = torch.from_numpy(load_start(request)).to(self._execution_device)  # T H W C
+        return encode_video(self.vae, frames.permute(3, 0, 1, 2)[None].to(self.vae.dtype).div(127.5).sub(1)).float()
 
     @torch.no_grad()
     def __call__(
@@ -126,6 +135,8 @@ class MiraPipeline(DiffusionPipeline):
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         seed: int | Sequence[int] | None = None,
         latents: Tensor | None = None,
+        start_latents: Tensor | None = None,
+        strength: float | None = None,
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
         output_type: Literal["np", "pt", "pil", "latent"] = "np",
@@ -140,6 +151,10 @@ class MiraPipeline(DiffusionPipeline):
             seed: Item i of a batch draws all its noise from seed + i, or from its own of a list of seeds, on the CPU: it comes
                 out as it would alone, on any device. ``generator`` (one, or one an item) takes its place.
             latents: x_T ``[B, C, T, h, w]`` of unit variance, instead of drawn noise.
+            start_latents: Clean latents ``[B or 1, C, T', h, w]``, of ``encode_video``. Without ``strength`` they are the first frames of the
+                clip: at every step they take the place of what was sampled, noised to that step (as in Mira's sampler and RePaint, arXiv:2201.09865,
+                eq. 8), and in the end as they are. With ``strength`` they are the whole clip, noised so far that this share of the steps remains
+                (SDEdit, arXiv:2108.01073).
             eta: Share of fresh noise in a ddim step; other samplers ignore it.
             decode_chunk_frames: None decodes a clip whole; 10 gives the original code's independent chunks.
 
@@ -165,27 +180,45 @@ class MiraPipeline(DiffusionPipeline):
             latents = draw_noise(shape, generators, device)
         elif latents.shape != shape:
             raise RequestError("latents", f"latents have the shape {tuple(latents.shape)}; {shape} is needed for {batch_size} x {settings.num_frames} frames of {settings.width}x{settings.height}.")
-        state = solver.init(latents.to(device, torch.float32))
+        noise = latents.to(device, torch.float32)
+        kept, first = None, 0
+        if strength is not None and (start_latents is None or not 0 < strength <= 1):
+            raise RequestError("strength", f"strength is {strength}; it needs start_latents, and must be above 0 and at most 1.")
+        if start_latents is not None:
+            start_latents = _start(start_latents, shape, strength).to(device, torch.float32)
+            kept, first = (start_latents, 0) if strength is None else (None, solver.first(strength))
+        state = solver.start(start_latents, noise, first) if first else solver.init(noise)
         num_steps = len(solver.timesteps)
         fps_condition = torch.full((len(context),), settings.fps, device=device)
 
-        with self.progress_bar(total=num_steps) as progress_bar:
-            for step, timestep in enumerate(solver.timesteps):
+        with self.progress_bar(total=num_steps - first) as progress_bar:
+            for step, timestep in list(enumerate(solver.timesteps))[first:]:
                 x_t = solver.latents(state, step)
+                if kept is not None:
+                    x_t = self._keep(kept, x_t, noise, timestep)
                 prediction = self._predict(x_t, timestep, context, fps_condition, settings.guidance_scale)
                 state = solver.step(prediction, step, state, generators)
                 if not torch.isfinite(state).all():
                     raise GenerationError(f"The latents are no longer finite numbers after step {step + 1} of {num_steps} ({settings.sampler}, {self.transformer.dtype}). Try bfloat16 or float32, a smaller guidance_scale, or more steps.")
                 progress_bar.update()
                 if callback_on_step_end is not None:
-                    report = dict(latents=solver.latents(state, step + 1), preview=self._preview(prediction, x_t, timestep), num_steps=num_steps)
-                    callback_on_step_end(self, step, timestep, report)
+                    report = dict(latents=solver.latents(state, step + 1), preview=self._preview(prediction, x_t, timestep), num_steps=num_steps - first)
+                    callback_on_step_end(self, step - first, timestep, report)
                 if self._interrupted:
                     raise GenerationCancelled(f"Cancelled after step {step + 1} of {num_steps}.")
 
-        frames = self._finish(solver.latents(state, num_steps), output_type, settings.decode_chunk_frames)
+        result = solver.latents(state, num_steps)
+        if kept is not None:
+            result = torch.cat([kept, result[:, :, kept.shape[2] :]], 2)
+        frames = self._finish(result, output_type, settings.decode_chunk_frames)
         self.maybe_free_model_hooks()
         return MiraPipelineOutput(frames=frames) if return_dict else (frames,)
+
+    def _keep(self, kept: Tensor, x_t: Tensor, noise: Tensor, timestep: int) -> Tensor:
+        """``x_t`` with its first frames being ``kept``, noised to ``timestep`` by the clip's own noise."""
+        count = kept.shape[2]
+        noised = self.scheduler.add_noise(kept, noise[:, :, :count], torch.full((len(kept),), timestep))
+        return torch.cat([noised, x_t[:, :, count:]], 2)
 
     @property
     def vae_scale_factor(self) -> int:
@@ -250,7 +283,7 @@ class MiraPipeline(DiffusionPipeline):
         return [[Image.fromarray(frame) for frame in clip] for clip in (array * 255).round().astype(np.uint8)]
 
 
-_SHARED_FIELDS = ("height", "width", "num_frames", "fps", "num_inference_steps", "guidance_scale", "eta", "sampler", "decode_chunk_frames")
+_SHARED_FIELDS = ("height", "width", "num_frames", "fps", "num_inference_steps", "guidance_scale", "eta", "sampler", "decode_chunk_frames", "strength")
 """Fields of a request that are arguments of a call under the same name."""
 
 
@@ -266,6 +299,17 @@ def _texts(prompt: str | Sequence[str] | None, prompt_embeds: Tensor | None) -> 
     if not prompts:
         raise RequestError("prompt", "The list of prompts is empty.")
     return prompts
+
+
+def _start(start_latents: Tensor, shape: tuple[int, ...], strength: float | None) -> Tensor:
+    """``start_latents`` for a batch of ``shape``. Raises RequestError for a shape that does not fit."""
+    batch, channels, num_frames, height, width = shape
+    frames = start_latents.shape[2] if start_latents.ndim == 5 else 0
+    fits = 0 < frames < num_frames if strength is None else frames == num_frames
+    if not fits or start_latents.shape[0] not in (1, batch) or (start_latents.shape[1], *start_latents.shape[3:]) != (channels, height, width):
+        wanted = f"fewer than {num_frames}" if strength is None else f"{num_frames}"
+        raise RequestError("start_latents", f"start_latents have the shape {tuple(start_latents.shape)}; [1 or {batch}, {channels}, {wanted}, {height}, {width}] is needed.")
+    return start_latents.expand(batch, -1, -1, -1, -1)
 
 
 def _spread(name: str, value: str | Sequence[str], batch_size: int) -> list[str]:

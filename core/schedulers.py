@@ -150,6 +150,12 @@ class Sampler(Protocol):
     def init(self, noise: Tensor) -> Tensor:
         """The solver's own state for x_T = ``noise`` (unit variance, fp32)."""
 
+    def start(self, original_samples: Tensor, noise: Tensor, i: int) -> Tensor:
+        """The state at evaluation ``i`` for x_0 = ``original_samples`` with ``noise`` added, instead of ``init``."""
+
+    def first(self, strength: float) -> int:
+        """The evaluation to begin with so that a share of ``strength`` of them is done, one at least."""
+
     def latents(self, state: Tensor, i: int) -> Tensor:
         """x_t as the transformer takes it at evaluation ``i``; the result where ``i`` is the number of evaluations."""
 
@@ -191,6 +197,12 @@ class MiraDDIM:
 
     def init(self, noise: Tensor) -> Tensor:
         return noise
+
+    def start(self, original_samples: Tensor, noise: Tensor, i: int) -> Tensor:
+        return self._schedule.add_noise(original_samples, noise, torch.full((len(noise),), self.timesteps[i]))
+
+    def first(self, strength: float) -> int:
+        return _first(len(self.timesteps), strength)
 
     def latents(self, state: Tensor, i: int) -> Tensor:
         return state
@@ -240,6 +252,7 @@ class DiffusersSampler:
             self._scheduler.set_timesteps(timesteps=grid)
         self.timesteps = [int(t) for t in self._scheduler.timesteps]
         self._norm = [schedule.norm[t].item() for t in self.timesteps]
+        self._schedule, self._name = schedule, name
         self._draws_noise = name in _DRAWS_NOISE
         self._initial_scale = 1 / self._norm[0]
         if name in _VARIANCE_EXPLODING:
@@ -256,6 +269,16 @@ class DiffusersSampler:
     def init(self, noise: Tensor) -> Tensor:
         return noise * self._initial_scale
 
+    def start(self, original_samples: Tensor, noise: Tensor, i: int) -> Tensor:
+        if hasattr(self._scheduler, "set_begin_index"):  # DDPM's step depends on nothing but its timestep
+            self._scheduler.set_begin_index(i)
+        state = self._schedule.add_noise(original_samples, noise, torch.full((len(noise),), self.timesteps[i])) / self._norm[i]
+        return state * math.sqrt(1 + self._scheduler.sigmas[i].item() ** 2) if self._name in _VARIANCE_EXPLODING else state
+
+    def first(self, strength: float) -> int:
+        index = _first(len(self.timesteps), strength)
+        return index - index % 2 if self._name == "heun" else index  # heun's steps are pairs of evaluations
+
     def latents(self, state: Tensor, i: int) -> Tensor:
         if i == len(self.timesteps):
             return state
@@ -264,6 +287,11 @@ class DiffusersSampler:
     def step(self, model_output: Tensor, i: int, state: Tensor, generator: Sequence[torch.Generator] | torch.Generator | None) -> Tensor:
         options = dict(generator=generator) if self._draws_noise else {}
         return self._scheduler.step(model_output, self._scheduler.timesteps[i], state, return_dict=False, **options)[0]
+
+
+def _first(evaluations: int, strength: float) -> int:
+    """As diffusers' image-to-image pipelines count: the last ``strength`` of all evaluations are done."""
+    return evaluations - max(1, min(evaluations, round(evaluations * strength)))
 
 
 def dense_end_timesteps(num_train_timesteps: int, num_inference_steps: int, power: float = 1.5) -> list[int]:

@@ -124,6 +124,12 @@ class GenerationRequest:
     """0 to 2^63-1. The same seed gives the same noise on every device and in every batch."""
     decode_chunk_frames: int | None = None
     """None decodes the clip whole; 10 gives the original code's independent chunks, seams included."""
+    start_from: str | None = None
+    """A picture or a video to start from: its last frames are kept and continued, or with ``strength`` the whole of it is changed."""
+    start_frames: int | None = None
+    """How many frames at the start are kept from ``start_from``; one of a picture, a quarter of the clip of a video where nothing is said."""
+    strength: float | None = None
+    """How much of ``start_from`` is changed, above 0 to 1 (nothing of it is left); empty to continue it instead."""
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> GenerationRequest:
@@ -158,7 +164,11 @@ class GenerationRequest:
         preset = get_preset(self.preset) if self.preset else default_preset(self.model)
         filled = {name: getattr(preset, name) for name in PRESET_FIELDS if getattr(self, name) is None}
         seed = secrets.randbelow(2**31) if self.seed is None else self.seed
-        request = self.replace(**filled, preset=preset.name, seed=seed)
+        request = self.replace(**filled, preset=preset.name, seed=seed, start_from=self.start_from or None)
+        if request.start_from and request.strength is None and request.start_frames is None:
+            from .start import default_start_frames
+
+            request = request.replace(start_frames=default_start_frames(request.start_from, request.num_frames))
         request.validate()
         return request
 
@@ -187,8 +197,22 @@ class GenerationRequest:
                 raise RequestError(name, f"{name} is {value}; it must be from {low} to {high}.")
         if self.sampler not in SAMPLERS:
             raise RequestError("sampler", f"There is no sampler {self.sampler!r}.{nearest(self.sampler, SAMPLERS)} Known: {', '.join(SAMPLERS)}.")
+        self._validate_start()
         if self.decode_chunk_frames is not None and self.decode_chunk_frames < 1:
             raise RequestError("decode_chunk_frames", f"decode_chunk_frames is {self.decode_chunk_frames}; it must be at least 1, or empty to decode the clip whole.")
+
+    def _validate_start(self) -> None:
+        if self.start_from is None:
+            for name in ("start_frames", "strength"):
+                if getattr(self, name) is not None:
+                    raise RequestError(name, f"{name} is {getattr(self, name)}, but there is nothing to start from. Choose a picture or a video (start_from), or leave it empty.")
+        elif self.strength is not None:
+            if self.start_frames is not None:
+                raise RequestError("strength", "Both start_frames and strength are given. Keep the first to continue the source, or the second to change all of it.")
+            if not 0 < self.strength <= 1:
+                raise RequestError("strength", f"strength is {self.strength}; it must be above 0 and at most 1.")
+        elif not 1 <= self.start_frames < self.num_frames:
+            raise RequestError("start_frames", f"start_frames is {self.start_frames}; it must be from 1 to {self.num_frames - 1}, so that something new follows.")
 
 
 def _coerce(name: str, value: Any, hint: Any) -> Any:

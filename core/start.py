@@ -1,0 +1,59 @@
+"""What a clip starts from: a picture, the end of a video, or a whole video. No torch here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from .types import GenerationRequest, RequestError
+from .video_io import VideoError, probe, read_video
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+VIDEOS = (".mp4", ".gif", ".webm", ".mov", ".mkv")
+
+
+def is_picture(path: str | Path) -> bool:
+    """Whether the file's name says that it is a picture."""
+    return Path(path).suffix.lower() in PICTURES
+
+
+def default_start_frames(path: str | Path, num_frames: int) -> int:
+    """How many frames of a clip of ``num_frames`` are kept from ``path`` where nothing is said: one of a picture, a quarter of a video."""
+    return 1 if is_picture(path) else max(1, num_frames // 4)
+
+
+def load_start(request: GenerationRequest) -> np.ndarray:
+    """Frames uint8 [T, H, W, 3] at the size and speed of ``request`` (resolved, with ``start_from``).
+
+    With ``strength`` they are as many as the clip's, spread over the whole source; without it the last ``start_frames`` of it.
+    A source of another shape is scaled to cover the frame and cut at its middle. Raises RequestError for a file that cannot be used.
+    """
+    path = Path(request.start_from)
+    if not path.is_file():
+        raise RequestError("start_from", f"There is no file {path} to start from. Choose the picture or the video again.")
+    try:
+        if is_picture(path):
+            with Image.open(path) as image:
+                source, fps = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))[None], float(request.output_fps)
+        else:
+            source, fps = read_video(path), float(probe(path)["fps"])
+    except (VideoError, OSError, ValueError, Image.DecompressionBombError) as error:
+        raise RequestError("start_from", f"{path.name} cannot be read as a picture or a video ({error}).") from None
+    last = len(source) - 1
+    if request.strength is not None:
+        order = np.linspace(0, last, request.num_frames).round().astype(int)
+    else:
+        back = np.arange(request.start_frames)[::-1] * fps / request.output_fps
+        if request.start_frames > 1 and back[0] > last + 0.5:
+            most = int(last * request.output_fps / fps) + 1
+            raise RequestError("start_frames", f"start_frames is {request.start_frames}, but {path.name} has only {most} at {request.output_fps} frames a second. Use at most {most}.")
+        order = np.clip((last - back).round().astype(int), 0, last)
+    return np.stack([_fit(source[index], request.width, request.height) for index in order])
+
+
+def _fit(frame: np.ndarray, width: int, height: int) -> np.ndarray:
+    if frame.shape[:2] == (height, width):
+        return frame
+    return np.asarray(ImageOps.fit(Image.fromarray(frame), (width, height), Image.Resampling.LANCZOS))
