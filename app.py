@@ -70,7 +70,7 @@ def main() -> None:
         demo.launch(
             server_name=args.host,
             server_port=args.port,
-            allowed_paths=[str(services.library.videos_dir), str(data_dir / "previews"), str(services.exports)],
+            allowed_paths=[str(services.library.videos_dir), str(data_dir / "previews"), str(services.exports), str(services.sources)],
             max_file_size="100mb",
             show_error=True,
             mcp_server=args.mcp,

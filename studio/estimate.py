@@ -15,7 +15,8 @@ from .services import Services
 
 def work(request: GenerationRequest) -> float:
     """Pixels that the transformer goes over for a resolved request: proportional to its time, near enough to plan by."""
-    passes = request.num_inference_steps * SAMPLERS[request.sampler].evaluations_per_step * (1 if request.guidance_scale == 1 else 2)
+    steps = max(1, round(request.num_inference_steps * (request.strength or 1)))
+    passes = steps * SAMPLERS[request.sampler].evaluations_per_step * (1 if request.guidance_scale == 1 else 2)
     return float(request.num_frames * request.height * request.width * passes)
 
 

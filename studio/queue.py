@@ -29,6 +29,8 @@ STATES = ("waiting", "running", "done", "failed", "cancelled")
 FINISHED = ("done", "failed", "cancelled")
 MAX_CRASHES = 3
 """A request that took this many workers with it is failed rather than tried again."""
+START_FOLDERS = ("videos", "sources")
+"""Where in the data folder a file must lie for a request to start from it."""
 ROW_BYTES = 16 * 2**10
 """Room that one queued request may take in the database and its log."""
 
@@ -78,7 +80,7 @@ class Queue:
 
     def enqueue_many(self, requests: Iterable[GenerationRequest]) -> list[str]:
         """Store all of ``requests`` in their order, or none of them; their ids."""
-        rows = [(new_id(), dump_request(request.resolved())) for request in requests]
+        rows = [(new_id(), dump_request(self._checked(request))) for request in requests]
         require_space(self.db.path.parent, ROW_BYTES * len(rows))
         now = time.time()
         with self.db.write() as tx:
@@ -152,7 +154,7 @@ class Queue:
     def edit(self, id: str, request: GenerationRequest) -> None:
         """Replace a waiting request, which keeps its place. Raises RequestError for a bad one, or when the old one is not waiting any more."""
         self._require(id)
-        text = dump_request(request.resolved())
+        text = dump_request(self._checked(request))
         if not self._change("UPDATE requests SET request = ? WHERE id = ? AND state = 'waiting'", text, id):
             raise RequestError("id", "That request has started or ended in the meantime, so it stays as it was. Press Generate to queue this version as a new one.")
 
@@ -299,6 +301,14 @@ class Queue:
         with self.db.write():
             self.db.set_meta("paused", value)
             self.db.touch("queue")
+
+    def _checked(self, request: GenerationRequest) -> GenerationRequest:
+        """``request`` resolved. A file that it starts from must be the studio's own: whoever reaches the page must not read others."""
+        request = request.resolved()
+        folder = self.db.path.parent.resolve()
+        if request.start_from and not any(Path(request.start_from).resolve().is_relative_to(folder / name) for name in START_FOLDERS):
+            raise RequestError("start_from", f"{request.start_from} is none of this studio's files. Start from one of its videos, or open the picture on the page.")
+        return request
 
     def _require(self, id: str) -> Job:
         job = self.get(id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from dataclasses import dataclass
@@ -9,8 +10,12 @@ from pathlib import Path
 
 import filelock
 
+from core.files import replacing
+from core.start import load_start
+from core.types import GenerationRequest
+
 from .comparison import Comparisons
-from .db import Database, StorageError
+from .db import Database, StorageError, require_space
 from .executors.local import LocalExecutor
 from .library import Library
 from .models import Models
@@ -49,6 +54,23 @@ class Services:
     def exports(self) -> Path:
         """The folder of exported queues."""
         return self.data_dir / "exports"
+
+    @property
+    def sources(self) -> Path:
+        """The folder of pictures that clips start from."""
+        return self.data_dir / "sources"
+
+    def keep_source(self, path: str | Path) -> Path:
+        """A copy of a picture in ``sources``, named by its content. Raises RequestError for one that cannot be read, StorageError or WriteError."""
+        path = Path(path)
+        load_start(GenerationRequest(prompt="any", start_from=str(path)).resolved())
+        content = path.read_bytes()
+        target = self.sources / f"{hashlib.sha256(content).hexdigest()[:24]}{path.suffix.lower()}"
+        if not target.exists():
+            require_space(self.data_dir, len(content))
+            with replacing(target) as file:
+                file.write_bytes(content)
+        return target
 
     @classmethod
     def open(cls, data_dir: str | Path, executor: str = "local", default_model: str = DEFAULT_MODEL, start_worker: bool = True, device: str = "auto") -> Services:

@@ -44,6 +44,8 @@ def render_video(video: Video, wall: str | None = None) -> str:
         f'<div class="caption"><p class="caption-prompt" dir="auto">{escape(request.prompt)}</p><p class="caption-line">{_line(settings_line(request, video.elapsed))}</p>'
         f'<div class="caption-buttons"><button class="small strong" data-action="use" data-id="{video.id}" title="Fills the form with this video\'s prompt, seed and settings">Use these settings</button>'
         f'<button class="small" data-action="vary" data-id="{video.id}" title="Another one with a new seed, queued at once">Vary</button>{compare_button(video)}'
+        f'<button class="small" data-action="continue" data-id="{video.id}" title="A new clip that begins with the end of this one">Continue</button>'
+        f'<button class="small" data-action="change" data-id="{video.id}" title="A new clip made out of this one">Change</button>'
         f'<a class="small" href="{source}" download="{escape(file_stem(request))}.mp4" title="MP4 with its settings inside">Download</a>'
         f'<button class="small" data-action="star" data-id="{video.id}" aria-pressed="{str(video.favourite).lower()}">{star}</button>'
         f'{beside}<button class="small" data-action="delete" data-id="{video.id}">Delete</button>'

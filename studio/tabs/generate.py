@@ -12,6 +12,7 @@ import gradio as gr
 from core.files import WriteError
 from core.presets import PRESET_FIELDS, PRESETS, Preset, default_preset, presets_for
 from core.schedulers_info import SAMPLERS
+from core.start import PICTURES
 from core.types import GenerationRequest, RequestError
 from core.video_io import read_settings
 
@@ -23,7 +24,7 @@ from ..prompts import as_requests, as_text
 from ..queue import known_settings
 from ..screen import Session, example_prompts
 from ..services import Services
-from . import preset_form, wall_form
+from . import preset_form, start_form, wall_form
 
 if TYPE_CHECKING:
     from ..ui import Page
@@ -33,7 +34,7 @@ MAX_TEXT_BYTES = 1_000_000
 """A file of prompts."""
 SLIDER_GUIDANCE = 20.0
 SEEDS = 2**31
-FIELDS = ("prompt", "negative_prompt", "model", "preset", *PRESET_FIELDS)
+FIELDS = ("prompt", "negative_prompt", "model", "preset", *PRESET_FIELDS, *start_form.FIELDS)
 """The fields of a request that a widget of the same name holds; seed and count come beside them."""
 SETTINGS_FILES = (".mp4", ".gif", ".png")
 MANY_HINT = (
@@ -58,6 +59,7 @@ class GenerateTab:
     button: gr.Button
     error: gr.HTML
     estimate: gr.HTML
+    start: start_form.StartForm
     own_presets: preset_form.PresetForm
     walls: wall_form.WallForm
 
@@ -88,7 +90,8 @@ def layout(page: Page) -> GenerateTab:
                 with gr.Accordion("Many prompts at once", open=False, elem_id="many"):
                     gr.HTML(MANY_HINT)
                 with gr.Column(elem_id="opener-box", min_width=0):  # outside the accordion, whose contents are not on the page while it is closed
-                    opener = gr.UploadButton("Open prompts or a video", file_types=[".txt", ".json", *SETTINGS_FILES], size="sm", elem_id="opener")
+                    opener = gr.UploadButton("Open prompts, a picture or a video", file_types=[".txt", ".json", *SETTINGS_FILES, *PICTURES], size="sm", elem_id="opener")
+                start = start_form.layout(fields)
             with gr.Column(elem_id="settings", min_width=0):
                 fields["model"] = gr.Dropdown(model_choices(page), value=model, label="Model", elem_id="model", allow_custom_value=True)
                 fields["preset"] = gr.Dropdown(preset_choices(model), value=preset.name, label="Size and length", elem_id="preset", filterable=False)
@@ -124,7 +127,7 @@ def layout(page: Page) -> GenerateTab:
             page.panes["strip"] = gr.HTML(elem_id="strip")
         with gr.Column(elem_id="right", min_width=0):
             page.panes["queue"] = gr.HTML(elem_id="queue")
-    return GenerateTab({name: fields[name] for name in FIELDS}, seed, dice, keep_seed, count, opener, button, error, estimate_line, own_presets, walls)
+    return GenerateTab({name: fields[name] for name in FIELDS}, seed, dice, keep_seed, count, opener, button, error, estimate_line, start, own_presets, walls)
 
 
 def model_choices(page: Page) -> list[tuple[str, str]]:
@@ -195,6 +198,15 @@ def wire(page: Page, tab: GenerateTab) -> None:
             else:
                 session.editing = id if action == "edit" else None
                 form, seed, keep, tabs = list(fill(found.request).values()), str(found.request.seed), True, gr.Tabs(selected="generate")
+        elif action in ("continue", "change"):
+            video = page.services.library.get(id)
+            if video is None:
+                error = alert("That video was deleted.")
+            else:
+                session.editing = None
+                filled = fill(start_form.continued(video) if action == "continue" else start_form.changed(video))
+                filled["prompt"] = gr.skip() if (values[0] or "").strip() else filled["prompt"]
+                form, seed, tabs = list(filled.values()), draw_seed(), gr.Tabs(selected="generate")
         elif action == "use-model":
             updates = dict(zip(("preset", *PRESET_FIELDS), change_model(id), strict=True)) | {"model": id}
             form, tabs = [updates.get(name, gr.skip()) for name in FIELDS], gr.Tabs(selected="generate")
@@ -219,6 +231,9 @@ def wire(page: Page, tab: GenerateTab) -> None:
                 return ["" if ids else note(f"{presets} presets imported."), *[gr.skip()] * (len(FIELDS) + 2)]
             if Path(path).suffix.lower() == ".txt":
                 return ["", gr.skip(), gr.skip(), read_text(path), *[gr.skip()] * (len(FIELDS) - 1)]
+            if Path(path).suffix.lower() in PICTURES and not has_settings(path):
+                source = start_form.from_picture(page.services.keep_source(path))
+                return ["", gr.skip(), gr.skip(), *(source.get(name, gr.skip()) for name in FIELDS)]
             request = request_in(path)
         except (RequestError, StorageError, WriteError) as error:
             return [alert(str(error)), *[gr.skip()] * (len(FIELDS) + 2)]
@@ -248,6 +263,7 @@ def wire(page: Page, tab: GenerateTab) -> None:
     model.input(change_model, model, [preset, *sampling], **event)
     costly = [widget.change for name, widget in tab.fields.items() if name != "negative_prompt"]
     gr.on([*costly, tab.count.change], tell, [page.session, *tab.form], go, trigger_mode="always_last", **event)
+    start_form.wire(page, tab, tab.start)
     preset_form.wire(page, tab, tab.own_presets)
     wall_form.wire(page, tab, tab.walls)
     demo = gr.context.Context.root_block
@@ -272,6 +288,7 @@ def fill(request: GenerationRequest) -> dict[str, Any]:
     known = {name for _, name in preset_choices(request.model)}
     values["preset"] = gr.update(choices=preset_choices(request.model), value=request.preset if request.preset in known else None)
     values["guidance_scale"] = _guidance(request.guidance_scale)
+    values["start_from"] = request.start_from or ""
     return values
 
 
@@ -294,6 +311,14 @@ def read_text(path: str) -> str:
         return Path(path).read_text(encoding="utf-8-sig").strip()
     except UnicodeDecodeError:
         raise RequestError("prompt", f"{Path(path).name} is not text in UTF-8. Save it as UTF-8 and open it again.") from None
+
+
+def has_settings(path: str) -> bool:
+    """Whether a picture was made here; one that cannot be read was not."""
+    try:
+        return read_settings(path) is not None
+    except (OSError, ValueError):
+        return False
 
 
 def request_in(path: str) -> GenerationRequest:

@@ -286,3 +286,14 @@ def test_recover_makes_list_and_folders_agree(tmp_path: Path) -> None:
     os.replace(library.trash_dir / f"{id}.mp4", found.path)
     library.recover(queue)
     assert library.get(id) is not None, "brought back on disk only: brought back"
+
+
+def test_a_request_starts_from_the_studios_own_files_alone(tmp_path: Path) -> None:
+    queue = Queue(tmp_path / "data" / "studio.db")
+    inside = tmp_path / "data" / "videos" / "v.mp4"
+    assert queue.get(queue.enqueue(GenerationRequest(prompt="x", start_from=str(inside)))).request.start_from == str(inside)
+    for outside in (tmp_path / "v.mp4", inside.parent / ".." / "studio.db", Path("/etc/passwd")):
+        with pytest.raises(RequestError, match="none of this studio's files"):
+            queue.enqueue(GenerationRequest(prompt="x", start_from=str(outside)))
+    with pytest.raises(RequestError, match="none of this studio's files"):
+        queue.edit(queue.list()[0].id, GenerationRequest(prompt="x", start_from="/etc/passwd"))
