@@ -15,7 +15,7 @@ import typing
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,32 +9,22 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from core.files import WriteError
-from core.presets import PRESET_FIELDS, PRESETS, Preset, default_preset, presets_for
+from core.presets import PRESET_FIELDS, PRESETS, default_preset
 from core.schedulers_info import SAMPLERS
 from core.start import PICTURES
-from core.types import GenerationRequest, RequestError
-from core.video_io import read_settings
+from core.types import RequestError
 
 from ..components.words import alert, escape, note
 from ..db import StorageError
 from ..estimate import estimate
 from ..exchange import import_queue
-from ..prompts import as_requests, as_text
-from ..queue import known_settings
 from ..screen import Session, example_prompts
-from ..services import Services
 from . import preset_form, start_form, wall_form
+from .form import FIELDS, SLIDER_GUIDANCE, draw_seed, fill, has_settings, preset_choices, preset_values, read_text, request_in, requests_of
 
 if TYPE_CHECKING:
     from ..ui import Page
 
-MAX_COUNT = 16
-MAX_TEXT_BYTES = 1_000_000
-"""A file of prompts."""
-SLIDER_GUIDANCE = 20.0
-SEEDS = 2**31
-FIELDS = ("prompt", "negative_prompt", "model", "preset", *PRESET_FIELDS, *start_form.FIELDS)
-"""The fields of a request that a widget of the same name holds; seed and count come beside them."""
 SETTINGS_FILES = (".mp4", ".gif", ".png")
 MANY_HINT = (
     '<ul class="hint"><li>Each line of the prompt is a video of its own.</li>'
@@ -67,11 +56,6 @@ class GenerateTab:
     def form(self) -> list[gr.components.Component]:
         """Everything that ``Generate`` reads."""
         return [*self.fields.values(), self.seed, self.keep_seed, self.count]
-
-
-def draw_seed() -> str:
-    """A new one, short enough to read out."""
-    return str(secrets.randbelow(SEEDS))
 
 
 def layout(page: Page) -> GenerateTab:
@@ -138,20 +122,6 @@ def model_choices(page: Page) -> list[tuple[str, str]]:
         choices.append((f"{model.name}{download}", model.name))
     default = page.services.default_model
     return choices if default in [name for _, name in choices] else [(default, default), *choices]
-
-
-def preset_choices(model: str) -> list[tuple[str, str]]:
-    return [(preset.label, preset.name) for preset in presets_for(model)]
-
-
-def preset_values(preset: Preset) -> list[Any]:
-    """What a preset puts into the widgets of PRESET_FIELDS."""
-    return [_guidance(preset.guidance_scale), *(getattr(preset, name) for name in PRESET_FIELDS[1:])]
-
-
-def _guidance(value: float) -> Any:
-    """The slider at ``value``, which another program may have set beyond its usual range."""
-    return gr.update(value=value, maximum=max(SLIDER_GUIDANCE, value))
 
 
 def wire(page: Page, tab: GenerateTab) -> None:
@@ -270,63 +240,3 @@ def wire(page: Page, tab: GenerateTab) -> None:
     demo.load(tell, [page.session, *tab.form], go, **event)
     demo.load(None, None, prompt, js="() => window.studio.draft()", **{**event, "concurrency_limit": "default"})
     prompt.change(None, prompt, None, js="(text) => window.studio.keepDraft(text)", **{**event, "concurrency_limit": "default"})
-
-
-def requests_of(services: Services, values: tuple[Any, ...]) -> list[GenerationRequest]:
-    """What GenerateTab.form holds as requests: every prompt with every seed. Raises RequestError."""
-    *plain, seed_text, _, count = values
-    settings = dict(zip(FIELDS, plain, strict=True))
-    first = read_seed(seed_text)
-    if count is None or not 1 <= count <= MAX_COUNT:
-        raise RequestError("count", f"The number of videos is {count if count is not None else 'empty'}; it must be from 1 to {MAX_COUNT}.")
-    return as_requests(settings.pop("prompt") or "", settings, first, int(count), services.wildcards)
-
-
-def fill(request: GenerationRequest) -> dict[str, Any]:
-    """What the widgets of FIELDS show for ``request``."""
-    values = {**{name: getattr(request, name) for name in FIELDS}, "prompt": as_text(request.prompt)}
-    known = {name for _, name in preset_choices(request.model)}
-    values["preset"] = gr.update(choices=preset_choices(request.model), value=request.preset if request.preset in known else None)
-    values["guidance_scale"] = _guidance(request.guidance_scale)
-    values["start_from"] = request.start_from or ""
-    return values
-
-
-def read_seed(text: str | None) -> int:
-    """The seed that was typed; a new one for an empty box. Raises RequestError."""
-    text = (text or "").strip()
-    if not text:
-        return int(draw_seed())
-    try:
-        return int(text)
-    except ValueError:
-        raise RequestError("seed", f"The seed is {text[:40]!r}; it must be a whole number from 0 to 2^63-1. Press New to draw one.") from None
-
-
-def read_text(path: str) -> str:
-    """A text file of prompts, or an exported queue. Raises RequestError."""
-    if Path(path).stat().st_size > MAX_TEXT_BYTES:
-        raise RequestError("prompt", f"{Path(path).name} is larger than {MAX_TEXT_BYTES // 1000:,} kB; split it.")
-    try:
-        return Path(path).read_text(encoding="utf-8-sig").strip()
-    except UnicodeDecodeError:
-        raise RequestError("prompt", f"{Path(path).name} is not text in UTF-8. Save it as UTF-8 and open it again.") from None
-
-
-def has_settings(path: str) -> bool:
-    """Whether a picture was made here; one that cannot be read was not."""
-    try:
-        return read_settings(path) is not None
-    except (OSError, ValueError):
-        return False
-
-
-def request_in(path: str) -> GenerationRequest:
-    """The request inside a video made here. Raises RequestError."""
-    try:
-        settings = read_settings(path)
-    except (OSError, ValueError) as error:
-        raise RequestError("file", f"{Path(path).name} cannot be read: {error}") from None
-    if settings is None:
-        raise RequestError("file", f"{Path(path).name} holds no settings: it was not made here, or another program has written it anew without them.")
-    return known_settings(settings).resolved()

@@ -14,6 +14,7 @@ from ..components.words import alert, note
 from ..own_presets import FIELDS
 from ..queue import dump_request
 from ..screen import Session
+from .form import fill, requests_of
 
 if TYPE_CHECKING:
     from ..ui import Page
@@ -43,8 +44,6 @@ def layout(page: Page) -> PresetForm:
 
 def wire(page: Page, tab: GenerateTab, form: PresetForm) -> None:
     """Connect the widgets."""
-    from .generate import fill, requests_of
-
     presets, event = page.services.own_presets, page.event
     fields = [tab.fields[name] for name in FIELDS]
 

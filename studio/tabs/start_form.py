@@ -13,12 +13,12 @@ from core.types import GenerationRequest
 
 from ..components.words import escape, file_url
 from ..library import Video
+from .form import START_FIELDS
 
 if TYPE_CHECKING:
     from ..ui import Page
     from .generate import GenerateTab
 
-FIELDS = ("start_from", "start_frames", "strength")
 CHANGE = 0.6
 """The strength that "Change" begins with."""
 
@@ -33,7 +33,7 @@ class StartForm:
 
 
 def layout(fields: dict[str, gr.components.Component]) -> StartForm:
-    """Build the widgets; those of FIELDS go into ``fields``."""
+    """Build the widgets; those of START_FIELDS go into ``fields``."""
     fields["start_from"] = gr.Textbox("", label="start from", show_label=False, container=False, elem_id="start-from", elem_classes="offstage")
     with gr.Accordion("Start from a picture or a video", open=False, elem_id="start") as box:
         line = gr.HTML(words("", None, None), elem_id="start-line")
@@ -46,7 +46,7 @@ def layout(fields: dict[str, gr.components.Component]) -> StartForm:
 
 def wire(page: Page, tab: GenerateTab, form: StartForm) -> None:
     """Connect the widgets."""
-    fields = [tab.fields[name] for name in FIELDS]
+    fields = [tab.fields[name] for name in START_FIELDS]
     gr.on([widget.change for widget in fields], words, fields, form.line, trigger_mode="always_last", **page.event)
     fields[0].change(lambda path: gr.update(open=bool(path)), fields[0], form.box, **page.event)
     form.clear.click(lambda: ["", None, None], None, fields, **page.event)
@@ -81,5 +81,5 @@ def changed(video: Video) -> GenerationRequest:
 
 
 def from_picture(path: Path) -> dict[str, Any]:
-    """The values of FIELDS for a picture of the studio's own."""
+    """The values of START_FIELDS for a picture of the studio's own."""
     return {"start_from": str(path), "start_frames": 1, "strength": None}

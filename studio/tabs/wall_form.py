@@ -14,6 +14,7 @@ from ..components.words import alert
 from ..db import StorageError
 from ..screen import Session
 from ..walls import DRAFT_STEPS, FIELDS, MAX_AXES, Axis, axis_title, example, parse_axis
+from .form import requests_of
 
 if TYPE_CHECKING:
     from ..ui import Page
@@ -60,8 +61,6 @@ def layout() -> WallForm:
 
 def wire(page: Page, tab: GenerateTab, form: WallForm) -> None:
     """Connect the widgets."""
-    from .generate import requests_of
-
     walls, event = page.services.walls, page.event
 
     def base_of(values: tuple[Any, ...]) -> GenerationRequest:
