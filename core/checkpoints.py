@@ -60,7 +60,7 @@ def load_pipeline(
     if device.type == "cpu":
         set_threads()
     pipe = MiraPipeline.from_pretrained(folder, text_encoder=None, tokenizer=None, dtype=dtype)
-    pipe.model_name = str(name_or_path)
+    pipe.model_name, pipe.model_folder = str(name_or_path), folder
     pipe.to(device)
     if text_encoder:
         pipe.lazy_text_encoder = LazyTextEncoder(_text_encoder_folder(folder, data_dir / "models"), data_dir / "cache" / "prompts", device, dtype)

@@ -22,7 +22,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from .field_docs import field_docs
 from .files import WriteError
-from .types import MAX_SEED, GenerationRequest, RequestError
+from .provenance import made_with
+from .types import MADE_WITH, MAX_SEED, GenerationRequest, RequestError
 from .video_io import FORMATS, VideoError, save_video, video_format
 
 logger = logging.getLogger("core.generate")  # also when run as __main__
@@ -110,7 +111,7 @@ def generate(arguments: argparse.Namespace) -> None:
             clips = pipe(**plain, start_latents=pipe.encode_start(batch[0])).frames
             seconds = (time.monotonic() - began) / len(batch)
             for request, path, frames in zip(batch, paths[start:], clips):
-                written = save_video(frames, path, request.output_fps, request.to_dict(), format=arguments.format)
+                written = save_video(frames, path, request.output_fps, request.to_dict() | {MADE_WITH: made_with(pipe)}, format=arguments.format)
                 _report(written, request, seconds, arguments.json)
                 bar.update()
 

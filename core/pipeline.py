@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -79,6 +80,8 @@ class MiraPipeline(DiffusionPipeline):
         self.lazy_text_encoder: LazyTextEncoder | None = None
         self.model_name = ""
         """Decides the default preset of a call; ``load_pipeline`` sets it."""
+        self.model_folder: Path | None = None
+        """Where the weights come from; ``load_pipeline`` sets it."""
         self._interrupted = False
 
     def interrupt(self) -> None:

@@ -15,6 +15,8 @@ import typing
 from dataclasses import dataclass
 from typing import Any
 
+MADE_WITH = "made_with"
+"""What the settings in a file hold beside the request: versions, device and the model's hash (``core.provenance``)."""
 MAX_PROMPT_CHARS = 2_000
 MAX_SEED = 2**63 - 1
 MAX_INFERENCE_STEPS = 1_000
@@ -133,12 +135,14 @@ class GenerationRequest:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> GenerationRequest:
-        """The request in a JSON object. Raises RequestError for an unknown name or a value of the wrong type."""
+        """The request in a JSON object, such as ``read_settings`` gives. Raises RequestError for an unknown name or a value of the wrong type."""
         if not isinstance(values, dict):
             raise RequestError("request", f"A request is an object of settings, not {type(values).__name__}.")
         hints = typing.get_type_hints(cls)
         known = {}
         for name, value in values.items():
+            if name == MADE_WITH:
+                continue
             if name not in hints:
                 raise RequestError(str(name), f"{name!r} is not a setting.{nearest(name, hints)}")
             known[name] = _coerce(name, value, hints[name])

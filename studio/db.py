@@ -101,6 +101,10 @@ CREATE INDEX tags_by_video ON tags (video);
 CREATE INDEX videos_by_model ON videos (json_extract(request, '$.model'), created);
 CREATE INDEX videos_by_preset ON videos (json_extract(request, '$.preset'), created)
 """,
+    """
+ALTER TABLE requests ADD COLUMN verifies TEXT;
+ALTER TABLE videos ADD COLUMN verdict TEXT
+""",
 )
 """Each entry brings a file from the version of its index (SQLite's user_version) to the next; what was released is never changed, only added to."""
 

@@ -47,6 +47,8 @@ class Video:
     """Frames a second of the file."""
     favourite: bool
     tags: tuple[str, ...] = ()
+    verdict: str | None = None
+    """What came out when it was made again, in words."""
 
 
 @dataclass(frozen=True)
@@ -201,6 +203,12 @@ class Library:
                     tx.execute("DELETE FROM tags WHERE video = ? AND tag = ? COLLATE NOCASE", (id, tag))
             self.db.touch("library")
 
+    def set_verdict(self, id: str, verdict: str) -> None:
+        """Keep what came out when a video was made again."""
+        with self.db.write() as tx:
+            tx.execute("UPDATE videos SET verdict = ? WHERE id = ?", (verdict, id))
+            self.db.touch("library")
+
     def delete(self, id: str) -> None:
         """Move a video to the trash; ``undelete`` brings it back until it is purged."""
         self._move(id, deleted=time.time(), state="deleted IS NULL", source=self.videos_dir, target=self.trash_dir)
@@ -254,6 +262,7 @@ class Library:
             fps=row["fps"],
             favourite=bool(row["favourite"]),
             tags=tags,
+            verdict=row["verdict"],
         )
 
 

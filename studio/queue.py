@@ -64,6 +64,8 @@ class Job:
     finished: float | None
     preview: str | None
     """Path of an animated WebP of the unfinished clip."""
+    verifies: str | None = None
+    """The video that is made again only to be compared with what comes out; None for an ordinary request."""
 
 
 class Queue:
@@ -91,6 +93,13 @@ class Queue:
             )
             self.db.touch("queue")
         return [id for id, _ in rows]
+
+    def verify(self, video: str, request: GenerationRequest) -> str:
+        """Queue ``request`` once more, to be compared with the video that it made; the new request's id."""
+        with self.db.write() as tx:
+            id = self.enqueue(request)
+            tx.execute("UPDATE requests SET verifies = ? WHERE id = ?", (video, id))
+        return id
 
     def get(self, id: str) -> Job | None:
         """The request of that id, cleared ones included."""

@@ -217,6 +217,9 @@ class Screen:
                     raise RequestError("id", "That video was deleted.")
                 queue.enqueue(video.request.replace(seed=None))
                 session.selected = None
+            case "verify":
+                video = self._picked(id)[0]
+                queue.verify(video.id, video.request)
             case "star":
                 video = library.get(id)
                 library.set_favourite(id, not (video is not None and video.favourite))

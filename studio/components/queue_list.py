@@ -57,14 +57,14 @@ def _turn_hint(paused: bool) -> str:
 def _row(job: Job, first: bool, several: bool) -> str:
     """``first``: the next to start; ``several``: there is more than one that waits, so that they have an order."""
     parts = [f'<div class="job-head"><span class="dot"></span><span class="job-state">{STATE_WORDS[job.state]}</span><span class="job-right">{_right(job)}</span></div>']
-    prompt = escape(job.request.prompt)
+    prompt = escape(f"Verify: {job.request.prompt}" if job.verifies else job.request.prompt)
     if job.state == "running":
         percent = round(100 * job.progress)
         parts.append(f'<button class="job-prompt" data-action="follow" data-id="{job.id}" title="Watch it: {prompt}" dir="auto">{prompt}</button>')
         parts.append(f'<progress max="100" value="{percent}" aria-label="Progress">{percent} %</progress>')
         parts.append(f'<div class="job-foot"><span>{stage_words(job)}</span>{_button("cancel", job)}</div>')
     elif job.state == "done":
-        parts.append(f'<button class="job-prompt" data-action="show" data-id="{job.id}" title="Show the video: {prompt}" dir="auto">{prompt}</button>')
+        parts.append(f'<button class="job-prompt" data-action="show" data-id="{job.verifies or job.id}" title="Show the video: {prompt}" dir="auto">{prompt}</button>')
     else:
         parts.append(f'<div class="job-prompt" title="{prompt}" dir="auto">{prompt}</div>')
         if job.state == "failed":

@@ -37,6 +37,7 @@ def render_video(video: Video, wall: str | None = None) -> str:
     request, source = video.request, file_url(video.path)
     poster = f' poster="{file_url(video.poster)}"' if video.poster else ""
     star = "Unstar" if video.favourite else "Star"
+    verdict = f'<p class="note verdict" role="status">{escape(video.verdict)}</p>' if video.verdict else ""
     beside = f'<button class="small" data-action="wall" data-id="{wall}" title="The videos that were queued together with this one">Its grid</button>' if wall else ""
     return (
         f'<div class="stage"{_shape(video.width, video.height)}><video loop muted autoplay controls playsinline preload="auto" data-fps="{video.fps:g}"{poster} '
@@ -51,7 +52,8 @@ def render_video(video: Video, wall: str | None = None) -> str:
         f'{beside}<button class="small" data-action="delete" data-id="{video.id}">Delete</button>'
         f'<details class="menu" data-menu="video"><summary class="small" aria-label="More downloads" title="More downloads">⋯</summary><div>'
         f'<button class="quiet" data-action="gif" data-id="{video.id}">Download as gif</button>'
-        f'<button class="quiet" data-action="plain" data-id="{video.id}" title="The same mp4, without the prompt and settings in it">Download without settings</button></div></details></div></div>'
+        f'<button class="quiet" data-action="plain" data-id="{video.id}" title="The same mp4, without the prompt and settings in it">Download without settings</button>'
+        f'<button class="quiet" data-action="verify" data-id="{video.id}" title="Makes it once more and says whether every pixel comes out again">Verify</button></div></details></div>{verdict}</div>'
     )
 
 

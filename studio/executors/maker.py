@@ -18,6 +18,8 @@ from typing import Any
 import torch
 
 from core import GenerationCancelled, GenerationRequest, MiraPipeline, load_pipeline, save_video
+from core.provenance import made_with
+from core.types import MADE_WITH, RequestError
 from core.video_io import save_poster
 
 from ..db import Database, require_space
@@ -25,6 +27,7 @@ from ..library import Library
 from ..models import Models
 from ..queue import Job, Queue
 from .progress import DECODED, LEASE_SECONDS, Progress
+from .verify import verdict
 from .words import explain, is_broken_device
 
 log = logging.getLogger(__name__)
@@ -91,12 +94,15 @@ class VideoMaker:
         request = job.request
         require_space(self.data_dir, video_bytes(request))
         started = time.monotonic()
-        output = self.pipeline(request.model).generate(request, callback=progress.on_step_end)
+        pipe = self.pipeline(request.model)
+        output = pipe.generate(request, callback=progress.on_step_end)
         frames = output.frames[0]  # T H W C
         progress.stage("save", DECODED)
         part, final = self.work_dir / f"{job.id}.mp4", self.library.videos_dir / f"{job.id}.mp4"
         try:
-            save_video(frames, part, fps=request.output_fps, settings=request.to_dict())
+            save_video(frames, part, fps=request.output_fps, settings=request.to_dict() | {MADE_WITH: made_with(pipe)})
+            if job.verifies is not None:
+                return self.verify(job, part)
             save_poster(frames, part.with_suffix(".jpg"))
             with self.queue.db.write():
                 if not self.queue.finish(job.id, self.worker_id, job.attempts, str(final)):
@@ -105,6 +111,17 @@ class VideoMaker:
         finally:
             for file in (part, part.with_suffix(".jpg")):
                 file.unlink(missing_ok=True)
+
+    def verify(self, job: Job, part: Path) -> None:
+        """Keep the verdict on the video that ``part`` is the second making of; ``part`` itself is thrown away."""
+        video = self.library.get(job.verifies)
+        if video is None:
+            raise RequestError("id", "The video that was to be verified is deleted.")
+        words = verdict(Path(video.path), part)
+        with self.queue.db.write():
+            if not self.queue.finish(job.id, self.worker_id, job.attempts, video.path):
+                raise GenerationCancelled(f"Request {job.id} was cancelled.")
+            self.library.set_verdict(video.id, words)
 
     def pipeline(self, model: str) -> MiraPipeline:
         """The pipeline of ``model``: the one at hand, or loaded in its place."""

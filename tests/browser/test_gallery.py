@@ -84,3 +84,11 @@ def test_a_gif_and_a_file_without_settings(gallery: Page, tmp_path: Path) -> Non
         file = tmp_path / f"file{suffix}"
         download.value.save_as(file)
         assert (read_settings(file) is not None) == kept
+
+
+def test_a_video_is_verified(gallery: Page) -> None:
+    gallery.get_by_role("button", name="Show: Second fish.").last.click()
+    gallery.locator("#viewer summary").click()
+    gallery.get_by_role("button", name="Verify", exact=True).click()
+    expect(gallery.locator("#queue")).to_contain_text("Verify: Second fish.")
+    expect(gallery.locator("#viewer .verdict")).to_contain_text("Bit-exact")

@@ -7,8 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
-from core import GenerationCancelled, GenerationRequest
+from core import GenerationCancelled, GenerationRequest, read_settings
 from studio import db as db_module
 from studio.executors import maker as maker_module
 from studio.executors.maker import VideoMaker
@@ -109,3 +110,24 @@ def test_a_cancelled_request_stops_the_decode_from_being_saved(maker: VideoMaker
         maker.queue.cancel(job.id)
         with pytest.raises(GenerationCancelled):
             progress.stage("save", 0.97)
+
+
+def test_a_video_is_made_again_and_judged(maker: VideoMaker, small: GenerationRequest) -> None:
+    job = lease(maker, small)
+    maker.work(job)
+    told = read_settings(maker.library.get(job.id).path)["made_with"]
+    assert told["torch"] and told["dtype"] and len(told["model_hash"]) == 12
+
+    def verify() -> str:
+        id = maker.queue.verify(job.id, job.request)
+        maker.work(maker.queue.lease("w", 60))
+        assert maker.queue.get(id).state == "done" and maker.library.count() == 1 and not list(maker.work_dir.iterdir())
+        return maker.library.get(job.id).verdict
+
+    assert verify().startswith("Bit-exact")
+    weight = maker.pipe.transformer.proj_out.weight
+    weight.data += 0.5 * weight.data.abs().mean() * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    maker.pipe.to(torch.float32)
+    words = verify()
+    assert words.startswith(("Drifted", "Within tolerance")) and "of 255 on average" in words
+    assert ("the number format" in words) == (told["dtype"] != "float32")
