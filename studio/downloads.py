@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from core.files import replacing
+from core.smooth import SMOOTH_FPS, interpolate
 from core.types import RequestError
 from core.video_io import copy_without_settings, read_video, save_video
 
@@ -41,3 +42,9 @@ def write_plain(video: Video, folder: Path) -> Path:
     """``video`` without the settings that its file carries; the pictures are the same bits. Raises VideoError or WriteError."""
     path = folder / f"{file_stem(video.request)}-{video.id[-6:]}-plain.mp4"
     return path if path.exists() else copy_without_settings(video.path, path)
+
+
+def write_smooth(video: Video, folder: Path) -> Path:
+    """``video`` with frames put in between for smooth playback. Raises VideoError or WriteError."""
+    path = folder / f"{video.id}-{SMOOTH_FPS}fps.mp4"
+    return path if path.exists() else interpolate(video.path, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from .components.viewer import render_examples, render_running, render_video, re
 from .components.wall import render_cells, render_wall
 from .components.words import escape, file_url, model_label
 from .db import StorageError, free_bytes
-from .downloads import write_gif, write_plain, write_zip
+from .downloads import write_gif, write_plain, write_smooth, write_zip
 from .estimate import seconds_left
 from .exchange import export_queue
 from .library import Query, Video
@@ -29,6 +30,8 @@ from .models import Model
 from .queue import load_request
 from .services import Services
 from .walls import Wall
+
+log = logging.getLogger(__name__)
 
 PANES = ("device", "viewer", "cells", "strip", "queue", "gallery", "models", "toast", *COMPARE_PANES)
 """In the order in which ``paint`` gives them."""
@@ -61,6 +64,8 @@ class Session:
     """Ids of the videos on the Compare tab, in their order."""
     blind: Blind | None = None
     """The blind test, while it is open."""
+    smooth: bool = False
+    """Whether videos are shown with frames put in between."""
     query: Query = Query()
     """What the gallery shows."""
     shown: int = GALLERY_PAGE
@@ -86,7 +91,7 @@ class Screen:
         """HTML for each of PANES, ``gr.skip()`` for one that is as the browser has it: a video plays on, a list keeps its place."""
         services = self.services
         status = services.executor.status()
-        chosen = session.selected, session.wall, session.undo, session.exported, session.query, session.shown
+        chosen = session.selected, session.wall, session.undo, session.exported, session.smooth, session.query, session.shown
         key = (services.queue.version(), services.library.version(), tuple(status.items()), chosen, compare_key(services, session))
         if key == session.key:
             return [gr.skip()] * len(PANES)
@@ -131,10 +136,18 @@ class Screen:
                 return render_waiting(waiting, 0, status, paused), None
             video = videos[0] if videos else None
         if video is not None:
-            return render_video(video, self.services.walls.of(video.id)), video.id
+            return render_video(video, self.services.walls.of(video.id), self._smoothed(video) if session.smooth else None), video.id
         model = self.services.default_model
         preset = default_preset(model)
         return render_examples(example_prompts(model), preset.width, preset.height), None
+
+    def _smoothed(self, video: Video) -> str | None:
+        """The interpolated file of ``video``, made now if need be; None where that cannot be done."""
+        try:
+            return str(write_smooth(video, self.services.exports))
+        except (VideoError, WriteError) as error:
+            log.warning("%s", error)
+            return None
 
     def _picked(self, ids: str) -> list[Video]:
         """The videos of these ids, with commas between them. Raises RequestError when there are none."""
@@ -217,6 +230,8 @@ class Screen:
                     raise RequestError("id", "That video was deleted.")
                 queue.enqueue(video.request.replace(seed=None))
                 session.selected = None
+            case "smooth":
+                session.smooth = not session.smooth
             case "verify":
                 video = self._picked(id)[0]
                 queue.verify(video.id, video.request)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from core.smooth import SMOOTH_FPS
+
 from ..library import Video
 from ..queue import Job
 from .comparing import compare_button
@@ -32,17 +34,19 @@ def render_running(job: Job) -> str:
     )
 
 
-def render_video(video: Video, wall: str | None = None) -> str:
-    """A finished video, looping, and its settings in one quiet line; ``wall`` is the grid or drafts that it belongs to."""
-    request, source = video.request, file_url(video.path)
+def render_video(video: Video, wall: str | None = None, smoothed: str | None = None) -> str:
+    """A finished video, looping, and its settings in one quiet line; ``wall`` is the grid or drafts that it belongs to, ``smoothed`` a file to play instead."""
+    request, source, played = video.request, file_url(video.path), file_url(smoothed or video.path)
+    fps = SMOOTH_FPS if smoothed else video.fps
+    parts = [*settings_line(request, video.elapsed), *([f"frames put in between, {SMOOTH_FPS} fps"] if smoothed else [])]
     poster = f' poster="{file_url(video.poster)}"' if video.poster else ""
     star = "Unstar" if video.favourite else "Star"
     verdict = f'<p class="note verdict" role="status">{escape(video.verdict)}</p>' if video.verdict else ""
     beside = f'<button class="small" data-action="wall" data-id="{wall}" title="The videos that were queued together with this one">Its grid</button>' if wall else ""
     return (
-        f'<div class="stage"{_shape(video.width, video.height)}><video loop muted autoplay controls playsinline preload="auto" data-fps="{video.fps:g}"{poster} '
-        f'src="{source}" aria-label="{escape(request.prompt)}"></video></div>'
-        f'<div class="caption"><p class="caption-prompt" dir="auto">{escape(request.prompt)}</p><p class="caption-line">{_line(settings_line(request, video.elapsed))}</p>'
+        f'<div class="stage"{_shape(video.width, video.height)}><video loop muted autoplay controls playsinline preload="auto" data-fps="{fps:g}"{poster} '
+        f'src="{played}" aria-label="{escape(request.prompt)}"></video></div>'
+        f'<div class="caption"><p class="caption-prompt" dir="auto">{escape(request.prompt)}</p><p class="caption-line">{_line(parts)}</p>'
         f'<div class="caption-buttons"><button class="small strong" data-action="use" data-id="{video.id}" title="Fills the form with this video\'s prompt, seed and settings">Use these settings</button>'
         f'<button class="small" data-action="vary" data-id="{video.id}" title="Another one with a new seed, queued at once">Vary</button>{compare_button(video)}'
         f'<button class="small" data-action="continue" data-id="{video.id}" title="A new clip that begins with the end of this one">Continue</button>'
@@ -53,6 +57,7 @@ def render_video(video: Video, wall: str | None = None) -> str:
         f'<details class="menu" data-menu="video"><summary class="small" aria-label="More downloads" title="More downloads">⋯</summary><div>'
         f'<button class="quiet" data-action="gif" data-id="{video.id}">Download as gif</button>'
         f'<button class="quiet" data-action="plain" data-id="{video.id}" title="The same mp4, without the prompt and settings in it">Download without settings</button>'
+        f'<button class="quiet" data-action="smooth" aria-pressed="{str(bool(smoothed)).lower()}" title="Frames are put in between for watching; the file stays as it is">Smooth playback</button>'
         f'<button class="quiet" data-action="verify" data-id="{video.id}" title="Makes it once more and says whether every pixel comes out again">Verify</button></div></details></div>{verdict}</div>'
     )
 
