@@ -75,6 +75,11 @@ class Session:
     sent: dict[str, Any] = field(default_factory=dict)
     """The panes as the browser has them."""
 
+    def hand_out(self, file: Path) -> None:
+        """Have the browser download ``file``, also when it has had it before."""
+        self.exported, self.undo, self.key = str(file), None, None
+        self.sent.pop("toast", None)
+
 
 def example_prompts(model: str) -> tuple[str, ...]:
     """Three that the model can do: the embedded one and its kin know the toy world."""
@@ -200,7 +205,7 @@ class Screen:
                 moved, _, before = id.partition(">")
                 queue.move(moved, before)
             case "export":
-                session.exported, session.undo = str(export_queue(self.services)), None
+                session.hand_out(export_queue(self.services))
             case "copy":
                 job = queue.get(id)
                 if job is None:
@@ -253,10 +258,10 @@ class Screen:
                 tag, _, ids = id.partition("|")
                 library.tag([video.id for video in self._picked(ids)], tag, action == "tag-many")
             case "zip":
-                session.exported, session.undo = str(write_zip(self._picked(id), self.services.exports)), None
+                session.hand_out(write_zip(self._picked(id), self.services.exports))
             case "gif" | "plain":
                 write = write_gif if action == "gif" else write_plain
-                session.exported, session.undo = str(write(self._picked(id)[0], self.services.exports)), None
+                session.hand_out(write(self._picked(id)[0], self.services.exports))
             case "undo" if session.undo is not None:
                 _, kind, ids = session.undo
                 session.undo = None

@@ -154,7 +154,8 @@ def wire(page: Page, tab: GenerateTab) -> None:
 
     def act(session: Session, message: str, *values: Any) -> list[Any]:
         """A button inside a pane: ``action:id:nonce``. Gives error, estimate, button, tab, seed, keep, FIELDS and panes."""
-        action, id, _ = message.split(":", 2)
+        action, _, rest = message.partition(":")
+        id = rest.rpartition(":")[0]  # which may hold colons itself, as a model's does
         error, seed, keep, tabs = "", gr.skip(), gr.skip(), gr.skip()
         form = [gr.skip()] * len(FIELDS)
         if action == "example":
