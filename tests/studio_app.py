@@ -30,7 +30,7 @@ class StudioApp:
             port = probe.getsockname()[1]
         command = [sys.executable, "app.py", "--port", str(port), "--data-dir", str(self.data_dir), "--model", str(self.model), "--device", "cpu", *self.options]
         self.log = open(self.data_dir.parent / "app.log", "ab")
-        self.process = subprocess.Popen(command, cwd=ROOT, stdout=self.log, stderr=self.log, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        self.process = subprocess.Popen(command, cwd=ROOT, stdout=self.log, stderr=self.log, env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"})
         self.url = f"http://127.0.0.1:{port}"
         wait_for(self.answers, 180, "the page")
         from gradio_client import Client
