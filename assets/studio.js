@@ -49,7 +49,11 @@
       if (next) { event.preventDefault(); next.querySelector(".card").focus(); }
     } else if (slot && event.key.toLowerCase() === "x") slot.querySelector(".tick").click();
     else if (slot && event.key.toLowerCase() === "s") send("star", slot.dataset.slot);
-    else if (slot && event.key === "Delete") send("delete", slot.dataset.slot);
+    else if (slot && event.key === "Delete") {
+      picked.delete(slot.dataset.slot);
+      (slots[slots.indexOf(slot) + 1] || slots[slots.indexOf(slot) - 1])?.querySelector(".card").focus();
+      send("delete", slot.dataset.slot);
+    }
   });
   const typing = (element) => element && (element.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(element.tagName));
 
@@ -73,6 +77,7 @@
       if (button.dataset.action === "delete-many") picked.clear();
       return;
     }
+    if (button.dataset.action === "delete") picked.delete(button.dataset.id);
     send(button.dataset.action, "withPicked" in button.dataset ? [button.dataset.id, ...ticked].join(",") : button.dataset.id);
     if (button.dataset.action === "show" || button.dataset.action === "example") {
       const stage = document.querySelector("#viewer");

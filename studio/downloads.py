@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 import zipfile
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ def write_zip(videos: Sequence[Video], folder: Path) -> Path:
     if not videos:
         raise RequestError("id", "None of these videos is there any more.")
     require_space(folder, sum(Path(video.path).stat().st_size for video in videos))
-    path = folder / time.strftime("videos-%Y%m%d-%H%M%S.zip")
+    path = folder / time.strftime(f"videos-%Y%m%d-%H%M%S-{secrets.token_hex(3)}.zip")
     taken: dict[str, int] = {}
     with replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:  # an mp4 does not shrink
         for video in videos:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ def export_queue(services: Services) -> Path:
     """Write what waits and the presets into the data folder's ``exports/``; the file. Raises RequestError or WriteError."""
     jobs = services.queue.list(["waiting"], limit=MAX_REQUESTS)
     content = {"format": FORMAT, "version": VERSION, "requests": [job.request.to_dict() for job in jobs], "presets": services.own_presets.to_dict()}
-    path = services.exports / time.strftime("queue-%Y%m%d-%H%M%S.json")
+    path = services.exports / time.strftime(f"queue-%Y%m%d-%H%M%S-{secrets.token_hex(3)}.json")
     with replacing(path) as file:
         file.write_text(json.dumps(content, ensure_ascii=False, indent=1), "utf-8")
     return path

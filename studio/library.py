@@ -209,13 +209,17 @@ class Library:
             tx.execute("UPDATE videos SET verdict = ? WHERE id = ?", (verdict, id))
             self.db.touch("library")
 
-    def delete(self, id: str) -> None:
-        """Move a video to the trash; ``undelete`` brings it back until it is purged."""
-        self._move(id, deleted=time.time(), state="deleted IS NULL", source=self.videos_dir, target=self.trash_dir)
+    def delete(self, *ids: str) -> None:
+        """Move videos to the trash, all or none; ``undelete`` brings them back until they are purged."""
+        with self.db.write():
+            for id in ids:
+                self._move(id, deleted=time.time(), state="deleted IS NULL", source=self.videos_dir, target=self.trash_dir)
 
-    def undelete(self, id: str) -> None:
-        """Bring a deleted video back."""
-        self._move(id, deleted=None, state="deleted IS NOT NULL", source=self.trash_dir, target=self.videos_dir)
+    def undelete(self, *ids: str) -> None:
+        """Bring deleted videos back, all or none."""
+        with self.db.write():
+            for id in ids:
+                self._move(id, deleted=None, state="deleted IS NOT NULL", source=self.trash_dir, target=self.videos_dir)
 
     def purge(self, older_than_days: float = TRASH_DAYS) -> int:
         """Remove videos for good that were deleted longer ago than that; how many."""

@@ -248,14 +248,13 @@ class Screen:
                 session.undo = ("Video deleted.", "video", (id,))
             case "delete-many":
                 ids = tuple(video.id for video in self._picked(id))
-                for one in ids:
-                    library.delete(one)
-                session.undo = (f"{len(ids)} videos deleted.", "video", ids)
+                library.delete(*ids)
+                session.undo = ("Video deleted." if len(ids) == 1 else f"{len(ids)} videos deleted.", "video", ids)
             case "star-many" | "unstar-many":
                 for video in self._picked(id):
                     library.set_favourite(video.id, action == "star-many")
             case "tag-many" | "untag-many":
-                tag, _, ids = id.partition("|")
+                tag, _, ids = id.rpartition("|")
                 library.tag([video.id for video in self._picked(ids)], tag, action == "tag-many")
             case "zip":
                 session.hand_out(write_zip(self._picked(id), self.services.exports))
@@ -266,8 +265,7 @@ class Screen:
                 _, kind, ids = session.undo
                 session.undo = None
                 if kind == "video":
-                    for one in ids:
-                        library.undelete(one)
+                    library.undelete(*ids)
                     session.selected = ids[0] if len(ids) == 1 else session.selected
                 elif kind == "cancelled":
                     queue.reinstate(ids)
