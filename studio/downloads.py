@@ -10,12 +10,13 @@ from pathlib import Path
 
 from core.files import replacing
 from core.smooth import SMOOTH_FPS, interpolate
-from core.types import RequestError
-from core.video_io import copy_without_settings, read_video, save_video
+from core.types import MADE_WITH, RequestError
+from core.video_io import copy_without_settings, read_settings, read_video, save_video
 
 from .components.words import file_stem
-from .db import require_space
+from .db import require_space, size_words
 from .library import Video
+from .settings_words import title, value_words
 
 
 def write_zip(videos: Sequence[Video], folder: Path) -> Path:
@@ -49,3 +50,15 @@ def write_smooth(video: Video, folder: Path) -> Path:
     """``video`` with frames put in between for smooth playback. Raises VideoError or WriteError."""
     path = folder / f"{video.id}-{SMOOTH_FPS}fps.mp4"
     return path if path.exists() else interpolate(video.path, path)
+
+
+def file_facts(video: Video) -> list[tuple[str, str]]:
+    """What the file of ``video`` tells: its size, the whole request, and what made it."""
+    path = Path(video.path)
+    try:
+        settings, size = read_settings(path) or {}, path.stat().st_size
+    except (OSError, ValueError) as error:
+        return [("File", f"{path.name} cannot be read: {error}")]
+    made = settings.get(MADE_WITH) or {}
+    request = [(title(name), value_words(name, value)) for name, value in video.request.to_dict().items() if value not in (None, "")]
+    return [("File", f"{path.name}, {size_words(size)}"), *request, *((title(name), value_words(name, value)) for name, value in made.items())]

@@ -22,7 +22,7 @@ from .components.viewer import render_examples, render_running, render_video, re
 from .components.wall import render_cells, render_wall
 from .components.words import escape, file_url, model_label
 from .db import StorageError, free_bytes
-from .downloads import write_gif, write_plain, write_smooth, write_zip
+from .downloads import file_facts, write_gif, write_plain, write_smooth, write_zip
 from .estimate import seconds_left
 from .exchange import export_queue
 from .library import Query, Video
@@ -66,6 +66,8 @@ class Session:
     """The blind test, while it is open."""
     smooth: bool = False
     """Whether videos are shown with frames put in between."""
+    details: bool = False
+    """Whether all that a video's file tells stands below it."""
     query: Query = Query()
     """What the gallery shows."""
     shown: int = GALLERY_PAGE
@@ -96,7 +98,7 @@ class Screen:
         """HTML for each of PANES, ``gr.skip()`` for one that is as the browser has it: a video plays on, a list keeps its place."""
         services = self.services
         status = services.executor.status()
-        chosen = session.selected, session.wall, session.undo, session.exported, session.smooth, session.query, session.shown
+        chosen = session.selected, session.wall, session.undo, session.exported, session.smooth, session.details, session.query, session.shown
         key = (services.queue.version(), services.library.version(), tuple(status.items()), chosen, compare_key(services, session))
         if key == session.key:
             return [gr.skip()] * len(PANES)
@@ -141,7 +143,7 @@ class Screen:
                 return render_waiting(waiting, 0, status, paused), None
             video = videos[0] if videos else None
         if video is not None:
-            return render_video(video, self.services.walls.of(video.id), self._smoothed(video) if session.smooth else None), video.id
+            return render_video(video, self.services.walls.of(video.id), self._smoothed(video) if session.smooth else None, file_facts(video) if session.details else ()), video.id
         model = self.services.default_model
         preset = default_preset(model)
         return render_examples(example_prompts(model), preset.width, preset.height), None
@@ -237,6 +239,8 @@ class Screen:
                 session.selected = None
             case "smooth":
                 session.smooth = not session.smooth
+            case "details":
+                session.details = not session.details
             case "verify":
                 video = self._picked(id)[0]
                 queue.verify(video.id, video.request)

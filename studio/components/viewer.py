@@ -34,14 +34,17 @@ def render_running(job: Job) -> str:
     )
 
 
-def render_video(video: Video, wall: str | None = None, smoothed: str | None = None) -> str:
-    """A finished video, looping, and its settings in one quiet line; ``wall`` is the grid or drafts that it belongs to, ``smoothed`` a file to play instead."""
+def render_video(video: Video, wall: str | None = None, smoothed: str | None = None, details: Sequence[tuple[str, str]] = ()) -> str:
+    """A finished video, looping, and its settings in one quiet line; ``wall`` is the grid or drafts that it belongs to, ``smoothed`` a file to play instead,
+    ``details`` what is told of the file below it."""
     request, source, played = video.request, file_url(video.path), file_url(smoothed or video.path)
     fps = SMOOTH_FPS if smoothed else video.fps
     parts = [*settings_line(request, video.elapsed), *([f"frames put in between, {SMOOTH_FPS} fps"] if smoothed else [])]
     poster = f' poster="{file_url(video.poster)}"' if video.poster else ""
     star = "Unstar" if video.favourite else "Star"
     verdict = f'<p class="note verdict" role="status">{escape(video.verdict)}</p>' if video.verdict else ""
+    rows = "".join(f'<tr><th scope="row">{escape(name)}</th><td dir="auto">{escape(value)}</td></tr>' for name, value in details)
+    table = f'<table class="facts details">{rows}</table>' if rows else ""
     beside = f'<button class="small" data-action="wall" data-id="{wall}" title="The videos that were queued together with this one">Its grid</button>' if wall else ""
     return (
         f'<div class="stage"{_shape(video.width, video.height)}><video loop muted autoplay controls playsinline preload="auto" data-fps="{fps:g}"{poster} '
@@ -58,7 +61,8 @@ def render_video(video: Video, wall: str | None = None, smoothed: str | None = N
         f'<button class="quiet" data-action="gif" data-id="{video.id}">Download as gif</button>'
         f'<button class="quiet" data-action="plain" data-id="{video.id}" title="The same mp4, without the prompt and settings in it">Download without settings</button>'
         f'<button class="quiet" data-action="smooth" aria-pressed="{str(bool(smoothed)).lower()}" title="Frames are put in between for watching; the file stays as it is">Smooth playback</button>'
-        f'<button class="quiet" data-action="verify" data-id="{video.id}" title="Makes it once more and says whether every pixel comes out again">Verify</button></div></details></div>{verdict}</div>'
+        f'<button class="quiet" data-action="details" aria-pressed="{str(bool(details)).lower()}">Details</button>'
+        f'<button class="quiet" data-action="verify" data-id="{video.id}" title="Makes it once more and says whether every pixel comes out again">Verify</button></div></details></div>{verdict}{table}</div>'
     )
 
 

@@ -96,3 +96,6 @@ def test_a_video_is_verified(gallery: Page) -> None:
     gallery.get_by_role("button", name="Verify", exact=True).click()
     expect(gallery.locator("#queue")).to_contain_text("Verify: Second fish.")
     expect(gallery.locator("#viewer .verdict")).to_contain_text("Bit-exact")
+    gallery.locator("#viewer summary").click()
+    gallery.get_by_role("button", name="Details").click()
+    expect(gallery.locator("#viewer .details")).to_contain_text("Model hash")

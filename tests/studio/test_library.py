@@ -12,7 +12,7 @@ import pytest
 from core.types import GenerationRequest, RequestError
 from core.video_io import read_settings, read_video, save_video
 from studio.db import Database
-from studio.downloads import write_gif, write_plain, write_zip
+from studio.downloads import file_facts, write_gif, write_plain, write_zip
 from studio.library import Library, Query
 
 
@@ -87,3 +87,10 @@ def test_a_gif_keeps_the_settings_and_a_plain_file_does_not(library: Library, tm
     plain = write_plain(video, tmp_path)
     assert read_settings(plain) is None and b"a ball" not in plain.read_bytes()
     assert np.array_equal(read_video(plain), read_video(video.path))
+
+
+def test_the_facts_of_a_file(library: Library, tmp_path: Path) -> None:
+    facts = dict(file_facts(library.get("v2")))
+    assert facts["Prompt"] == "a ball" and facts["Seed"] == "5" and facts["File"].startswith("v2.mp4, ") and "Strength" not in facts
+    Path(library.get("v2").path).write_bytes(b"broken")
+    assert "cannot be read" in dict(file_facts(library.get("v2")))["File"]
