@@ -23,6 +23,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from .field_docs import field_docs
 from .files import WriteError
 from .provenance import made_with
+from .start import load_start
 from .types import MADE_WITH, MAX_SEED, GenerationRequest, RequestError
 from .video_io import FORMATS, VideoError, save_video, video_format
 
@@ -97,6 +98,8 @@ def generate(arguments: argparse.Namespace) -> None:
     requests = requests_of(arguments)
     paths = output_paths(arguments.out, arguments.format, requests)
     _check_writable(paths[0].parent)
+    if requests[0].start_from is not None:
+        load_start(requests[0])
 
     from .checkpoints import load_pipeline
 

@@ -290,8 +290,8 @@ class DiffusersSampler:
 
 
 def _first(evaluations: int, strength: float) -> int:
-    """As diffusers' image-to-image pipelines count: the last ``strength`` of all evaluations are done."""
-    return evaluations - max(1, min(evaluations, round(evaluations * strength)))
+    """As diffusers' image-to-image pipelines count, rounding down: the last ``strength`` of all evaluations are done, but one at least."""
+    return evaluations - max(1, min(evaluations, int(evaluations * strength)))
 
 
 def dense_end_timesteps(num_train_timesteps: int, num_inference_steps: int, power: float = 1.5) -> list[int]:

@@ -35,7 +35,7 @@ def load_start(request: GenerationRequest) -> np.ndarray:
         raise RequestError("start_from", f"There is no file {path} to start from. Choose the picture or the video again.")
     try:
         if is_picture(path):
-            with Image.open(path) as image:
+            with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as image:
                 source, fps = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))[None], float(request.output_fps)
         else:
             source, fps = read_video(path), float(probe(path)["fps"])

@@ -186,8 +186,8 @@ class GenerationRequest:
             text = getattr(self, name)
             if len(text) > MAX_PROMPT_CHARS:
                 raise RequestError(name, f"{name} has {len(text):,} characters; at most {MAX_PROMPT_CHARS:,} are taken. Shorten it: the text encoder reads 77 tokens (about 50 words).")
-        for name in ("prompt", "negative_prompt", "model"):
-            broken = next((c for c in getattr(self, name) if c == "\x00" or "\ud800" <= c <= "\udfff"), None)
+        for name in ("prompt", "negative_prompt", "model", "start_from"):
+            broken = next((c for c in getattr(self, name) or "" if c == "\x00" or "\ud800" <= c <= "\udfff"), None)
             if broken is not None:
                 raise RequestError(name, f"{name} contains U+{ord(broken):04X}, which is not a character or only half of one. Type it again.")
         if not self.model.strip():

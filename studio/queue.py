@@ -314,8 +314,7 @@ class Queue:
     def _checked(self, request: GenerationRequest) -> GenerationRequest:
         """``request`` resolved. A file that it starts from must be the studio's own: whoever reaches the page must not read others."""
         request = request.resolved()
-        folder = self.db.path.parent.resolve()
-        if request.start_from and not any(Path(request.start_from).resolve().is_relative_to(folder / name) for name in START_FOLDERS):
+        if request.start_from and not is_own_file(request.start_from, self.db.path.parent):
             raise RequestError("start_from", f"{request.start_from} is none of this studio's files. Start from one of its videos, or open the picture on the page.")
         return request
 
@@ -324,6 +323,14 @@ class Queue:
         if job is None:
             raise RequestError("id", f"There is no request {id!r}.")
         return job
+
+
+def is_own_file(path: str, data_dir: Path) -> bool:
+    """Whether a request may start from ``path``: it lies in one of START_FOLDERS of the data folder. Does not look whether it is there."""
+    try:
+        return any(Path(path).resolve().is_relative_to(data_dir.resolve() / name) for name in START_FOLDERS)
+    except (OSError, ValueError):
+        return False
 
 
 def new_id() -> str:

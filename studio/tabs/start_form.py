@@ -13,12 +13,14 @@ from core.types import GenerationRequest
 
 from ..components.words import escape, file_url
 from ..library import Video
+from ..queue import is_own_file
 from .form import START_FIELDS
 
 if TYPE_CHECKING:
     from ..ui import Page
     from .generate import GenerateTab
 
+NOTHING = '<p class="note">Open a picture above, drop one on the page, or press Continue or Change below a video.</p>'
 CHANGE = 0.6
 """The strength that "Change" begins with."""
 
@@ -36,7 +38,7 @@ def layout(fields: dict[str, gr.components.Component]) -> StartForm:
     """Build the widgets; those of START_FIELDS go into ``fields``."""
     fields["start_from"] = gr.Textbox("", label="start from", show_label=False, container=False, elem_id="start-from", elem_classes="offstage")
     with gr.Accordion("Start from a picture or a video", open=False, elem_id="start") as box:
-        line = gr.HTML(words("", None, None), elem_id="start-line")
+        line = gr.HTML(NOTHING, elem_id="start-line")
         with gr.Row():
             fields["start_frames"] = gr.Number(None, label="Frames kept", precision=0, min_width=72, elem_id="start-frames", info="at the start")
             fields["strength"] = gr.Number(None, label="or change it by", minimum=0, maximum=1, step=0.05, min_width=72, elem_id="strength", info="0 nothing, 1 all")
@@ -47,15 +49,18 @@ def layout(fields: dict[str, gr.components.Component]) -> StartForm:
 def wire(page: Page, tab: GenerateTab, form: StartForm) -> None:
     """Connect the widgets."""
     fields = [tab.fields[name] for name in START_FIELDS]
-    gr.on([widget.change for widget in fields], words, fields, form.line, trigger_mode="always_last", **page.event)
+    data_dir = page.services.data_dir
+
+    def tell(path: str, start_frames: float | None, strength: float | None) -> str:
+        return words(path, start_frames, strength) if path and is_own_file(path, data_dir) else NOTHING
+
+    gr.on([widget.change for widget in fields], tell, fields, form.line, trigger_mode="always_last", **page.event)
     fields[0].change(lambda path: gr.update(open=bool(path)), fields[0], form.box, **page.event)
     form.clear.click(lambda: ["", None, None], None, fields, **page.event)
 
 
 def words(path: str, start_frames: float | None, strength: float | None) -> str:
-    """A thumbnail and one sentence on what the source is used for."""
-    if not path:
-        return '<p class="note">Open a picture above, drop one on the page, or press Continue or Change below a video.</p>'
+    """A thumbnail and one sentence on what the source, a file of the studio's own, is used for."""
     name = "the picture" if is_picture(path) else "the video"
     poster = Path(path) if is_picture(path) else Path(path).with_suffix(".jpg")
     picture = f'<img src="{file_url(str(poster))}" alt="">' if poster.is_file() else ""

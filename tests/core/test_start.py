@@ -120,6 +120,7 @@ def test_a_picture_is_the_first_frame(pipe, tmp_path: Path) -> None:
         ({"start_from": "x.mp4", "start_frames": 2, "strength": 0.5}, "Both start_frames and strength"),
         ({"start_from": "x.mp4", "start_frames": 24}, "from 1 to 23"),
         ({"start_from": "x.mp4", "strength": 0.0}, "above 0"),
+        ({"start_from": "x\x00.mp4"}, "start_from contains U.0000"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(settings: dict, words: str) -> None:
