@@ -66,7 +66,7 @@ def words(path: str, start_frames: float | None, strength: float | None) -> str:
     picture = f'<img src="{file_url(str(poster))}" alt="">' if poster.is_file() else ""
     if not Path(path).is_file():
         says = "It is not there any more: choose another one."
-    elif strength is not None:
+    elif strength:
         says = f"The whole of {name} is noised and made anew by {strength:g}."
     elif start_frames == 1:
         says = f"The first frame is {name}." if is_picture(path) else f"The first frame is the last one of {name}."
