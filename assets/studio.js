@@ -144,8 +144,9 @@
     const badge = document.querySelector("#queue .badge");
     if (!badge) return;
     const now = { open: Number(badge.dataset.open), done: Number(badge.dataset.done), failed: Number(badge.dataset.failed) };
-    if (before && before.open === now.open && before.failed === now.failed) return;
-    if (before && before.open > 0 && now.open === 0 && wanted() && document.hidden) {
+    if (before && before.open === now.open && before.failed === now.failed && before.done === now.done) return;
+    const ended = before && now.open === 0 && (before.open > 0 || now.done + now.failed > before.done + before.failed);  // a short request may come and go between two looks
+    if (ended && wanted() && document.hidden) {
       const failed = now.failed ? `, ${now.failed} failed` : "";
       new Notification("The queue is done", { body: `${now.done} ${now.done === 1 ? "video" : "videos"}${failed}`, tag: "mira-studio" });
     }

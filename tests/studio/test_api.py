@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from studio_app import ROOT, StudioApp
@@ -73,7 +74,8 @@ def test_the_endpoints_are_mcp_tools(studio_app: StudioApp) -> None:
             answer = await session.call_tool(enqueue, {"request": {"prompt": "By a tool.", **SMALL}})
             return tools, answer.content[0].text
 
-    tools, answer = asyncio.run(talk())
+    with ThreadPoolExecutor(1) as pool:  # Playwright's tests leave an event loop in this thread
+        tools, answer = pool.submit(asyncio.run, talk()).result()
     assert {name.split("mira_studio_")[-1] for name in tools} >= {"enqueue", "generate", "status", "cancel", "list_videos"}, tools
     assert all(tools.values())
     assert studio_app.wait(json.loads(answer.replace("'", '"'))["id"], "done")["state"] == "done"
