@@ -38,6 +38,7 @@ from core.schedulers import draw_noise  # noqa: E402
 from core.text_encoder import LazyTextEncoder  # noqa: E402
 from core.types import GenerationRequest  # noqa: E402
 from core.vae import decode_latents  # noqa: E402
+from studio.library import Query  # noqa: E402
 from studio.screen import Screen, Session  # noqa: E402
 from studio.services import Services  # noqa: E402
 
@@ -156,7 +157,7 @@ def _crowded_studio() -> Iterator[Row]:
                 return lambda: (screen.act(session, action, next(turns)), screen.paint(session))
 
             def search() -> None:
-                session.search = "" if session.search else "ball"
+                session.query = Query() if session.query.search else Query("ball")
                 screen.paint(session)
 
             calls = {
