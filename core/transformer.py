@@ -217,9 +217,7 @@ class MiraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         dim = num_attention_heads * attention_head_dim
         if dim % 4:
             raise ValueError(f"The width is {num_attention_heads} heads x {attention_head_dim} = {dim}; sine-cosine positions need a multiple of 4.")
-        bad_window = window_attn != WHOLE_FRAME if isinstance(window_attn, str) else window_attn is not None and (len(window_attn) != 2 or min(window_attn) < 1)
-        if bad_window:
-            raise ValueError(f"window_attn is {window_attn!r}; it must be (height, width) in patches, {WHOLE_FRAME!r} or None.")
+        _checked_window(window_attn)
         self.dim = dim
         self.pos_embed = PatchEmbed(patch_size, in_channels, dim, base_size=sample_size // patch_size)
         self.adaln_single = AdaLayerNormSingle(dim, fps_cond)
@@ -289,6 +287,22 @@ class MiraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         sample = sample[:, :C]
         return MiraTransformerOutput(sample=sample) if return_dict else (sample,)
 
+    @torch.no_grad()
+    def look_over_time(self, window_attn: tuple[int, int] | str | None) -> None:
+        """Train on with other groups in the temporal blocks: another ``window_attn``, and attention that starts as in a new model.
+
+        What it had learned to look at was among other tokens; its output counts half until it has learned again. Same groups: nothing changes.
+        """
+        if window_attn == self.config.window_attn:
+            return
+        self.register_to_config(window_attn=_checked_window(window_attn))
+        for block in self.temporal_transformer_blocks:
+            _look_at_the_like(block.attn1)
+            for projection in (block.attn1.to_q, block.attn1.to_k):
+                if projection.bias is not None:
+                    nn.init.zeros_(projection.bias)
+            block.attn1.to_out[0].weight.mul_(0.5)
+
     # -- regrouping: which tokens attend to each other in the temporal block ------------------------
 
     def _window(self, h: int, w: int) -> tuple[int, int]:
@@ -350,6 +364,14 @@ class MiraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         if config.fps_cond and fps is None:
             raise ValueError("This model is conditioned on the frame rate: give fps (8 as Mira was sampled with).")
         return latents.shape
+
+
+def _checked_window(window_attn: tuple[int, int] | str | None) -> tuple[int, int] | str | None:
+    """``window_attn`` itself. Raises ValueError."""
+    bad = window_attn != WHOLE_FRAME if isinstance(window_attn, str) else window_attn is not None and (len(window_attn) != 2 or min(window_attn) < 1)
+    if bad:
+        raise ValueError(f"window_attn is {window_attn!r}; it must be (height, width) in patches, {WHOLE_FRAME!r} or None.")
+    return window_attn
 
 
 def _initialise(module: nn.Module) -> None:

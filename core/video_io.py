@@ -161,7 +161,9 @@ def _write_mp4(frames: np.ndarray, path: Path, fps: float, text: str | None) -> 
         with av.open(os.fspath(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as container:
             if text is not None:
                 container.metadata[SETTINGS_KEY] = text
-            stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": _CRF, "preset": "medium"})
+            # mbtree=0: that part of x264 reads memory that nobody wrote, so that the same frames gave now these bytes, now those
+            options = {"crf": _CRF, "preset": "medium", "x264-params": "mbtree=0"}
+            stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=options)
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             context = stream.codec_context
             context.color_range, context.colorspace = ColorRange.MPEG, Colorspace.ITU709

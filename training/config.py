@@ -107,7 +107,7 @@ class TrainConfig:
     clips: int = 0
     """How many clips of the dataset are used; 0 means all."""
     architecture: dict[str, Any] = field(default_factory=dict)
-    """Constructor arguments of the target when it starts from nothing."""
+    """Constructor arguments of the target when it starts from nothing. A transformer that starts from another one takes window_attn from it."""
     scheduler: dict[str, Any] = field(default_factory=dict)
     """Constructor arguments of MiraScheduler."""
 

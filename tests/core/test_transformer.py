@@ -179,3 +179,18 @@ def test_a_shape_that_it_cannot_take_is_refused_with_the_numbers(changes, words)
 def test_windows_that_do_not_divide_the_grid_are_refused():
     with pytest.raises(ValueError, match="2 x 3 patches does not divide into windows of 2 x 2"):
         small(window_attn=(2, 2))(**inputs())
+
+
+def test_a_trained_model_takes_another_window():
+    """What is made for it is as in a new model; all else, and a model whose window is that one already, stays as it was."""
+    model = small(window_attn=None)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.look_over_time(None)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    model.look_over_time("frame")
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed and all(name.startswith("temporal_transformer_blocks.") and ".attn1." in name for name in changed)
+    attention = model.temporal_transformer_blocks[0].attn1
+    assert torch.equal(attention.to_q.weight, attention.to_k.weight) and model.config.window_attn == "frame"
+    with pytest.raises(ValueError, match="window_attn is 'all'"):
+        model.look_over_time("all")

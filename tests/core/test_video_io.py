@@ -170,6 +170,24 @@ def test_poster_is_the_middle_frame(tmp_path, name):
         assert np.abs(np.asarray(image.convert("RGB")).astype(int) - frames[4]).mean() < 4
 
 
+ENCODE = """
+import hashlib, sys, numpy as np
+from core.video_io import save_video
+y, x = np.mgrid[0:32, 0:32] / 32
+noise = np.random.default_rng(0).normal(0, 0.02, (4, 32, 32, 3))
+clip = np.stack([np.stack([0.4 + 0.3 * np.sin(3 * x + i), 0.5 + 0.3 * y * x, 0.3 + 0.2 * np.cos(5 * y)], -1) for i in range(4)]) + noise
+print(hashlib.sha256(save_video(clip, sys.argv[1], 6).read_bytes()).hexdigest())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc fills memory on demand")
+def test_the_same_frames_give_the_same_file(tmp_path):
+    """Whatever was in the memory that the encoder was given: x264's macroblock tree reads what nobody wrote."""
+    fill = {"MALLOC_MMAP_THRESHOLD_": "4000000000", "MALLOC_TOP_PAD_": "1000000"}
+    files = {subprocess.run([sys.executable, "-c", ENCODE, tmp_path / "a.mp4"], env=os.environ | fill | {"MALLOC_PERTURB_": byte}, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]).stdout for byte in ("", "1", "170")}
+    assert len(files) == 1
+
+
 def test_video_io_needs_no_torch():
     code = "import sys, core.video_io; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], timeout=60).returncode == 0

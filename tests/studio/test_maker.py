@@ -126,7 +126,7 @@ def test_a_video_is_made_again_and_judged(maker: VideoMaker, small: GenerationRe
         assert maker.queue.get(id).state == "done" and maker.library.count() == 1 and not list(maker.work_dir.iterdir())
         return maker.library.get(job.id).verdict
 
-    assert verify().startswith(("Bit-exact", "Within tolerance"))  # in a process where much else has run, a CPU may round differently
+    assert verify().startswith("Bit-exact")
     weight = maker.pipe.transformer.proj_out.weight
     weight.data += 0.5 * weight.data.abs().mean() * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
     maker.pipe.to(torch.float32)
@@ -136,7 +136,7 @@ def test_a_video_is_made_again_and_judged(maker: VideoMaker, small: GenerationRe
 
 
 def test_the_verdict_tells_equal_from_close_from_other(tmp_path: Path) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(90, 110, (4, 32, 32, 3), dtype=np.uint8)
     clips = {"one": noise, "same": noise, "close": np.clip(noise.astype(int) + 1, 0, 255).astype(np.uint8), "other": 255 - noise, "short": noise[:2]}
     files = {name: save_video(clip, tmp_path / f"{name}.mp4", 6, {"made_with": {"torch": "3" if name == "other" else "2"}}) for name, clip in clips.items()}
     words = {name: verdict(files["one"], file) for name, file in files.items()}

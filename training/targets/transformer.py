@@ -33,6 +33,8 @@ class TransformerTask:
         part = Path(config.model) / "transformer"
         if part.is_dir():
             self.model = MiraTransformer3DModel.from_pretrained(part)
+            if "window_attn" in config.architecture:
+                self.model.look_over_time(config.architecture["window_attn"])
         else:
             self.model = MiraTransformer3DModel(**config.architecture)
         self.model.to(device).float().train()
