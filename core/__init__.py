@@ -19,7 +19,6 @@ _HOME = {
     "TemporalVAE": "temporal_vae",
     "MiraPipeline": "pipeline",
     "GenerationCancelled": "pipeline",
-    "TemporalVAE": "temporal_vae",
     "encode_video": "vae",
     "decode_latents": "vae",
     "load_pipeline": "checkpoints",

@@ -60,10 +60,10 @@ def load_pipeline(
     if device.type == "cpu":
         set_threads()
     pipe = MiraPipeline.from_pretrained(folder, text_encoder=None, tokenizer=None, dtype=dtype)
-    pipe.model_name, pipe.model_folder = str(name_or_path), folder
+    pipe.model_name, pipe.model_folder, pipe.data_dir = str(name_or_path), folder, data_dir
     pipe.to(device)
     if text_encoder:
-        pipe.lazy_text_encoder = LazyTextEncoder(_text_encoder_folder(folder, data_dir / "models"), data_dir / "cache" / "prompts", device, dtype)
+        pipe.lazy_text_encoder = LazyTextEncoder(text_encoder_folder(folder, data_dir / "models"), data_dir / "cache" / "prompts", device, dtype)
     return pipe
 
 
@@ -127,7 +127,7 @@ def _share_text_encoder(folder: Path, shared: Path) -> None:
         own.rename(shared / "text_encoder")
 
 
-def _text_encoder_folder(folder: Path, models: Path) -> Path:
+def text_encoder_folder(folder: Path, models: Path) -> Path:
     """The folder with ``tokenizer/`` and ``text_encoder/`` for a model: its own, or the shared one of the releases, downloaded if need be."""
     if all((folder / part).is_dir() for part in ("tokenizer", "text_encoder")):
         return folder

@@ -22,6 +22,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from .field_docs import field_docs
 from .files import WriteError
+from .loras import apply_loras, find_lora, parse_loras
 from .provenance import made_with
 from .start import load_start
 from .types import MADE_WITH, MAX_SEED, GenerationRequest, RequestError
@@ -100,21 +101,24 @@ def generate(arguments: argparse.Namespace) -> None:
     _check_writable(paths[0].parent)
     if requests[0].start_from is not None:
         load_start(requests[0])
+    for name, _ in parse_loras(requests[0].loras):
+        find_lora(name, arguments.data_dir)
 
     from .checkpoints import load_pipeline
 
     logger.info("Loading %s", requests[0].model)
     pipe = load_pipeline(requests[0].model, device=arguments.device, dtype=arguments.dtype, data_dir=arguments.data_dir)
+    apply_loras(pipe.transformer, requests[0].loras, arguments.data_dir)
     pipe.set_progress_bar_config(desc="denoising", unit="step", leave=len(requests) == 1)
     with tqdm(total=len(requests), unit="video", disable=len(requests) == 1) as bar:
         for start in range(0, len(requests), arguments.batch_size):
             batch, began = requests[start : start + arguments.batch_size], time.monotonic()
             shared = batch[0].to_dict() | {"prompt": [r.prompt for r in batch], "seed": [r.seed for r in batch]}
-            plain = {name: shared[name] for name in shared if name not in ("model", "preset", "output_fps", "start_from", "start_frames")}
+            plain = {name: shared[name] for name in shared if name not in ("model", "preset", "output_fps", "start_from", "start_frames", "loras")}
             clips = pipe(**plain, start_latents=pipe.encode_start(batch[0])).frames
             seconds = (time.monotonic() - began) / len(batch)
             for request, path, frames in zip(batch, paths[start:], clips):
-                written = save_video(frames, path, request.output_fps, request.to_dict() | {MADE_WITH: made_with(pipe)}, format=arguments.format)
+                written = save_video(frames, path, request.output_fps, request.to_dict() | {MADE_WITH: made_with(pipe, request.loras)}, format=arguments.format)
                 _report(written, request, seconds, arguments.json)
                 bar.update()
 

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
+from .loras import apply_loras
 from .presets import default_preset
 from .schedulers import MiraScheduler, draw_noise, make_sampler
 from .start import load_start
@@ -82,6 +83,8 @@ class MiraPipeline(DiffusionPipeline):
         """Decides the default preset of a call; ``load_pipeline`` sets it."""
         self.model_folder: Path | None = None
         """Where the weights come from; ``load_pipeline`` sets it."""
+        self.data_dir = Path("workspace")
+        """Where LoRAs lie; ``load_pipeline`` sets it."""
         self._interrupted = False
 
     def interrupt(self) -> None:
@@ -111,6 +114,7 @@ class MiraPipeline(DiffusionPipeline):
     def generate(self, request: GenerationRequest, callback: StepCallback | None = None, output_type: str = "np") -> MiraPipelineOutput:
         """The video of one request. Raises RequestError for one that cannot be met, GenerationCancelled when interrupted."""
         request = request.resolved()
+        apply_loras(self.transformer, request.loras, self.data_dir)
         sampling = {name: getattr(request, name) for name in _SHARED_FIELDS}
         return self(request.prompt, request.negative_prompt, seed=request.seed, callback_on_step_end=callback, output_type=output_type, start_latents=self.encode_start(request), **sampling)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .loras import find_lora, made_from, parse_loras
 
 if TYPE_CHECKING:
     from .pipeline import MiraPipeline
@@ -17,8 +20,12 @@ HASHED = ("transformer/*.safetensors", "vae/*.safetensors", "scheduler/*.json")
 PACKAGES = ("torch", "diffusers", "transformers")
 
 
-def made_with(pipe: MiraPipeline) -> dict[str, Any]:
-    """Plain JSON values: versions, device, number format, and ``model_hash`` of a pipeline from a folder."""
+TRAINED = "trained.json"
+"""In a model folder that a training run made: its run, step, base model and dataset."""
+
+
+def made_with(pipe: MiraPipeline, loras: str | None = None) -> dict[str, Any]:
+    """Plain JSON values: versions, device, number format, ``model_hash`` of a pipeline from a folder, and the training runs behind it and behind its ``loras``."""
     device = pipe.transformer.device
     name = platform.processor() or platform.machine() if device.type == "cpu" else _gpu_name(device)
     return {
@@ -27,12 +34,25 @@ def made_with(pipe: MiraPipeline) -> dict[str, Any]:
         "device": f"{device.type} ({name})",
         "dtype": str(pipe.transformer.dtype).removeprefix("torch."),
         "model_hash": None if pipe.model_folder is None else model_hash(pipe.model_folder),
+        **_training(pipe, loras),
     }
 
 
-def model_hash(folder: Path) -> str:
-    """Twelve hexadecimal digits of the SHA-256 of a model folder's HASHED files. A file is read again only when its size or time has changed."""
-    files = sorted(file for pattern in HASHED for file in folder.glob(pattern))
+def _training(pipe: MiraPipeline, loras: str | None) -> dict[str, Any]:
+    """``trained`` and ``loras``: what is known of the runs that made the weights; nothing where there were none."""
+    told: dict[str, Any] = {}
+    record = pipe.model_folder and pipe.model_folder / TRAINED
+    if record and record.is_file():
+        told["trained"] = json.loads(record.read_text())
+    files = {name: find_lora(name, pipe.data_dir) for name, _ in parse_loras(loras)}
+    if files:
+        told["loras"] = {name: {"hash": _digest(str(path), path.stat().st_size, path.stat().st_mtime_ns)[:12], **made_from(path)} for name, path in files.items()}
+    return told
+
+
+def model_hash(folder: Path, patterns: tuple[str, ...] = HASHED) -> str:
+    """Twelve hexadecimal digits of the SHA-256 of a model folder's files. A file is read again only when its size or time has changed."""
+    files = sorted(file for pattern in patterns for file in folder.glob(pattern))
     digests = [_digest(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return hashlib.sha256("".join(digests).encode()).hexdigest()[:12]
 

@@ -132,6 +132,8 @@ class GenerationRequest:
     """How many frames at the start are kept from ``start_from``; one of a picture, a quarter of the clip of a video where nothing is said."""
     strength: float | None = None
     """How much of ``start_from`` is changed, above 0 to 1 (nothing of it is left); empty to continue it instead."""
+    loras: str | None = None
+    """LoRAs that the model works with, commas between them, each with its weight where that is not 1: ``cars, snow@0.5``."""
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> GenerationRequest:
@@ -168,7 +170,7 @@ class GenerationRequest:
         preset = get_preset(self.preset) if self.preset else default_preset(self.model)
         filled = {name: getattr(preset, name) for name in PRESET_FIELDS if getattr(self, name) is None}
         seed = secrets.randbelow(2**31) if self.seed is None else self.seed
-        request = self.replace(**filled, preset=preset.name, seed=seed, start_from=self.start_from or None)
+        request = self.replace(**filled, preset=preset.name, seed=seed, start_from=self.start_from or None, loras=self.loras or None)
         if request.start_from and request.strength is None and request.start_frames is None:
             from .start import default_start_frames
 
@@ -178,6 +180,7 @@ class GenerationRequest:
 
     def validate(self) -> None:
         """Check a request whose Nones are filled. Raises RequestError at the first value that cannot be used."""
+        from .loras import parse_loras
         from .schedulers_info import SAMPLERS
 
         if not self.prompt.strip():
@@ -186,7 +189,7 @@ class GenerationRequest:
             text = getattr(self, name)
             if len(text) > MAX_PROMPT_CHARS:
                 raise RequestError(name, f"{name} has {len(text):,} characters; at most {MAX_PROMPT_CHARS:,} are taken. Shorten it: the text encoder reads 77 tokens (about 50 words).")
-        for name in ("prompt", "negative_prompt", "model", "start_from"):
+        for name in ("prompt", "negative_prompt", "model", "start_from", "loras"):
             broken = next((c for c in getattr(self, name) or "" if c == "\x00" or "\ud800" <= c <= "\udfff"), None)
             if broken is not None:
                 raise RequestError(name, f"{name} contains U+{ord(broken):04X}, which is not a character or only half of one. Type it again.")
@@ -202,6 +205,7 @@ class GenerationRequest:
         if self.sampler not in SAMPLERS:
             raise RequestError("sampler", f"There is no sampler {self.sampler!r}.{nearest(self.sampler, SAMPLERS)} Known: {', '.join(SAMPLERS)}.")
         self._validate_start()
+        parse_loras(self.loras)
         if self.decode_chunk_frames is not None and self.decode_chunk_frames < 1:
             raise RequestError("decode_chunk_frames", f"decode_chunk_frames is {self.decode_chunk_frames}; it must be at least 1, or empty to decode the clip whole.")
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core.loras import find_lora, parse_loras
 from core.types import GenerationRequest, RequestError
 
 from .db import Database, require_space
@@ -312,8 +313,10 @@ class Queue:
             self.db.touch("queue")
 
     def _checked(self, request: GenerationRequest) -> GenerationRequest:
-        """``request`` resolved. A file that it starts from must be the studio's own: whoever reaches the page must not read others."""
+        """``request`` resolved. A file that it starts from, and its LoRAs, must be the studio's own: whoever reaches the page must not read others."""
         request = request.resolved()
+        for name, _ in parse_loras(request.loras):
+            find_lora(name, self.db.path.parent, files=False)
         if request.start_from and not is_own_file(request.start_from, self.db.path.parent):
             raise RequestError("start_from", f"{request.start_from} is none of this studio's files. Start from one of its videos, or open the picture on the page.")
         return request

@@ -294,7 +294,7 @@ class Screen:
 
 def render_device(status: dict[str, Any], default_model: str) -> str:
     """The model at hand and where it runs."""
-    words = {"starting": "loading", "loading": "loading", "ready": "ready", "busy": "working", "stopped": "stopped"}[str(status["state"])]
+    words = {"starting": "loading", "loading": "loading", "ready": "ready", "busy": "working", "waiting": "waits for a training run", "stopped": "stopped"}[str(status["state"])]
     parts = [model_label(str(status["model"] or default_model)), *(str(status[name]).replace("bfloat", "bf").replace("float", "fp") for name in ("device", "dtype") if status[name]), words]
     spans = "".join(f"<span>{escape(part)}</span>" for part in parts)
     error = f'<p class="device-error" role="status">{escape(status["error"])}</p>' if status["error"] else ""

@@ -19,6 +19,7 @@ TITLES = {
     "fps": "Model fps",
     "output_fps": "File fps",
     "decode_chunk_frames": "Frames decoded at once",
+    "loras": "LoRAs",
 }
 """Where the field's own name is not what the page calls it."""
 UNITS = {"num_inference_steps": "{} steps", "num_frames": "{} frames", "output_fps": "{} fps", "height": "{} px high", "width": "{} px wide"}

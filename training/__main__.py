@@ -2,6 +2,9 @@
 
 python -m training --config FILE key=value ...      run (or resume) a training
 python -m training precompute --model DIR --out DIR --clips N [--num-frames T]
+python -m training runs [--data-dir DIR]            what runs there are, and what they are doing
+python -m training pause|resume NAME                a run in a process of its own: write a checkpoint and end; go on from it
+python -m training use RUN [--step N] [--as NAME]   make a checkpoint a model, or a LoRA, that the studio and core.generate know
 python -m training export --vae RUN --text-encoder RUN --transformer RUN --out DIR
 """
 
@@ -10,6 +13,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from pathlib import Path
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -20,12 +24,15 @@ def main(argv: list[str] | None = None) -> int:
         return _precompute(argv[1:])
     if command == "export":
         return _export(argv[1:])
+    if command in ("runs", "pause", "resume", "use"):
+        return _runs(argv)
     return _train(argv)
 
 
 def _train(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m training", description="Train or resume a run.", epilog="Other commands: precompute, export (each has --help).")
+    parser = argparse.ArgumentParser(prog="python -m training", description="Train or resume a run.", epilog="Other commands: runs, pause, resume, use, precompute, export (each has --help).")
     parser.add_argument("--config", help="YAML file; training/configs/ has mira-nano's")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of TrainConfig that override the file")
     args = parser.parse_args(argv)
     from .config import ConfigError, load_config
@@ -34,11 +41,46 @@ def _train(argv: list[str]) -> int:
         config = load_config(args.config, args.settings)
     except ConfigError as error:
         return _refuse(error)
-    from .trainer import NonFiniteLoss, train
+    from core.device import ResourceError
+    from core.files import WriteError
+
+    from .trainer import Diverged, NonFiniteLoss, train
 
     try:
-        print(train(config))
-    except (ConfigError, NonFiniteLoss, FileNotFoundError) as error:
+        print(train(config, args.device))
+    except (ConfigError, NonFiniteLoss, Diverged, FileNotFoundError, ResourceError, WriteError) as error:
+        return _refuse(error)
+    return 0
+
+
+def _runs(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m training", description="Look at runs, steer them, and use what they made.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for command, words in (("runs", "list the runs"), ("pause", "write a checkpoint and end"), ("resume", "go on from the last checkpoint"), ("use", "make a checkpoint a model or a LoRA")):
+        sub = commands.add_parser(command, help=words, description=words)
+        sub.add_argument("--data-dir", type=Path, default=Path("workspace"), help="its runs/ holds the run folders")
+        if command != "runs":
+            sub.add_argument("name", help="a run folder's name")
+        if command == "use":
+            sub.add_argument("--step", type=int, help="the checkpoint; the newest by default")
+            sub.add_argument("--as", dest="target", help="name of the model or LoRA; RUN-step-N by default")
+    args = parser.parse_args(argv)
+    from .config import ConfigError
+    from .runs import Runs
+    from .use import use_checkpoint
+
+    runs = Runs(args.data_dir / "runs")
+    try:
+        if args.command == "runs":
+            for run in runs.list():
+                print(f"{run.name}: {run.state}, step {run.step} of {run.config.total_steps if run.config else '?'}{f' ({run.message})' if run.message else ''}")
+        elif args.command == "pause":
+            runs.pause(args.name)
+        elif args.command == "resume":
+            print(runs.resume(args.name).folder)
+        else:
+            print(use_checkpoint(runs.get(args.name), args.data_dir, args.step, args.target))
+    except ConfigError as error:
         return _refuse(error)
     return 0
 

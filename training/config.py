@@ -7,13 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from core.types import nearest
 
 OPTIMIZERS = ("adamw", "muon")
-TARGETS = ("vae", "vae_decoder", "text_encoder", "transformer")
+TARGETS = ("transformer", "temporal", "lora", "vae_decoder", "vae", "text_encoder")
+LATENT_TARGETS = ("transformer", "temporal", "lora")
+"""Those that train the transformer, or a part of it, on latents."""
 
 
 class ConfigError(ValueError):
@@ -49,13 +52,18 @@ class TrainConfig:
     """Every setting of a run. Unknown names are refused."""
 
     target: str = "transformer"
-    """What is trained: vae, vae_decoder (the encoder, and so all latents, stay as they are; a new encoder is written in closed form), text_encoder or transformer."""
+    """What is trained: transformer (all of it), temporal (its temporal blocks), lora (small matrices beside its projections), or a part of a new embedded
+    model on Toy World: vae, vae_decoder (latents stay as they are) or text_encoder."""
     model: str = ""
-    """Folder that holds the parts this run builds on; a part of the same name as the target is where it starts from."""
+    """What the run starts from: mira-nano, a release such as TencentARC/Mira-v0:128, or a folder that holds a model or parts of one."""
     dataset: str = ""
-    """Folder of precomputed latents (python -m training precompute)."""
+    """Videos with captions: a folder or a table (see training/dataset.py); or a folder of latents of Toy World (python -m training precompute)."""
+    dataset_root: str = ""
+    """Where the paths in a table begin; its own folder by default."""
     output_dir: str = "workspace/runs/run"
-    """Run folder: config.yaml, log.jsonl, checkpoints/step-N/."""
+    """Run folder: config.yaml, environment.json, log.txt, metrics.jsonl, samples/, checkpoints/step-N/."""
+    data_dir: str = "workspace"
+    """Where models are found, and where latents and prompt embeddings are kept for other runs."""
     seed: int = 0
     """Decides initial weights and every batch."""
     resume: str = "auto"
@@ -65,12 +73,48 @@ class TrainConfig:
     checkpoint_every: int = 250
     """Steps between checkpoints."""
     keep_last: int = 2
-    """Checkpoints kept."""
+    """Newest checkpoints that are kept, beside the best one by validation loss."""
+    keep_every: int = 0
+    """Checkpoints at multiples of this many steps are kept for good; 0 keeps none so."""
     log_every: int = 20
-    """Steps between lines of log.jsonl."""
+    """Steps between lines of metrics.jsonl."""
 
-    curriculum: list[Stage] = field(default_factory=lambda: [Stage()])
-    """Stages, one after the other."""
+    train_batch_size: int = 4
+    """Clips a step."""
+    num_frames: list[int] = field(default_factory=lambda: [24])
+    """Lengths of clips; each video gives the longest that it can fill."""
+    sizes: list[str] = field(default_factory=lambda: ["128x80"])
+    """WIDTHxHEIGHT that videos are brought to: each to the one whose shape is nearest its own."""
+    frame_stride: int = 4
+    """Largest distance of two frames, in frames of the file; drawn anew for each take, and told to the model as its frame rate."""
+    takes_per_clip: int = 1
+    """Stretches drawn from each video."""
+    timestep_logit_mean: float | None = None
+    """Centre of the logit-normal share of noise steps (0 is half-way, negative is cleaner); null draws all of them uniformly, as Mira does."""
+    curriculum: list[Stage] = field(default_factory=list)
+    """Stages, one after the other, in place of the batch size, lengths and noise steps above."""
+
+    lora_rank: int = 16
+    """Width of the LoRA's matrices."""
+    lora_alpha: float = 16.0
+    """Its weight is alpha / rank."""
+    lora_layers: list[str] = field(default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"])
+    """Projections that get one: to_q, to_k, to_v, to_out.0 of all attentions; net.0.proj and net.2 of the feed-forwards."""
+    gradient_accumulation_steps: int = 1
+    """Batches whose gradients make one optimizer step."""
+    gradient_checkpointing: bool = False
+    """Compute activations a second time rather than keep them: less memory, about a third more time."""
+    snr_gamma: float = 0.0
+    """Min-SNR weighting of noise steps (5 is usual); 0 weighs all alike, as Mira does."""
+    noise_offset: float = 0.0
+    """Share of noise that is the same in all of a frame; 0 as in Mira."""
+
+    validation_clips: int = 8
+    """Clips, at most a quarter, that training never sees: their loss is measured at each checkpoint."""
+    validation_prompts: list[str] = field(default_factory=list)
+    """Prompts of which a video is made at each checkpoint; the seed is the run's."""
+    validation_steps: int = 20
+    """Denoising steps of those videos."""
     learning_rate: float = 5e-4
     """Peak, after warm-up."""
     lr_warmup_steps: int = 100
@@ -112,17 +156,27 @@ class TrainConfig:
     """Constructor arguments of MiraScheduler."""
 
     @property
+    def stages(self) -> list[Stage]:
+        """The curriculum, or the one stage that the settings beside it make."""
+        return self.curriculum or [Stage(self.max_train_steps or 1000, self.train_batch_size, self.num_frames, timestep_logit_mean=self.timestep_logit_mean)]
+
+    @property
     def total_steps(self) -> int:
         """Steps of the whole run."""
-        return self.max_train_steps or sum(stage.steps for stage in self.curriculum)
+        return self.max_train_steps or sum(stage.steps for stage in self.stages)
+
+    @property
+    def lengths(self) -> list[int]:
+        """All lengths of clips, in frames."""
+        return sorted({n for stage in self.stages for n in stage.num_frames})
 
     def stage_at(self, step: int) -> Stage:
         """The stage that ``step`` (from 0) belongs to; the last one goes on for ever."""
-        for stage in self.curriculum:
+        for stage in self.stages:
             if step < stage.steps:
                 return stage
             step -= stage.steps
-        return self.curriculum[-1]
+        return self.stages[-1]
 
     def validate(self) -> None:
         """Raises ConfigError at the first setting that cannot be used."""
@@ -132,16 +186,25 @@ class TrainConfig:
             raise ConfigError(f"optimizer is {self.optimizer!r}; it must be one of {', '.join(OPTIMIZERS)}.{nearest(self.optimizer, OPTIMIZERS)}")
         if self.mixed_precision not in ("auto", "bf16", "fp32"):
             raise ConfigError(f"mixed_precision is {self.mixed_precision!r}; it must be auto, bf16 or fp32.")
-        if self.target == "transformer" and not self.model:
-            raise ConfigError("model is empty; name a folder with vae/, text_encoder/ and tokenizer/ (made by `python -m training export`).")
-        if self.target == "transformer" and not self.dataset:
-            raise ConfigError("dataset is empty; name a folder made by `python -m training precompute`.")
-        for name in ("checkpoint_every", "log_every", "keep_last"):
+        if self.target in LATENT_TARGETS and not self.model:
+            raise ConfigError("model is empty; name what to start from: mira-nano, a release such as TencentARC/Mira-v0:128, or a model folder.")
+        if self.target in LATENT_TARGETS and not self.dataset:
+            raise ConfigError("dataset is empty; name a folder of videos with captions (name.mp4 and name.txt), or a table of them.")
+        if self.target not in LATENT_TARGETS and self.dataset:
+            raise ConfigError(f"dataset is {self.dataset!r}, but {self.target} is trained on Toy World, which it renders itself. Leave dataset empty, or choose one of {', '.join(LATENT_TARGETS)}.")
+        for name in ("checkpoint_every", "log_every", "keep_last", "frame_stride", "takes_per_clip", "gradient_accumulation_steps", "lora_rank", "validation_steps"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        for stage in self.curriculum:
+        for name in ("max_train_steps", "validation_clips", "snr_gamma", "noise_offset", "keep_every", "lr_warmup_steps", "lr_decay_steps"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more.")
+        if not 0 < self.learning_rate < 1:
+            raise ConfigError(f"learning_rate is {self.learning_rate:g}; it must be above 0 and below 1 (1e-5 for a whole model, 1e-4 for a LoRA).")
+        if not 0 <= self.caption_dropout <= 1:
+            raise ConfigError(f"caption_dropout is {self.caption_dropout:g}; it must be from 0 to 1.")
+        for stage in self.stages:
             if stage.steps < 1 or stage.train_batch_size < 1 or not stage.num_frames or min(stage.num_frames) < 1:
-                raise ConfigError(f"A stage of the curriculum needs steps, a batch size and lengths of at least 1: {dataclasses.asdict(stage)}.")
+                raise ConfigError(f"Steps, train_batch_size and num_frames must be at least 1: {dataclasses.asdict(stage)}.")
 
 
 def load_config(path: str | Path | None, overrides: list[str]) -> TrainConfig:
@@ -151,17 +214,32 @@ def load_config(path: str | Path | None, overrides: list[str]) -> TrainConfig:
     try:
         layers = [base]
         if path is not None:
-            layers.append(OmegaConf.load(path))
+            layers.append(_plain(OmegaConf.load(path), path))
         layers.append(OmegaConf.from_dotlist(overrides))
         config = OmegaConf.to_object(OmegaConf.merge(*layers))
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         raise ConfigError(f"There is no config file {path}.") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text: {error}.") from None
     except OmegaConfBaseException as error:
         key = str(error.full_key or error.key or "").split(".")[0]
         hint = nearest(key, names) if key and key not in names else ""
         raise ConfigError(f"{str(error).splitlines()[0]}{hint}") from None
     config.validate()
     return config
+
+
+def _plain(settings: Any, path: str | Path) -> Any:
+    """``settings`` of a file. Raises ConfigError for one that is no mapping, or that would read from its surroundings (``${oc.env:...}``)."""
+    if not OmegaConf.is_dict(settings):
+        raise ConfigError(f"{path} is not a list of settings (name: value).")
+    text = OmegaConf.to_yaml(settings)
+    if "${" in text:
+        line = next(line for line in text.splitlines() if "${" in line)
+        raise ConfigError(f"{path} holds {line.strip()!r}: values that are taken from elsewhere are refused. Write the value itself.")
+    return settings
 
 
 def save_config(config: TrainConfig, path: Path) -> None:

@@ -6,7 +6,7 @@ import torch
 
 
 class EMA:
-    """Keeps ``average = d average + (1 - d) weights`` with the decay warmed up as min(decay, (1 + n) / (10 + n)).
+    """Of the weights that are trained: keeps ``average = d average + (1 - d) weights`` with the decay warmed up as min(decay, (1 + n) / (10 + n)).
 
     The warm-up is the usual one (TensorFlow's ``ExponentialMovingAverage``): early averages follow the weights closely.
     """
@@ -14,7 +14,7 @@ class EMA:
     def __init__(self, module: torch.nn.Module, decay: float):
         self.decay = decay
         self.updates = 0
-        self.average = {name: p.detach().clone().float() for name, p in module.named_parameters()}
+        self.average = {name: p.detach().clone().float() for name, p in module.named_parameters() if p.requires_grad}
 
     @torch.no_grad()
     def update(self, module: torch.nn.Module) -> None:

@@ -37,13 +37,18 @@ def diffusion_loss(
     generator: torch.Generator,
     enable_temporal_attention: bool = True,
     weights: torch.Tensor | None = None,
+    snr_gamma: float = 0.0,
+    noise_offset: float = 0.0,
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """Mean squared error of the predicted noise (or v), as in DDPM (Ho et al. 2020, eq. 14) on Mira's rescaled schedule.
 
     ``latents`` [B, C, T, h, w] scaled, ``prompt_embeds`` [B, L, D], ``fps`` and ``timesteps`` [B]; ``weights`` [B, 1, T, h, w] of mean one
-    weigh the places of a clip. Returns the loss and its mean over the clean and the noisy half of the schedule.
+    weigh the places of a clip. ``snr_gamma`` weighs noise steps as in Min-SNR (Hang et al. 2023, arXiv:2303.09556, eq. 12), ``noise_offset`` adds that
+    share of noise that a whole frame has in common. Returns the loss and its mean over the clean and the noisy half of the schedule.
     """
     noise = torch.randn(latents.shape, generator=generator).to(latents.device)
+    if noise_offset:
+        noise = noise + noise_offset * torch.randn((*latents.shape[:3], 1, 1), generator=generator).to(latents.device)
     noisy = scheduler.add_noise(latents, noise, timesteps)
     target = scheduler.target(latents, noise, timesteps)
     predicted = transformer(noisy, timesteps, prompt_embeds, fps, enable_temporal_attention=enable_temporal_attention).sample
@@ -53,4 +58,11 @@ def diffusion_loss(
     with torch.no_grad():
         late = timesteps >= scheduler.config.num_train_timesteps // 2
         figures = {name: float(errors[mask].mean()) for name, mask in (("clean", ~late), ("noisy", late)) if mask.any()}
-    return errors.mean(), figures
+    return (errors * min_snr_weights(scheduler, timesteps, snr_gamma) if snr_gamma else errors).mean(), figures
+
+
+def min_snr_weights(scheduler: MiraScheduler, timesteps: torch.Tensor, gamma: float) -> torch.Tensor:
+    """min(SNR, gamma) of the noise steps [B], as a weight of the error in what the model predicts: over SNR for noise, over SNR + 1 for v."""
+    alpha = scheduler.alpha.to(timesteps.device)[timesteps].clamp(1e-6, 1 - 1e-6)
+    snr = alpha.square() / (1 - alpha.square())
+    return snr.clamp(max=gamma) / (snr + 1 if scheduler.config.prediction_type == "v_prediction" else snr)

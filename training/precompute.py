@@ -7,14 +7,14 @@ import logging
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from core.text_encoder import encode_prompts
-
+from .config import Stage
 from .toyworld import captions, render, sample_spec
 
 log = logging.getLogger(__name__)
@@ -111,18 +111,19 @@ class LatentDataset:
             texts.append(self.captions[i][0 if rng.random() < 0.5 else int(rng.integers(1, CAPTIONS_PER_CLIP))])
         return torch.stack(clips).float(), torch.stack(masks)[:, None].float(), texts
 
+    def batch(self, stage: Stage, rng: np.random.Generator) -> dict[str, Any]:
+        """``latents`` [B, C, T, h, w] fp32, ``masks`` of the objects [B, 1, T, h, w], ``texts`` and ``fps`` [B]."""
+        num_frames = int(rng.choice(stage.num_frames))
+        latents, masks, texts = self.draw(stage.clips(num_frames), num_frames, rng)
+        return {"latents": latents, "masks": masks, "texts": texts, "fps": torch.full((len(texts),), self.fps)}
+
+    def held_out_batches(self, rng: np.random.Generator) -> list[dict[str, Any]]:
+        """None: Toy World renders what it is judged by."""
+        return []
+
     @property
     def shortest(self) -> int:
         """Frames of the shortest clip."""
         if not hasattr(self, "_shortest"):
             self._shortest = min(x.shape[1] for x in self.latents)
         return self._shortest
-
-    def text_encoder(self, model: str | Path, device: torch.device):
-        """A function from texts to prompt_embeds [B, L, D], by the text encoder in the folder ``model``."""
-        from transformers import AutoTokenizer, T5EncoderModel
-
-        model = Path(model)
-        tokenizer = AutoTokenizer.from_pretrained(model / "tokenizer")
-        encoder = T5EncoderModel.from_pretrained(model / "text_encoder").to(device).eval()
-        return lambda texts: encode_prompts(texts, tokenizer, encoder, batch_size=64)

@@ -14,38 +14,51 @@ import re
 import shutil
 import signal
 import time
+from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import psutil
 import torch
 
 from core.device import choose_device, choose_dtype
+from core.device_lock import device_held, lock_path
 
 from .config import ConfigError, TrainConfig, save_config
 from .ema import EMA
 from .muon import Muon
+from .runs import SAVE_NOW, Status, environment, whole_checkpoints
 
 log = logging.getLogger(__name__)
+
+DIVERGENCE_STEPS = 50
+DIVERGENCE = 5.0
 
 
 class NonFiniteLoss(RuntimeError):
     """The loss became NaN or infinite; the message says at which step and what to try."""
 
 
+class Diverged(RuntimeError):
+    """The loss has grown far beyond what it was; the message says at which step and what to try."""
+
+
 class Task(Protocol):
-    """What a target gives to the loop."""
+    """What a target gives to the loop. One that can also be judged has ``validate(weights)`` and ``sample(weights, folder)``."""
 
     model: torch.nn.Module
     casts_weights: bool
     """Whether the task computes in the training's number format by itself; otherwise the loop uses autocast."""
 
-    def batch(self, step: int) -> dict[str, Any]:
-        """The data of a step, a function of (seed, step). Called ahead, in a thread."""
+    def batch(self, index: int) -> dict[str, Any]:
+        """Data, a function of (seed, index); a step takes ``gradient_accumulation_steps`` of them. Called ahead, in a thread."""
 
-    def loss(self, batch: dict[str, Any], step: int) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(self, batch: dict[str, Any], index: int) -> tuple[torch.Tensor, dict[str, float]]:
         """The loss and figures for the log."""
 
     def save(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
@@ -87,8 +100,7 @@ def make_optimizers(model: torch.nn.Module, config: TrainConfig) -> list[torch.o
 
 def latest_checkpoint(output_dir: Path) -> Path | None:
     """The newest checkpoint that was written whole."""
-    whole = [p for p in (output_dir / "checkpoints").glob("step-*") if (p / ".complete").exists()]
-    return max(whole, key=lambda p: int(p.name.split("-")[1]), default=None)
+    return next(reversed(whole_checkpoints(output_dir)), None)
 
 
 class Trainer:
@@ -103,6 +115,9 @@ class Trainer:
         self.ema = EMA(task.model, config.ema_decay)
         self.device = next(task.model.parameters()).device
         self.stopping = False
+        self.status = Status("training", os.getpid(), psutil.Process().create_time())
+        self.recent: deque[float] = deque(maxlen=DIVERGENCE_STEPS)
+        self.lowest = math.inf
 
     def autocast(self):
         """The context of forward passes."""
@@ -114,56 +129,91 @@ class Trainer:
 
     def run(self) -> Path:
         """Train to the end (or to SIGTERM) and return the last checkpoint."""
-        config = self.config
+        config, ahead = self.config, config_ahead(self.config)
         self.output_dir.mkdir(parents=True, exist_ok=True)
         self.resume()
         save_config(config, self.output_dir / "config.yaml")
         previous = signal.signal(signal.SIGTERM, self._stop)
         started, since, losses = time.time(), self.step, []
+        self.tell("training")
         try:
-            with ThreadPoolExecutor(1) as ahead:
-                following = ahead.submit(self.task.batch, self.step)
+            with ThreadPoolExecutor(1) as pool:
+                following = pool.submit(ahead, self.task, self.step)
                 while self.step < config.total_steps and not self.stopping:
-                    batch = following.result()
-                    following = ahead.submit(self.task.batch, self.step + 1)
-                    losses.append(self.train_step(batch))
+                    waited = time.perf_counter()
+                    batches = following.result()
+                    waited = time.perf_counter() - waited
+                    following = pool.submit(ahead, self.task, self.step + 1)
+                    losses.append({**self.train_step(batches), "data_wait": waited})
                     self.step += 1
                     if self.step % config.log_every == 0:
                         self.record(losses, (time.time() - started) / (self.step - since))
-                        losses = []
-                        started, since = time.time(), self.step
-                    if self.step % config.checkpoint_every == 0 and self.step < config.total_steps:
+                        losses, started, since = [], time.time(), self.step
+                    asked = (self.output_dir / SAVE_NOW).exists()
+                    if (self.step % config.checkpoint_every == 0 and self.step < config.total_steps) or asked:
                         self.save()
+                        (self.output_dir / SAVE_NOW).unlink(missing_ok=True)
+                        started, since = time.time(), self.step
                 following.cancel()
         finally:
             signal.signal(signal.SIGTERM, previous)
         return self.save()
 
-    def train_step(self, batch: dict[str, Any]) -> dict[str, float]:
-        """One optimizer step; returns figures for the log."""
+    def tell(self, state: str, message: str = "") -> None:
+        """Say in the run folder what is going on."""
+        self.status = replace(self.status, state=state, step=self.step, message=message)
+        self.status.write(self.output_dir)
+
+    def train_step(self, batches: list[dict[str, Any]]) -> dict[str, float]:
+        """One optimizer step on the mean gradient of ``batches``; returns figures for the log."""
         rate = learning_rate_at(self.config, self.step)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate * (self.config.muon_scale if isinstance(optimizer, Muon) else 1)
-        with self.autocast():
-            loss, figures = self.task.loss(batch, self.step)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise NonFiniteLoss(f"The loss is {value} at step {self.step}. Resume with a lower learning_rate (now {rate:g}) from {latest_checkpoint(self.output_dir)}.")
         self.task.model.zero_grad(set_to_none=True)
-        loss.backward()
+        value, told = 0.0, []
+        for number, batch in enumerate(batches):
+            with self.autocast():
+                loss, figures = self.task.loss(batch, self.step * len(batches) + number)
+            value += float(loss.detach()) / len(batches)
+            told.append(figures)
+            self.check(value, rate)
+            (loss / len(batches)).backward()
         norm = torch.nn.utils.clip_grad_norm_(self.task.model.parameters(), self.config.max_grad_norm)
         for optimizer in self.optimizers:
             optimizer.step()
         self.ema.update(self.task.model)
-        return {"loss": value, "grad_norm": float(norm), **figures}
+        names = {name for figures in told for name in figures}
+        means = {name: float(np.mean([figures[name] for figures in told if name in figures])) for name in sorted(names)}
+        return {"loss": value, "grad_norm": float(norm), **means}
+
+    def check(self, value: float, rate: float) -> None:
+        """Raises NonFiniteLoss, or Diverged when the mean of the last DIVERGENCE_STEPS losses is DIVERGENCE times the lowest that it was."""
+        remedy = f"Resume with a lower learning_rate (now {rate:g}) from {latest_checkpoint(self.output_dir) or 'the start'}."
+        if not math.isfinite(value):
+            raise NonFiniteLoss(f"The loss is {value} at step {self.step}. {remedy}")
+        self.recent.append(value)
+        if len(self.recent) == DIVERGENCE_STEPS:
+            mean = float(np.mean(self.recent))
+            self.lowest = min(self.lowest, mean)
+            if mean > DIVERGENCE * self.lowest:
+                raise Diverged(f"The loss is {mean:.3g} on average over the last {DIVERGENCE_STEPS} steps, up to step {self.step}; it has been {self.lowest:.3g}. {remedy}")
 
     def record(self, losses: list[dict[str, float]], seconds: float) -> None:
-        """Add one line, the mean of the last steps, to log.jsonl."""
+        """Add one line, the mean of the last steps, to metrics.jsonl."""
         names = sorted({name for figures in losses for name in figures})
         mean = {name: float(np.mean([f[name] for f in losses if name in f])) for name in names}
         row = {"step": self.step, **{k: round(v, 6) for k, v in mean.items()}, "learning_rate": learning_rate_at(self.config, self.step - 1), "seconds_per_step": round(seconds, 4), "time": round(time.time(), 1)}
-        with (self.output_dir / "log.jsonl").open("a") as f:
+        if self.device.type == "cuda":
+            row["memory_gb"] = round(torch.cuda.max_memory_allocated(self.device) / 1e9, 2)
+        else:
+            row["memory_gb"] = round(psutil.Process().memory_info().rss / 1e9, 2)
+        self.note(row)
+        self.tell("training")
+
+    def note(self, row: dict[str, float]) -> None:
+        """Add a line to metrics.jsonl."""
+        with (self.output_dir / "metrics.jsonl").open("a") as f:
             f.write(json.dumps(row) + "\n")
         log.info("%s", row)
 
@@ -176,11 +226,16 @@ class Trainer:
         work = root / f".step-{self.step}.tmp"
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
-        self.task.save(work, self.ema.average)
+        weights = {**{name: p.detach() for name, p in self.task.model.named_parameters()}, **self.ema.average}
+        self.task.save(work, weights)
+        trained = {name: p for name, p in self.task.model.state_dict().items() if name in self.ema.average}
         torch.save(
-            {"step": self.step, "model": self.task.model.state_dict(), "optimizers": [o.state_dict() for o in self.optimizers], "ema": self.ema.state_dict()},
+            {"step": self.step, "model": trained, "optimizers": [o.state_dict() for o in self.optimizers], "ema": self.ema.state_dict()},
             work / "training_state.pt",
         )
+        loss = self.judge(weights)
+        if loss is not None:
+            (work / "validation.json").write_text(json.dumps({"step": self.step, "validation_loss": loss}))
         for path in work.rglob("*"):
             if path.is_file():
                 with path.open("rb") as f:
@@ -188,10 +243,26 @@ class Trainer:
         shutil.rmtree(final, ignore_errors=True)
         work.rename(final)
         (final / ".complete").touch()
-        whole = sorted((p for p in root.glob("step-*") if (p / ".complete").exists()), key=lambda p: int(p.name.split("-")[1]))
-        for old in whole[: -self.config.keep_last]:
-            shutil.rmtree(old)
+        self.prune()
+        if self.config.validation_prompts and hasattr(self.task, "sample"):
+            self.task.sample(weights, self.output_dir / "samples" / final.name)
         return final
+
+    def judge(self, weights: dict[str, torch.Tensor]) -> float | None:
+        """The loss of the held-out clips, noted in metrics.jsonl; None for a task that has none."""
+        loss = self.task.validate(weights) if hasattr(self.task, "validate") else None
+        if loss is not None:
+            self.note({"step": self.step, "validation_loss": round(loss, 6), "time": round(time.time(), 1)})
+        return loss
+
+    def prune(self) -> None:
+        """Drop the checkpoints that the settings do not keep: neither new, nor the best by validation loss, nor a multiple of ``keep_every``."""
+        config, whole = self.config, whole_checkpoints(self.output_dir)
+        judged = {p: json.loads((p / "validation.json").read_text())["validation_loss"] for p in whole if (p / "validation.json").exists()}
+        kept = {*whole[-config.keep_last :], *([min(judged, key=judged.get)] if judged else [])}
+        for old in whole:
+            if old not in kept and not (config.keep_every and int(old.name.split("-")[1]) % config.keep_every == 0):
+                shutil.rmtree(old)
 
     def resume(self) -> None:
         """Load the checkpoint that ``config.resume`` means, if any."""
@@ -204,7 +275,9 @@ class Trainer:
         if not re.fullmatch(r"step-\d+", folder.name) or not (folder / ".complete").exists():
             raise ConfigError(f"resume={choice}: {folder} is not a whole checkpoint; there are {sorted(p.name for p in (self.output_dir / 'checkpoints').glob('step-*'))}.")
         state = torch.load(folder / "training_state.pt", map_location=self.device, weights_only=True)
-        self.task.model.load_state_dict(state["model"])
+        missing, unexpected = self.task.model.load_state_dict(state["model"], strict=False)
+        if unexpected or set(missing) & set(self.ema.average):
+            raise ConfigError(f"{folder} is of another architecture: {len(unexpected)} of its tensors are unknown to the model, such as {next(iter(unexpected), next(iter(missing), None))}. Name the model that the run began with.")
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.ema.load_state_dict(state["ema"])
@@ -216,12 +289,47 @@ class Trainer:
         self.stopping = True
 
 
-def train(config: TrainConfig) -> Path:
-    """Run the training that ``config`` describes; returns the last checkpoint's folder."""
+def config_ahead(config: TrainConfig) -> Callable[[Task, int], list[dict[str, Any]]]:
+    """What fetches all batches of a step."""
+    count = config.gradient_accumulation_steps
+    return lambda task, step: [task.batch(step * count + number) for number in range(count)]
+
+
+def train(config: TrainConfig, device: str = "auto") -> Path:
+    """Run the training that ``config`` describes; returns the last checkpoint's folder.
+
+    It waits until the studio over the same data folder has finished its video, or another run has ended, and holds the device to its own end.
+    What it is doing, and why it ended, is in the run folder's status.json.
+    """
     from .targets import build_task
 
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     torch.manual_seed(config.seed)
-    task = build_task(config, torch.device(choose_device("auto")))
-    return Trainer(config, task).run()
+    output_dir = Path(config.output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    (output_dir / SAVE_NOW).unlink(missing_ok=True)
+    last = latest_checkpoint(output_dir)
+    status = Status("waiting", os.getpid(), psutil.Process().create_time(), int(last.name.split("-")[1]) if last else 0)
+    trainer = None
+    try:
+        status.write(output_dir)
+        chosen = choose_device(device)
+        with device_held(lock_path(config.data_dir, chosen)):
+            replace(status, state="preparing").write(output_dir)
+            task = build_task(config, chosen, lambda done, total: _tell_progress(status, output_dir, done, total))
+            (output_dir / "environment.json").write_text(json.dumps(environment(), indent=1))
+            if hasattr(getattr(task, "dataset", None), "facts"):
+                (output_dir / "dataset.json").write_text(json.dumps(task.dataset.facts(), indent=1))
+            trainer = Trainer(config, task)
+            folder = trainer.run()
+        trainer.tell("finished" if trainer.step >= config.total_steps else "paused")
+        return folder
+    except Exception as error:
+        replace(trainer.status if trainer else status, state="failed", message=str(error) or type(error).__name__).write(output_dir)
+        raise
+
+
+def _tell_progress(status: Status, output_dir: Path, done: int, total: int) -> None:
+    if done % max(1, total // 50) == 0 or done == total:
+        replace(status, state="preparing", message=f"{done} of {total} clips are ready").write(output_dir)

@@ -72,6 +72,8 @@ def render_waiting(job: Job, ahead: int, status: dict[str, Any], paused: bool) -
         why = "The queue is paused. Press Resume to start."
     elif status["state"] == "starting":
         why = "The model is being loaded. Your video starts as soon as it is ready."
+    elif status["state"] == "waiting":
+        why = "A training run has the device. Your video starts when the run ends or is paused."
     elif status["state"] == "stopped":
         why = "The worker is stopped."
     else:

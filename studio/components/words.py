@@ -70,6 +70,8 @@ def settings_line(request: GenerationRequest, elapsed: float | None = None) -> l
         f"{request.num_frames} frames, {(request.num_frames or 0) / (request.output_fps or 1):.1f} s",
         model_label(request.model),
     ]
+    if request.loras:
+        parts.append(f"LoRA {request.loras}")
     return parts if elapsed is None else [*parts, f"made in {about(elapsed)}"]
 
 

@@ -25,7 +25,7 @@ MAX_LOG_BYTES = 5 * 2**20
 ROOT = Path(__file__).resolve().parents[2]
 
 Status = dict[str, str | int | None]
-"""``state`` (starting, ready, busy, loading, stopped), ``device``, ``dtype``, ``model`` (the loaded one) and ``pid`` of a worker;
+"""``state`` (starting, ready, busy, loading, waiting, stopped), ``device``, ``dtype``, ``model`` (the loaded one) and ``pid`` of a worker;
 ``error``: how the last one died, in words, until its successor is ready; ``trouble``: why it could not do what it was ordered."""
 
 

@@ -18,6 +18,8 @@ from typing import Any
 import torch
 
 from core import GenerationCancelled, GenerationRequest, MiraPipeline, load_pipeline, save_video
+from core.device import choose_device
+from core.device_lock import DeviceTurn, lock_path
 from core.provenance import made_with
 from core.types import MADE_WITH, RequestError
 from core.video_io import save_poster
@@ -49,6 +51,9 @@ class VideoMaker:
         self.work_dir, self.previews_dir = data_dir / "tmp" / "worker", data_dir / "previews"
         for folder in (self.work_dir, self.previews_dir):
             folder.mkdir(parents=True, exist_ok=True)
+        self.device_turn = DeviceTurn(lock_path(data_dir, choose_device(device)))
+        self.aside = False
+        """Whether a training has the device."""
         self.pipe: MiraPipeline | None = None
         self.model: str | None = None
         self.tail_seconds: dict[tuple[str, int, int, int], float] = {}
@@ -60,13 +65,32 @@ class VideoMaker:
         while True:
             while not self.orders.empty():
                 self.obey(self.orders.get())
-            job = self.queue.lease(self.worker_id, LEASE_SECONDS)
-            if job is None:
+            if not self.turn():
                 time.sleep(IDLE_SECONDS)
-                continue
-            self.report("busy")
-            self.work(job)
-            self.report("ready")
+
+    def turn(self) -> bool:
+        """Make the next video, if there is a request and no training has the device, or asks for it; whether one was made or tried.
+
+        While a training has the device the model is out of memory, and requests wait.
+        """
+        if not self.device_turn.take():
+            if not self.aside:
+                self.aside, self.pipe, self.model = True, None, None
+                release_memory()
+                self.report("waiting")
+            return False
+        try:
+            if self.aside:
+                self.aside = False
+                self.report("ready")
+            job = self.queue.lease(self.worker_id, LEASE_SECONDS)
+            if job is not None:
+                self.report("busy")
+                self.work(job)
+                self.report("ready")
+            return job is not None
+        finally:
+            self.device_turn.give()
 
     def work(self, job: Job) -> None:
         """Make one video, or record in words why not."""
@@ -100,7 +124,7 @@ class VideoMaker:
         progress.stage("save", DECODED)
         part, final = self.work_dir / f"{job.id}.mp4", self.library.videos_dir / f"{job.id}.mp4"
         try:
-            save_video(frames, part, fps=request.output_fps, settings=request.to_dict() | {MADE_WITH: made_with(pipe)})
+            save_video(frames, part, fps=request.output_fps, settings=request.to_dict() | {MADE_WITH: made_with(pipe, request.loras)})
             if job.verifies is not None:
                 return self.verify(job, part)
             save_poster(frames, part.with_suffix(".jpg"))

@@ -22,7 +22,7 @@ MAX_TEXT_BYTES = 1_000_000
 SLIDER_GUIDANCE = 20.0
 SEEDS = 2**31
 START_FIELDS = ("start_from", "start_frames", "strength")
-FIELDS = ("prompt", "negative_prompt", "model", "preset", *PRESET_FIELDS, *START_FIELDS)
+FIELDS = ("prompt", "negative_prompt", "model", "preset", *PRESET_FIELDS, *START_FIELDS, "loras")
 """The fields of a request that a widget of the same name holds; seed and count come beside them."""
 
 
@@ -44,7 +44,7 @@ def fill(request: GenerationRequest) -> dict[str, Any]:
     known = {name for _, name in preset_choices(request.model)}
     values["preset"] = gr.update(choices=preset_choices(request.model), value=request.preset if request.preset in known else None)
     values["guidance_scale"] = _guidance(request.guidance_scale)
-    values["start_from"] = request.start_from or ""
+    values["start_from"], values["loras"] = request.start_from or "", request.loras or ""
     return values
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from core import GenerationCancelled, GenerationRequest, read_settings, save_video
+from core.device_lock import device_held, lock_path
 from studio import db as db_module
 from studio.executors import maker as maker_module
 from studio.executors.maker import VideoMaker
@@ -144,3 +145,18 @@ def test_the_verdict_tells_equal_from_close_from_other(tmp_path: Path) -> None:
     assert words["close"].startswith("Within tolerance") and words["close"].endswith("Nothing that the file tells of is different now.")
     assert words["other"].startswith("Drifted") and words["other"].endswith("Different now: torch (2 then, 3 now).")
     assert words["short"].startswith("Drifted: it has another shape")
+
+
+def test_a_training_run_gets_the_device_and_requests_wait_for_it(maker: VideoMaker, small: GenerationRequest) -> None:
+    states: list[str] = []
+    maker.tell = lambda status: states.append(status["state"])
+    maker.queue.enqueue(small)
+    path = lock_path(maker.data_dir, "cpu")
+    with device_held(path):
+        assert not maker.turn() and not maker.turn() and states == ["waiting"]
+        assert maker.queue.list()[0].state == "waiting"
+    assert maker.turn() and states == ["waiting", "ready", "busy", "busy", "ready"] and maker.library.count() == 1
+    (path.parent / "cpu-0.wanted-999999999").touch()  # left by a process that is gone
+    assert not maker.turn() and maker.device_turn.take()
+    maker.device_turn.give()
+    assert maker.pipe is not None

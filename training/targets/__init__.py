@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from ..config import TrainConfig
 
 
-def build_task(config: TrainConfig, device: torch.device):
-    """The task for ``config.target``, on ``device``."""
+def build_task(config: TrainConfig, device: torch.device, progress: Callable[[int, int], None] | None = None):
+    """The task for ``config.target``, on ``device``; ``progress`` hears how many clips are ready, and of how many."""
     if config.target in ("vae", "vae_decoder"):
         from .vae import VAETask as task
     elif config.target == "text_encoder":
         from .text_encoder import TextEncoderTask as task
     else:
-        from .transformer import TransformerTask as task
+        from .transformer import TransformerTask
+
+        return TransformerTask(config, device, progress)
     return task(config, device)

@@ -1,25 +1,39 @@
-"""Train the transformer on precomputed latents, with Mira's loss on Mira's schedule."""
+"""Train the transformer, its temporal blocks or a LoRA beside it on latents, with Mira's loss on Mira's schedule."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from core.checkpoints import find_model, text_encoder_folder
 from core.device import choose_dtype
+from core.loras import MADE_FROM
+from core.provenance import model_hash
 from core.schedulers import MiraScheduler
+from core.text_encoder import LazyTextEncoder, encode_prompts
+from core.temporal_vae import TemporalVAE
 from core.transformer import MiraTransformer3DModel
 
-from ..config import TrainConfig
+from ..config import ConfigError, TrainConfig
+from ..latents import VideoLatents
 from ..losses import diffusion_loss, draw_timesteps
 from ..precompute import LatentDataset
 from ..trainer import step_generator, step_rng
 
+log = logging.getLogger(__name__)
 
 OBJECTS_VISIBLE_ABOVE = 0.4
 """Share of the signal (alpha_t of the normalised process) above which one noisy frame shows where the objects are."""
+TEMPORAL = "temporal_transformer_blocks."
+LORA_FILE = "lora.safetensors"
+VALIDATED_AT = (100, 250, 400, 550, 700, 850)
+"""Noise steps, of 1,000, at which the loss of held-out clips is measured."""
 
 
 class TransformerTask:
@@ -27,58 +41,105 @@ class TransformerTask:
 
     casts_weights = True
 
-    def __init__(self, config: TrainConfig, device: torch.device):
+    def __init__(self, config: TrainConfig, device: torch.device, progress: Callable[[int, int], None] | None = None):
         self.config, self.device = config, device
-        self.dataset = LatentDataset(config.dataset, limit=config.clips)
-        part = Path(config.model) / "transformer"
-        if part.is_dir():
-            self.model = MiraTransformer3DModel.from_pretrained(part)
-            if "window_attn" in config.architecture:
-                self.model.look_over_time(config.architecture["window_attn"])
-        else:
-            self.model = MiraTransformer3DModel(**config.architecture)
-        self.model.to(device).float().train()
-        if self.model.config.in_channels != self.dataset.channels:
-            raise ValueError(f"The transformer takes {self.model.config.in_channels} latent channels, the latents in {config.dataset} have {self.dataset.channels}.")
-        self.scheduler = MiraScheduler(**config.scheduler)
         self.dtype = torch.float32 if config.mixed_precision == "fp32" else choose_dtype("bf16" if config.mixed_precision == "bf16" else "auto", device)
-        self.encode = self.dataset.text_encoder(config.model, device)
+        self.folder = model_folder(config)
+        self.text_encoder = LazyTextEncoder(text_encoder_folder(self.folder, Path(config.data_dir) / "models"), Path(config.data_dir) / "cache" / "prompts", device, self.dtype)
+        self.dataset = self._dataset(progress)
+        self.model = self._model().to(device).train()
+        if self.model.config.in_channels != self.dataset.channels:
+            raise ConfigError(f"The transformer takes {self.model.config.in_channels} latent channels, the latents of {config.dataset} have {self.dataset.channels}.")
+        if config.scheduler or not (self.folder / "scheduler").is_dir():
+            self.scheduler = MiraScheduler(**config.scheduler)
+        else:
+            self.scheduler = MiraScheduler.from_pretrained(self.folder / "scheduler")
+
+    def _dataset(self, progress: Callable[[int, int], None] | None) -> LatentDataset | VideoLatents:
+        """Latents of Toy World, or those of the user's videos, for which the VAE is loaded if any are missing, and then forgotten."""
+        config = self.config
+        if (Path(config.dataset) / "dataset.json").exists():
+            tokenizer, encoder = self.text_encoder.load()
+            self.encode = lambda texts: encode_prompts(texts, tokenizer, encoder, batch_size=64)
+            return LatentDataset(config.dataset, limit=config.clips)
+        dataset = VideoLatents(config, Path(config.data_dir) / "cache" / "latents", model_hash(self.folder, ("vae/*",)), FrameEncoder(self.folder, self.device, self.dtype), progress)
+        self.text_encoder(["", *dataset.captions, *config.validation_prompts])  # kept on disk from now on
+        self.text_encoder.release()
+        self.encode = self.text_encoder
+        return dataset
+
+    def _model(self) -> MiraTransformer3DModel:
+        """The transformer with ``requires_grad`` on what is trained; that is in fp32, the rest in the number format of the computation."""
+        config, part = self.config, self.folder / "transformer"
+        if config.target == "lora":
+            from peft import LoraConfig
+
+            model = MiraTransformer3DModel.from_pretrained(part, dtype=self.dtype).requires_grad_(False)
+            names = [name for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear) and any(name.endswith(f".{ending}") for ending in config.lora_layers) and "blocks." in name]
+            if not names:
+                raise ConfigError(f"lora_layers is {config.lora_layers}; no projection of the model ends so. Use to_q, to_k, to_v, to_out.0, net.0.proj or net.2.")
+            model.add_adapter(LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=names))
+        elif part.is_dir():
+            model = MiraTransformer3DModel.from_pretrained(part, dtype=self.dtype if config.target == "temporal" else torch.float32)
+            if "window_attn" in config.architecture:
+                model.look_over_time(config.architecture["window_attn"])
+        elif config.target == "transformer":
+            model = MiraTransformer3DModel(**config.architecture)
+        else:
+            raise ConfigError(f"{self.folder} holds no transformer/ whose {config.target} could be trained.")
+        if config.target == "temporal":
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad_(name.startswith(TEMPORAL))
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+        if config.gradient_checkpointing:
+            model.enable_gradient_checkpointing()
+        return model
 
     def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, fps: torch.Tensor, **options: Any):
         """The transformer with its weights cast once a step; gradients reach the fp32 weights.
 
-        Autocast would cast them at every use and keep norms and gates in fp32: 1.2 to 1.4 times slower on a CPU.
+        Autocast would cast them at every use and keep norms and gates in fp32: 1.2 to 1.4 times slower on a CPU. Checkpointed blocks run a
+        second time, when cast weights are gone: they need it.
         """
         if self.dtype == torch.float32:
             return self.model(noisy, timesteps, text, fps, **options)
+        if self.model.gradient_checkpointing:
+            with torch.autocast(self.device.type, self.dtype):
+                return self.model(noisy, timesteps, text, fps, **options)
         cast = {name: p.to(self.dtype) for name, p in self.model.named_parameters()}
         return torch.func.functional_call(self.model, cast, (noisy.to(self.dtype), timesteps, text.to(self.dtype), fps), options)
 
-    def batch(self, step: int) -> dict[str, Any]:
-        """``latents`` [B, C, T, h, w] fp32, ``masks`` [B, 1, T, h, w] of the objects, ``prompt_embeds`` [B, L, D]."""
-        rng, stage = step_rng(self.config.seed, step), self.config.stage_at(step)
-        num_frames = int(rng.choice(stage.num_frames))
-        latents, masks, texts = self.dataset.draw(stage.clips(num_frames), num_frames, rng)
-        texts = ["" if rng.random() < self.config.caption_dropout else text for text in texts]
-        return {"latents": latents, "masks": masks, "prompt_embeds": self.encode(texts)}
+    def batch(self, index: int) -> dict[str, Any]:
+        """``latents`` [B, C, T, h, w] fp32, ``masks`` [B, 1, T, h, w] of the objects or None, ``prompt_embeds`` [B, L, D], ``fps`` [B]."""
+        rng, stage = step_rng(self.config.seed, index), self.config.stage_at(index // self.config.gradient_accumulation_steps)
+        batch = self.dataset.batch(stage, rng)
+        texts = ["" if rng.random() < self.config.caption_dropout else text for text in batch.pop("texts")]
+        return {**batch, "prompt_embeds": self.encode(texts)}
 
-    def loss(self, batch: dict[str, Any], step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        stage = self.config.stage_at(step)
-        generator = step_generator(self.config.seed, step)
+    def loss(self, batch: dict[str, Any], index: int) -> tuple[torch.Tensor, dict[str, float]]:
+        stage = self.config.stage_at(index // self.config.gradient_accumulation_steps)
+        generator = step_generator(self.config.seed, index)
         steps = self.scheduler.config.num_train_timesteps
         timesteps = draw_timesteps(len(batch["latents"]), steps, stage.timestep_logit_mean, self.config.timestep_logit_std, generator).to(self.device)
-        loss, by_time = diffusion_loss(
+        loss, by_time = self._loss(batch, timesteps, generator, stage.enable_temporal_attention)
+        return loss, {f"{name}_{batch['latents'].shape[2]}f": value for name, value in by_time.items()}
+
+    def _loss(self, batch: dict[str, Any], timesteps: torch.Tensor, generator: torch.Generator, enable_temporal_attention: bool = True) -> tuple[torch.Tensor, dict[str, float]]:
+        return diffusion_loss(
             self.predict,
             self.scheduler,
             batch["latents"].to(self.device),
             batch["prompt_embeds"].to(self.device),
-            fps=torch.full((len(batch["latents"]),), self.dataset.fps, device=self.device),
+            fps=batch["fps"].to(self.device),
             timesteps=timesteps,
             generator=generator,
-            weights=self.weights(batch["masks"].to(self.device), timesteps),
-            enable_temporal_attention=stage.enable_temporal_attention,
+            weights=None if batch["masks"] is None else self.weights(batch["masks"].to(self.device), timesteps),
+            enable_temporal_attention=enable_temporal_attention,
+            snr_gamma=self.config.snr_gamma,
+            noise_offset=self.config.noise_offset,
         )
-        return loss, {f"{name}_{batch['latents'].shape[2]}f": value for name, value in by_time.items()}
 
     def weights(self, masks: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor | None:
         """Heavier where the objects are, at noise steps whose latents still show where that is; of mean one in each clip.
@@ -93,10 +154,108 @@ class TransformerTask:
         weights = 1 + extra * masks * visible
         return weights / weights.mean(dim=(1, 2, 3, 4), keepdim=True)
 
+    # -- what a checkpoint is judged by -------------------------------------------------------------
+
+    @torch.no_grad()
+    def validate(self, weights: dict[str, torch.Tensor]) -> float | None:
+        """Mean loss of the held-out clips at VALIDATED_AT with noise that never changes; None where no clip is held out."""
+        batches = self.dataset.held_out_batches(np.random.default_rng(0))
+        losses = []
+        with self.using(weights):
+            for number, batch in enumerate(batches):
+                batch["prompt_embeds"] = self.encode(batch.pop("texts"))
+                for step in VALIDATED_AT:
+                    loss, _ = self._loss(batch, torch.tensor([step], device=self.device), torch.Generator().manual_seed(1000 * number + step))
+                    losses.append(float(loss))
+        return float(np.mean(losses)) if losses else None
+
+    @torch.no_grad()
+    def sample(self, weights: dict[str, torch.Tensor], folder: Path) -> None:
+        """A video of each of ``validation_prompts``, through the pipeline that makes everyone's videos: ``folder/00.mp4`` and so on."""
+        from core.pipeline import MiraPipeline
+        from core.presets import default_preset
+        from core.types import GenerationRequest
+        from core.video_io import save_video
+
+        config, preset = self.config, default_preset(self.config.model)
+        takes = getattr(self.dataset, "takes", None)
+        shape = {"num_frames": preset.num_frames, "height": preset.height, "width": preset.width, "fps": preset.fps}
+        if takes:
+            longest = max(takes, key=lambda take: take.num_frames)
+            shape = {"num_frames": longest.num_frames, "height": longest.height, "width": longest.width, "fps": max(1, min(120, round(longest.fps)))}
+        with self.using(weights):
+            pipe = MiraPipeline(self.model, TemporalVAE.from_pretrained(self.folder / "vae", dtype=self.dtype).to(self.device), self.scheduler)
+            pipe.lazy_text_encoder = self.text_encoder
+            pipe.set_progress_bar_config(disable=True)
+            for number, prompt in enumerate(config.validation_prompts):
+                request = GenerationRequest(prompt, model=config.model, seed=config.seed, preset=preset.name, num_inference_steps=config.validation_steps, **shape).resolved()
+                folder.mkdir(parents=True, exist_ok=True)
+                settings = {name: getattr(request, name) for name in (*shape, "num_inference_steps", "guidance_scale", "eta", "sampler", "seed")}
+                save_video(pipe(request.prompt, **settings).frames[0], folder / f"{number:02}.mp4", request.output_fps, request.to_dict())
+
+    @contextmanager
+    def using(self, weights: dict[str, torch.Tensor]) -> Iterator[None]:
+        """The model with these weights in place of its own, for evaluation."""
+        own = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        kept = {name: p.data for name, p in own.items()}
+        for name, parameter in own.items():
+            parameter.data = weights[name].to(parameter.data)
+        self.model.eval()
+        try:
+            yield
+        finally:
+            for name, parameter in own.items():
+                parameter.data = kept[name]
+            self.model.train()
+
     def save(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
-        """``folder/transformer`` and ``folder/scheduler``."""
+        """``folder/lora.safetensors``; or ``folder/transformer`` and ``folder/scheduler``."""
+        if self.config.target == "lora":
+            import json
+
+            from safetensors import safe_open
+            from safetensors.torch import load_file, save_file
+
+            with self.using(weights):
+                self.model.save_lora_adapter(folder, weight_name=LORA_FILE)
+            with safe_open(folder / LORA_FILE, "pt") as file:
+                metadata = file.metadata()
+            origin = {"run": Path(self.config.output_dir).name, "model": self.config.model, "dataset": Path(self.config.dataset).name, "dataset_hash": getattr(self.dataset, "hash", None)}
+            save_file(load_file(folder / LORA_FILE), folder / LORA_FILE, {**metadata, MADE_FROM: json.dumps(origin)})
+            return
         with torch.device("meta"):
             model = MiraTransformer3DModel.from_config(self.model.config)
-        model.load_state_dict(weights, assign=True)
+        frozen = {name: p.data for name, p in self.model.named_parameters() if name not in weights}
+        model.load_state_dict({**weights, **frozen}, assign=True)
         model.save_pretrained(folder / "transformer")
         self.scheduler.save_pretrained(folder / "scheduler")
+
+
+class FrameEncoder:
+    """A model folder's VAE, loaded when it is first needed."""
+
+    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype):
+        self.folder, self.device, self.dtype = folder, device, dtype
+        self.vae: torch.nn.Module | None = None
+
+    def __call__(self, frames: np.ndarray) -> torch.Tensor:
+        """Latents [C, T, h, w] of ``frames`` uint8 [T, H, W, 3]."""
+        from core.vae import encode_video
+
+        if self.vae is None:
+            self.vae = TemporalVAE.from_pretrained(self.folder / "vae", dtype=self.dtype).to(self.device).eval()
+        pixels = torch.from_numpy(frames).permute(3, 0, 1, 2)[None].to(self.device, self.dtype)
+        return encode_video(self.vae, pixels.div(127.5).sub(1))[0]
+
+
+def model_folder(config: TrainConfig) -> Path:
+    """The folder of what a run starts from: a folder of parts as it is, else a model by name, downloaded if need be. Raises ConfigError."""
+    from core.originals import CheckpointError
+
+    folder = Path(config.model)
+    if (folder / "vae").is_dir():
+        return folder
+    try:
+        return find_model(config.model, Path(config.data_dir))
+    except CheckpointError as error:
+        raise ConfigError(str(error)) from None

@@ -1,0 +1,177 @@
+"""Datasets as users have them: what is read, what is refused with a reason, what the doctor sees, and which frames training gets."""
+
+import json
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from core import save_video
+from training.config import ConfigError, load_config
+from training.dataset import captions_of, find_clips, main
+from training.doctor import examine
+from training.latents import take_of
+from training.video import UnusableVideo, probe_video, read_frames
+
+
+def numbered(count, height=32, width=48):
+    """Frames whose grey tells which one they are: 10 t + 5."""
+    return np.stack([np.full((height, width, 3), 10 * t + 5, np.uint8) for t in range(count)])
+
+
+def number_of(frame):
+    return round((float(frame.mean()) - 5) / 10)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name, frames in (("a", 12), ("sub/b", 20)):
+        save_video(numbered(frames), tmp_path / f"{name}.mp4", fps=10)
+        (tmp_path / f"{name}.txt").write_text(f"clip {name}\n")
+    return tmp_path
+
+
+def write_video(path, frames, codec="ffv1", pix_fmt="yuv420p", times=None):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pix_fmt
+        stream.codec_context.time_base = stream.time_base = Fraction(1, 1000)
+        for t, image in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(image, format="rgba" if image.shape[-1] == 4 else "rgb24").reformat(format=pix_fmt)
+            frame.pts, frame.time_base = (100 * t if times is None else times[t]), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def test_frames_are_those_of_the_asked_times_from_anywhere_in_the_file(tmp_path):
+    save_video(numbered(25), tmp_path / "v.mp4", fps=10)
+    facts = probe_video(tmp_path / "v.mp4")
+    assert (facts.num_frames, facts.width, facts.height) == (25, 48, 32) and facts.fps == pytest.approx(10)
+    for first, stride in ((0, 1), (3, 2), (17, 3), (24, 1)):
+        wanted = list(range(first, 25, stride))
+        frames = read_frames(tmp_path / "v.mp4", [t / 10 for t in wanted], 48, 32)
+        assert [number_of(frame) for frame in frames] == wanted
+    with pytest.raises(UnusableVideo, match="ends or breaks after 2 of 4"):
+        read_frames(tmp_path / "v.mp4", [2.3, 2.4, 2.5, 2.6], 48, 32)
+
+
+def test_frames_of_a_variable_rate_are_those_shown_at_the_time(tmp_path):
+    write_video(tmp_path / "v.mkv", numbered(5), times=[0, 50, 400, 450, 1000])
+    frames = read_frames(tmp_path / "v.mkv", [0.0, 0.25, 0.5, 0.75, 1.0], 48, 32)
+    assert [number_of(frame) for frame in frames] == [0, 1, 3, 3, 4]
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv420p10le", "yuva420p", "bgra", "gray"])
+def test_ten_bits_alpha_and_grey(tmp_path, pix_fmt):
+    frames = numbered(12)
+    if pix_fmt in ("yuva420p", "bgra"):
+        frames = np.concatenate([frames, np.full_like(frames[..., :1], 255)], -1)
+    write_video(tmp_path / "v.mkv", frames, "ffv1", pix_fmt)
+    read = read_frames(tmp_path / "v.mkv", [0.0, 0.55, 1.1], 48, 32)
+    assert [number_of(frame) for frame in read] == [0, 5, 11]
+
+
+def test_a_picture_is_covered_by_the_size_and_its_middle_kept(tmp_path):
+    picture = np.zeros((60, 200, 3), np.uint8)
+    picture[:, 70:130] = 255
+    Image.fromarray(picture).save(tmp_path / "p.png")
+    (frame,) = read_frames(tmp_path / "p.png", [0.0], 32, 32)
+    assert frame.shape == (32, 32, 3) and frame[16, 1:-1].min() > 200
+    assert probe_video(tmp_path / "p.png").num_frames == 1
+
+
+def test_a_folder_of_pairs(folder):
+    (folder / "lonely.mp4").write_bytes((folder / "a.mp4").read_bytes())
+    (folder / "mute.mp4").write_bytes((folder / "a.mp4").read_bytes())
+    (folder / "mute.txt").write_text(" \n")
+    clips, rejects = find_clips(folder)
+    assert [(clip.name, clip.captions) for clip in clips] == [("a.mp4", ("clip a",)), ("b.mp4", ("clip sub/b",))]
+    assert {reject.name: reject.reason for reject in rejects} == {"lonely.mp4": "has no caption: lonely.txt is missing", "mute.mp4": "has no caption: mute.txt is empty"}
+
+
+def test_tables_of_hugging_face_webvid_and_miradata(folder):
+    (folder / "metadata.jsonl").write_text(json.dumps({"file_name": "a.mp4", "text": "from json"}) + "\n" + json.dumps({"file_name": "gone.mp4", "text": "x"}))
+    clips, rejects = find_clips(folder)
+    assert clips[0].captions == ("from json",) and rejects[0].reason == "is not there"
+    (folder / "webvid.csv").write_text("videoid,contentUrl,duration,page_dir,name\nb,http://x,PT2S,sub,A red ball\n")
+    clips, _ = find_clips(folder / "webvid.csv")
+    assert clips[0].path == folder / "sub" / "b.mp4" and clips[0].captions == ("A red ball",)
+    header = "index,video_id,start_frame,end_frame,fps,tag,short_caption,dense_caption,main_object_caption,background_caption,style_caption,camera_caption\n"
+    (folder / "mira.csv").write_bytes((header + "0,a,2,10,10,cité,Short.,Dense.,Object.,Back.,Style.,Camera.\n").encode("cp1252"))
+    (clip,), _ = find_clips(folder / "mira.csv")
+    assert (clip.path, clip.start, clip.end) == (folder / "a.mp4", 0.2, 1.0)
+    assert clip.captions == ("cité Short.", "cité Dense.", "cité Short. Dense. Object. Back. Style. Camera.")
+    assert list(captions_of({"short_caption": "Only."})) == ["Only."] * 2
+
+
+def test_paths_out_of_the_root_are_refused(folder):
+    (folder / "metadata.csv").write_text("file_name,text\n../secret.mp4,x\n/etc/passwd,x\na.mp4,ok\n")
+    clips, rejects = find_clips(folder)
+    assert len(clips) == 1 and all("leads out of" in reject.reason for reject in rejects) and len(rejects) == 2
+
+
+@pytest.mark.parametrize("content, message", [("a,b\n1,2\n", "names no files: it has the columns a, b"), ("", "holds no videos")])
+def test_tables_without_clips_are_refused(tmp_path, content, message):
+    (tmp_path / "t.csv").write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        find_clips(tmp_path / "t.csv")
+
+
+def test_the_doctor_names_what_is_wrong(folder):
+    whole = (folder / "a.mp4").read_bytes()
+    for name, content in (("broken", whole[: len(whole) // 2]), ("empty", b""), ("text", b"no video at all")):
+        (folder / f"{name}.mp4").write_bytes(content)
+        (folder / f"{name}.txt").write_text("x")
+    save_video(numbered(4), folder / "short.mp4", fps=10)
+    still = np.random.default_rng(0).integers(0, 255, (1, 32, 48, 3), dtype=np.uint8).repeat(12, 0)
+    cut = np.concatenate([np.full((6, 32, 48, 3), 20, np.uint8), np.full((6, 32, 48, 3), 230, np.uint8)])
+    for name, frames in (("still", still), ("twin", still), ("cut", cut)):
+        save_video(frames, folder / f"{name}.mp4", fps=10)
+    for name in ("short", "still", "twin", "cut"):
+        (folder / f"{name}.txt").write_text(name)
+    report = examine(folder, num_frames=8)
+    reasons = {reject.name: reject.reason for reject in report.rejects}
+    assert set(reasons) == {"broken.mp4", "empty.mp4", "text.mp4", "short.mp4"} and reasons["short.mp4"] == "is too short: 4 frames, and 8 are needed"
+    remarks = {(remark.name, remark.reason) for remark in report.remarks}
+    assert ("still.mp4", "stands still") in remarks and ("twin.mp4", "looks nearly like still.mp4") in remarks
+    assert any(name == "cut.mp4" and "may hold a cut about 50%" in reason for name, reason in remarks)
+    assert not any(name in ("a.mp4", "b.mp4") for name, _ in remarks)
+
+
+def test_the_command_tells_it_as_text_and_json(folder, capsys, tmp_path):
+    assert main(["check", str(folder), "--num-frames", "8", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["usable"] == 2 and facts["sizes"] == {"48x32": 2} and facts["seconds"] == pytest.approx(3.2)
+    assert main(["check", str(folder), "--num-frames", "100"]) == 1
+    assert "a.mp4 is too short: 12 frames" in capsys.readouterr().out
+    assert main(["check", str(tmp_path / "nowhere")]) == 2
+    assert "There is no dataset" in capsys.readouterr().err
+
+
+def test_takes_stay_inside_their_clip_and_fit_it(folder):
+    (item, longer) = examine(folder, num_frames=4).clips
+    seen = set()
+    for seed in range(60):
+        take = take_of(longer, [1, 4, 8], [(128, 80), (80, 128), (64, 64)], 4, np.random.default_rng(seed))
+        assert take.num_frames == 8 and (take.width, take.height) == (128, 80) and take.times[-1] <= 1.9 + 1e-6
+        assert take.fps == pytest.approx(10 / take.stride)
+        seen.add((round(take.start, 3), take.stride))
+    assert {stride for _, stride in seen} == {1, 2} and len({start for start, _ in seen}) > 4
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("learning_rat: 1e-4", "learning_rate"),
+        ("learning_rate: ${oc.env:HOME}", "values that are taken from elsewhere are refused"),
+        ("- a\n- b", "not a list of settings"),
+        ("a: [", "is not YAML"),
+        ("max_train_steps: many", "max_train_steps|many"),
+    ],
+)
+def test_settings_files_that_cannot_be_used(tmp_path, content, message):
+    (tmp_path / "c.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        load_config(tmp_path / "c.yaml", [])

@@ -1,0 +1,201 @@
+"""Fine-tuning on a user's videos, end to end on tiny sizes: LoRA, temporal blocks, the whole; resume, validation, use in generation."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from core import GenerationRequest, MiraTransformer3DModel, load_pipeline, save_video
+from core.device_lock import DeviceTurn, lock_path
+from core.loras import FOLDER, apply_loras, made_from
+from core.provenance import made_with
+from core.types import RequestError
+from studio_app import wait_for
+from tiny import TEXT_DIM, save_tiny_model
+from training.__main__ import main
+from training.config import ConfigError, load_config, save_config
+from training.runs import Runs, Status, read_run
+from training.trainer import Diverged, train
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A tiny model folder and eight captioned videos."""
+    root = tmp_path_factory.mktemp("finetune")
+    save_tiny_model(root / "model")
+    rng = np.random.default_rng(0)
+    (root / "videos").mkdir()
+    for i in range(8):
+        frames = np.roll(rng.integers(0, 255, (1, 32, 48, 3), dtype=np.uint8), 0).repeat(9, 0)
+        frames = np.stack([np.roll(frame, t, 1) for t, frame in enumerate(frames)])
+        save_video(frames, root / "videos" / f"clip{i}.mp4", fps=8)
+        (root / "videos" / f"clip{i}.txt").write_text(f"a red ball number {i}")
+    return root
+
+
+def config(place, out, *words):
+    plain = [f"model={place / 'model'}", f"dataset={place / 'videos'}", f"output_dir={out}", f"data_dir={place / 'data'}", "sizes=[48x32]", "num_frames=[4]", "train_batch_size=2", "max_train_steps=4"]
+    return load_config(None, [*plain, "checkpoint_every=2", "log_every=1", "mixed_precision=fp32", "num_threads=1", "validation_clips=2", "lr_warmup_steps=1", "learning_rate=1e-3", *words])
+
+
+def trained(checkpoint):
+    state = torch.load(checkpoint / "training_state.pt", weights_only=True)
+    return state["model"], state["ema"]["average"]
+
+
+@pytest.mark.parametrize("target", ["transformer", "temporal", "lora"])
+def test_resumed_equals_never_stopped_and_only_the_target_changes(place, tmp_path, target):
+    whole = train(config(place, tmp_path / "whole", f"target={target}"))
+    train(config(place, tmp_path / "parts", f"target={target}", "max_train_steps=2"))
+    parts = train(config(place, tmp_path / "parts", f"target={target}"))
+    for ours, theirs in zip(trained(whole), trained(parts)):
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+    names = set(trained(whole)[0])
+    if target == "temporal":
+        assert names and all(name.startswith("temporal_transformer_blocks.") for name in names)
+    if target == "lora":
+        assert names and all(".lora_" in name for name in names)
+        assert not (whole / "transformer").exists()
+    else:
+        before = MiraTransformer3DModel.from_pretrained(place / "model" / "transformer").state_dict()
+        after = MiraTransformer3DModel.from_pretrained(whole / "transformer").state_dict()
+        changed = {name for name in before if not torch.equal(before[name], after[name])}
+        assert changed and changed <= names
+    assert read_run(tmp_path / "whole").state == "finished"
+    losses = [row["validation_loss"] for row in read_run(tmp_path / "whole").metrics() if "validation_loss" in row]
+    assert len(losses) == 2 and np.isfinite(losses).all()
+    facts = json.loads((tmp_path / "whole" / "dataset.json").read_text())
+    assert facts["takes"] == 8 and facts["held_out"] == 2 and facts["shapes"] == ["48x32, 4 frames"]
+
+
+def test_a_lora_is_used_with_its_weight_and_left_out_again(place, tmp_path):
+    checkpoint = train(config(place, tmp_path / "run", "target=lora", "lora_rank=4", "learning_rate=0.05"))
+    data = tmp_path / "data"
+    (data / FOLDER).mkdir(parents=True)
+    (data / FOLDER / "mine.safetensors").write_bytes((checkpoint / "lora.safetensors").read_bytes())
+    assert made_from(data / FOLDER / "mine.safetensors")["run"] == "run"
+    pipe = load_pipeline(place / "model", device="cpu", dtype="fp32", data_dir=data)
+    pipe.set_progress_bar_config(disable=True)
+    plain = GenerationRequest("a red ball", model="x", height=32, width=48, num_frames=3, num_inference_steps=2, guidance_scale=2.0, seed=1)
+    make = lambda loras: pipe.generate(plain.replace(loras=loras), output_type="latent").frames  # noqa: E731
+    without, full, half = make(None), make("mine"), make("mine@0.5")
+    assert not torch.allclose(without, full, atol=1e-3) and not torch.allclose(full, half, atol=1e-3)
+    assert torch.equal(make(None), without) and torch.equal(make("mine"), full)
+    torch.testing.assert_close(make("mine@0"), without)
+    with pytest.raises(RequestError, match="There is no LoRA 'mime'. Did you mean 'mine'"):
+        make("mime")
+    other = MiraTransformer3DModel(num_attention_heads=2, attention_head_dim=12, num_layers=1, caption_channels=TEXT_DIM)
+    with pytest.raises(RequestError, match="made for another model"):
+        apply_loras(other, "mine", data)
+
+
+@pytest.mark.parametrize("target", ["temporal", "lora"])
+def test_a_checkpoint_is_used_by_name_and_its_videos_tell_where_they_come_from(place, tmp_path, target, capsys):
+    data = tmp_path / "data"
+    words = (f"data_dir={data}", f"target={target}", "max_train_steps=2", "learning_rate=0.05")
+    train(config(place, data / "runs" / "mine", *words))
+    assert main(["use", "mine", "--data-dir", str(data)]) == 0
+    made = capsys.readouterr().out.strip().splitlines()[-1]
+    request = GenerationRequest("a red ball", height=32, width=48, num_frames=2, num_inference_steps=2, seed=1)
+    if target == "lora":
+        model, request = place / "model", request.replace(loras="mine-step-2")
+        assert made == str(data / FOLDER / "mine-step-2.safetensors")
+    else:
+        model = "mine-step-2"
+        shared = [(place / "model" / f).stat().st_ino == (data / "models" / model / f).stat().st_ino for f in ("model_index.json", "vae/config.json", "transformer/config.json")]
+        assert shared == [True, True, False]
+    pipe = load_pipeline(model, device="cpu", dtype="fp32", data_dir=data)
+    pipe.set_progress_bar_config(disable=True)
+    assert pipe.generate(request).frames.shape == (1, 2, 32, 48, 3)
+    told = made_with(pipe, request.loras)
+    origin = told["loras"]["mine-step-2"] if target == "lora" else told["trained"]
+    assert origin["run"] == "mine" and origin["model"] == str(place / "model") and len(origin["dataset_hash"]) == 12
+    assert main(["use", "mine", "--data-dir", str(data), "--step", "9"]) == 2
+    assert "no checkpoint of step 9; there are: step-2" in capsys.readouterr().err
+
+
+def test_a_run_is_paused_and_resumed_from_outside(place, tmp_path, capsys):
+    runs = Runs(tmp_path / "runs")
+    save = config(place, tmp_path / "runs" / "long", f"data_dir={tmp_path}", "target=lora", "max_train_steps=100000", "checkpoint_every=100000")
+    (tmp_path / "runs" / "long").mkdir(parents=True)
+    save_config(save, tmp_path / "runs" / "long" / "config.yaml")
+    assert runs.get("long").state == "stopped"
+    for begun in range(2):
+        assert main(["resume", "long", "--data-dir", str(tmp_path)]) == 0
+        before = len(runs.get("long").checkpoints()) and runs.get("long").step
+        wait_for(lambda: runs.get("long").state == "training" and runs.get("long").step > before, 90, lambda: (tmp_path / "runs/long/log.txt").read_text()[-2000:])
+        with pytest.raises(ConfigError, match="at work already"):
+            runs.resume("long")
+        assert not DeviceTurn(lock_path(tmp_path, "cpu")).take()
+        assert main(["pause", "long", "--data-dir", str(tmp_path)]) == 0
+        wait_for(lambda: runs.get("long").state == "paused", 60, "the pause")
+        assert runs.get("long").step == int(runs.get("long").checkpoints()[-1].name.split("-")[1]) > before
+    assert DeviceTurn(lock_path(tmp_path, "cpu")).take()
+    assert main(["runs", "--data-dir", str(tmp_path)]) == 0 and "long: paused, step" in capsys.readouterr().out
+    assert main(["pause", "long", "--data-dir", str(tmp_path)]) == 2
+
+
+def test_a_process_that_was_killed_is_known_to_be_gone(place, tmp_path):
+    runs = Runs(tmp_path / "runs")
+    folder = tmp_path / "runs" / "dead"
+    folder.mkdir(parents=True)
+    save_config(config(place, folder, "target=lora"), folder / "config.yaml")
+    Status("training", os.getpid(), created=1.0, step=7).write(folder)  # of another process with our number
+    assert runs.get("dead").state == "stopped" and "ended without a word" in runs.get("dead").message
+
+
+@pytest.mark.parametrize("text", ["a@b", "a@9", "a, a", "a@1@2"])
+def test_loras_that_cannot_be_read_are_named(text):
+    with pytest.raises(RequestError, match="LoRA"):
+        GenerationRequest("x", loras=text).resolved()
+
+
+def test_samples_are_made_by_the_pipeline_at_each_checkpoint(place, tmp_path):
+    train(config(place, tmp_path, "target=lora", "validation_prompts=[a red ball]", "validation_steps=2"))
+    samples = read_run(tmp_path).samples()
+    assert list(samples) == [2, 4] and all(len(files) == 1 for files in samples.values())
+
+
+def test_accumulated_gradients_and_checkpointing_change_nothing_but_rounding(place, tmp_path):
+    plain = train(config(place, tmp_path / "plain", "target=temporal", "max_train_steps=2"))
+    spared = train(config(place, tmp_path / "spared", "target=temporal", "max_train_steps=2", "gradient_checkpointing=true"))
+    for ours, theirs in zip(trained(plain)[0].values(), trained(spared)[0].values()):
+        torch.testing.assert_close(ours, theirs)
+    twice = train(config(place, tmp_path / "twice", "target=temporal", "max_train_steps=2", "gradient_accumulation_steps=2"))
+    assert any(not torch.equal(a, b) for a, b in zip(trained(plain)[0].values(), trained(twice)[0].values()))
+
+
+def test_a_second_run_finds_its_latents_ready(place, tmp_path, monkeypatch):
+    train(config(place, tmp_path / "one", "target=lora", "max_train_steps=1"))
+    monkeypatch.setattr("training.targets.transformer.FrameEncoder.__call__", lambda *_: pytest.fail("the VAE ran again"))
+    train(config(place, tmp_path / "two", "target=lora", "max_train_steps=1"))
+
+
+def test_an_exploding_loss_stops_the_run_and_says_where(place, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.trainer.DIVERGENCE_STEPS", 3)
+    monkeypatch.setattr("training.trainer.DIVERGENCE", 1.5)
+    with pytest.raises(Diverged, match="up to step"):
+        train(config(place, tmp_path, "target=transformer", "learning_rate=0.9", "max_train_steps=60", "max_grad_norm=1e9", "checkpoint_every=100"))
+    assert read_run(tmp_path).state == "failed" and "learning_rate" in read_run(tmp_path).message
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["target=lora", "lora_layers=[to_z]"], "no projection of the model ends so"),
+        (["target=lora", "sizes=[100x30]"], "sizes holds '100x30'"),
+        (["target=lora", "num_frames=[20]"], "no clip that can be trained on: .* too short: 9 frames, and 20 are needed"),
+        (["target=lora", "model=nowhere"], "There is no model 'nowhere'"),
+        (["target=lora", "dataset=nowhere"], "There is no dataset nowhere"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_in_words(place, tmp_path, words, message):
+    with pytest.raises(ConfigError, match=message):
+        train(config(place, tmp_path, *words))
+    assert read_run(tmp_path).state == "failed" or not (tmp_path / "config.yaml").exists()

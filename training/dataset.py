@@ -1,0 +1,194 @@
+"""Folders and tables of captioned videos, as users have them.
+
+    FOLDER with name.mp4 + name.txt, also in folders below (pictures too: they are videos of one frame)
+    FOLDER with metadata.csv or metadata.jsonl (Hugging Face's ``videofolder``: file_name, and text or caption)
+    TABLE.csv of MiraData (file_path or video_id, six captions, start and end) or of WebVid (videoid, name, page_dir)
+
+    python -m training.dataset check SOURCE [--root DIR] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .config import ConfigError
+from .video import PICTURES, VIDEOS
+
+TABLES = ("metadata.csv", "metadata.jsonl")
+MIRADATA_CAPTIONS = ("short_caption", "dense_caption", "main_object_caption", "background_caption", "style_caption", "camera_caption")
+FILE_COLUMNS = ("file_name", "file_path", "path", "video", "video_path")
+TEXT_COLUMNS = ("text", "caption", "prompt", "name")
+ENCODINGS = ("utf-8-sig", "utf-16", "cp1252")
+csv.field_size_limit(2**24)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A captioned video, or a stretch of one."""
+
+    path: Path
+    captions: tuple[str, ...]
+    """Each of them says what the clip shows; training draws one."""
+    start: float = 0.0
+    """Seconds from the beginning of the file."""
+    end: float | None = None
+    """Seconds; None for the end of the file."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in a report."""
+        return self.path.name if self.end is None and not self.start else f"{self.path.name} ({self.start:g} s)"
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A clip that cannot be used, and why."""
+
+    name: str
+    reason: str
+
+
+def find_clips(source: str | Path, root: str | Path | None = None) -> tuple[list[Clip], list[Reject]]:
+    """The clips of a folder or a table, in a fixed order, and those that have no caption or no file. Files are not opened.
+
+    ``root`` is where a table's paths begin (its own folder by default); a path that leads out of it is rejected. Raises ConfigError
+    for a source that is not there, cannot be read as a table, or names no clip at all.
+    """
+    source = Path(source)
+    if source.is_dir():
+        table = next((source / name for name in TABLES if (source / name).is_file()), None)
+        found = list(_rows(table, Path(root or source))) if table else list(_pairs(source))
+    elif source.is_file() and source.suffix.lower() in (".csv", ".jsonl"):
+        found = list(_rows(source, Path(root or source.parent)))
+    else:
+        raise ConfigError(f"There is no dataset {source}. Name a folder of videos with captions (name.mp4 and name.txt), or a .csv or .jsonl table.")
+    if not found:
+        raise ConfigError(f"{source} holds no videos. Put name.mp4 with its caption in name.txt into it, or a metadata.csv with the columns file_name and text.")
+    return [item for item in found if isinstance(item, Clip)], [item for item in found if isinstance(item, Reject)]
+
+
+def _pairs(folder: Path) -> Iterator[Clip | Reject]:
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in (*VIDEOS, *PICTURES) or any(part.startswith(".") for part in path.relative_to(folder).parts):
+            continue
+        name, text = str(path.relative_to(folder)), path.with_suffix(".txt")
+        if not path.resolve().is_relative_to(folder.resolve()):
+            yield Reject(name, "leads out of the folder")
+        elif not text.is_file():
+            yield Reject(name, f"has no caption: {text.name} is missing")
+        else:
+            caption = " ".join(_decoded(text).split())
+            yield Clip(path, (caption,)) if caption else Reject(name, f"has no caption: {text.name} is empty")
+
+
+def _rows(table: Path, root: Path) -> Iterator[Clip | Reject]:
+    rows = _table(table)
+    for number, row in enumerate(rows, 1):
+        row = {str(key).strip().lower(): str(value).strip() for key, value in row.items() if key is not None and value is not None}
+        where = _path_of(row)
+        if where is None:
+            if number == 1:
+                raise ConfigError(f"{table} names no files: it has the columns {', '.join(row) or 'none'}; one of {', '.join(FILE_COLUMNS)} (or video_id, or videoid and page_dir) is needed.")
+            yield Reject(f"row {number}", "names no file")
+            continue
+        path = root / where
+        captions, stretch = tuple(captions_of(row)), _stretch(row)
+        if not path.resolve().is_relative_to(root.resolve()):
+            yield Reject(where, f"leads out of {root}")
+        elif not captions:
+            yield Reject(where, "has no caption")
+        elif isinstance(stretch, str):
+            yield Reject(where, stretch)
+        else:
+            path = path if path.suffix else next((p for suffix in VIDEOS if (p := path.with_name(path.name + suffix)).is_file()), path)
+            yield Clip(path, captions, *stretch) if path.is_file() else Reject(where, "is not there")
+
+
+def captions_of(row: dict[str, str]) -> Iterable[str]:
+    """The captions of a table's row: MiraData's as Mira mixes them (a third each: tag and short, tag and dense, all), else the one text."""
+    if row.get("short_caption") or row.get("dense_caption"):
+        tag = row.get("tag", "")
+        mixes = ((tag, row.get("short_caption", "")), (tag, row.get("dense_caption", "")), (tag, *(row.get(name, "") for name in MIRADATA_CAPTIONS)))
+        return [" ".join(" ".join(parts).split()) for parts in mixes if any(parts[1:])]
+    return [" ".join(row[name].split()) for name in TEXT_COLUMNS if row.get(name)][:1]
+
+
+def _path_of(row: dict[str, str]) -> str | None:
+    named = next((row[name] for name in FILE_COLUMNS if row.get(name)), None)
+    if named is None and row.get("videoid"):
+        named = f"{row.get('page_dir', '')}/{row['videoid']}.mp4".lstrip("/")
+    return named or row.get("video_id") or None
+
+
+def _stretch(row: dict[str, str]) -> tuple[float, float | None] | str:
+    """Start and end in seconds, of columns in seconds or in frames (with fps); or why they cannot be used."""
+    try:
+        if row.get("start_frame") and row.get("end_frame"):
+            fps = float(row.get("fps") or 0)
+            if not fps > 0:
+                return "gives its frames but no fps"
+            start, end = float(row["start_frame"]) / fps, float(row["end_frame"]) / fps
+        else:
+            start, end = float(row.get("start") or 0), float(row["end"]) if row.get("end") else None
+    except ValueError:
+        return "has a start or an end that is no number"
+    return (start, end) if start >= 0 and (end is None or end > start) else "ends before it starts"
+
+
+def _table(path: Path) -> list[dict[str, str]]:
+    text = _decoded(path)
+    if path.suffix.lower() == ".jsonl":
+        try:
+            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+        except ValueError as error:
+            raise ConfigError(f"{path} is not JSON lines: {error}.") from None
+        if not all(isinstance(row, dict) for row in rows):
+            raise ConfigError(f"{path} is not JSON lines of objects.")
+        return rows
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def _decoded(path: Path) -> str:
+    """Text in UTF-8, else in UTF-16 where it says so, else in Windows' Western encoding."""
+    content = path.read_bytes()
+    for encoding in ENCODINGS:
+        if encoding == "utf-16" and not content.startswith((b"\xff\xfe", b"\xfe\xff")):
+            continue
+        try:
+            return content.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    return content.decode("latin-1")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """``check SOURCE``: exit status 0 when there is a clip to train on, 1 when there is none, 2 for a source that cannot be used."""
+    parser = argparse.ArgumentParser(prog="python -m training.dataset", description="Look at a dataset as training will.")
+    commands = parser.add_subparsers(required=True)
+    check = commands.add_parser("check", help="how many clips can be used, and why others cannot")
+    check.add_argument("source")
+    check.add_argument("--root", help="where a table's paths begin")
+    check.add_argument("--num-frames", type=int, default=24, help="frames of a clip in training")
+    check.add_argument("--frame-stride", type=int, default=4, help="largest distance of two frames, in the file's own frames")
+    check.add_argument("--json", action="store_true")
+    args = parser.parse_args(argv)
+    from .doctor import examine
+
+    try:
+        report = examine(args.source, args.root, args.num_frames, args.frame_stride)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps(report.to_dict(), indent=1) if args.json else report.text())
+    return 0 if report.clips else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

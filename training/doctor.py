@@ -1,0 +1,136 @@
+"""The dataset doctor: what is in a dataset, what of it can be trained on, and what looks wrong with the rest."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from .dataset import Clip, Reject, find_clips
+from .video import UnusableVideo, VideoFacts, probe_video, read_frames
+
+log = logging.getLogger(__name__)
+
+LOOKED_AT = 12
+"""Frames of a clip that it is judged by."""
+STATIC = 0.6
+"""Mean difference of neighbouring frames (of 255, on 32 x 32 pixels) below which nothing moves."""
+CUT = 60.0
+"""The same between two frames, from which the picture is another one; it must also stand out from the clip's other steps."""
+ALIKE = 2.0
+"""Mean difference of two clips' middle frames (of 255, on 8 x 8 pixels) below which they are near-duplicates."""
+
+
+@dataclass(frozen=True)
+class Usable:
+    """A clip that training can use."""
+
+    clip: Clip
+    facts: VideoFacts
+    num_frames: int
+    """Frames of the file between the clip's start and end."""
+
+    @property
+    def seconds(self) -> float:
+        return self.num_frames / self.facts.fps
+
+
+@dataclass
+class Report:
+    """What ``examine`` found. Remarks are about clips that are used all the same."""
+
+    source: str
+    clips: list[Usable] = field(default_factory=list)
+    rejects: list[Reject] = field(default_factory=list)
+    remarks: list[Reject] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "source": self.source,
+            "usable": len(self.clips),
+            "seconds": round(sum(item.seconds for item in self.clips), 2),
+            "sizes": dict(Counter(f"{item.facts.width}x{item.facts.height}" for item in self.clips).most_common()),
+            "fps": dict(Counter(f"{item.facts.fps:g}" for item in self.clips).most_common()),
+            "captions": len({caption for item in self.clips for caption in item.clip.captions}),
+            "rejected": [asdict(item) for item in self.rejects],
+            "remarks": [asdict(item) for item in self.remarks],
+        }
+
+    def text(self) -> str:
+        """The same for a terminal."""
+        facts = self.to_dict()
+        lengths = [item.seconds for item in self.clips]
+        lines = [f"{self.source}: {len(self.clips)} clips can be used, {len(self.rejects)} cannot."]
+        if self.clips:
+            lines.append(f"Length {min(lengths):.1f} to {max(lengths):.1f} s (median {median(lengths):.1f}), {sum(lengths) / 60:.1f} min in all; {facts['captions']} different captions.")
+            lines.append(f"Sizes: {_counted(facts['sizes'])}. Frames a second: {_counted(facts['fps'])}.")
+        lines += [f"not used: {item.name} {item.reason}" for item in self.rejects] + [f"remark: {item.name} {item.reason}" for item in self.remarks]
+        return "\n".join(lines)
+
+
+def _counted(counts: dict[str, int]) -> str:
+    shown = [f"{name} ({count})" for name, count in list(counts.items())[:6]]
+    return ", ".join(shown) + (f" and {len(counts) - 6} others" if len(counts) > 6 else "")
+
+
+def examine(source: str | Path, root: str | Path | None = None, num_frames: int = 24, frame_stride: int = 4, progress: Callable[[int, int], None] | None = None, look: bool = True) -> Report:
+    """Open every clip of a dataset. One that cannot be used is named with its reason and stops nothing.
+
+    A clip is usable with at least ``num_frames`` frames; a picture always is, for the image path. ``look`` also decodes a few frames of each,
+    for remarks on still clips, cuts and near-duplicates. Raises ConfigError for a source that names no clips.
+    """
+    clips, rejects = find_clips(source, root)
+    report, seen = Report(str(source), rejects=list(rejects)), []
+    for number, clip in enumerate(clips, 1):
+        try:
+            usable = _measured(clip, num_frames)
+            report.clips.append(usable)
+            if look:
+                frames = read_frames(clip.path, _spread(usable, LOOKED_AT), 32, 32).astype(np.float32)
+                report.remarks += [Reject(clip.name, remark) for remark in _remarks(frames, seen, clip.name)]
+        except UnusableVideo as error:
+            report.clips = [item for item in report.clips if item.clip is not clip]
+            report.rejects.append(Reject(clip.name, str(error)))
+        if progress is not None:
+            progress(number, len(clips))
+    captions = Counter(caption for item in report.clips for caption in item.clip.captions)
+    same = [caption for caption, count in captions.items() if count > max(3, len(report.clips) // 2)]
+    report.remarks += [Reject("captions:", f"{captions[caption]} clips say the same, “{caption[:60]}”") for caption in same]
+    return report
+
+
+def _measured(clip: Clip, num_frames: int) -> Usable:
+    facts = probe_video(clip.path)
+    end = min(facts.num_frames, round(clip.end * facts.fps) if clip.end is not None else facts.num_frames)
+    inside = end - round(clip.start * facts.fps)
+    if facts.num_frames > 1 and inside < num_frames:
+        raise UnusableVideo(f"is too short: {max(0, inside)} frames, and {num_frames} are needed")
+    return Usable(clip, facts, max(1, inside))
+
+
+def _spread(usable: Usable, count: int) -> list[float]:
+    first, last = usable.clip.start, usable.clip.start + (usable.num_frames - 1) / usable.facts.fps
+    return np.linspace(first, last, min(count, usable.num_frames)).tolist()
+
+
+def _remarks(frames: np.ndarray, seen: list[tuple[str, np.ndarray]], name: str) -> list[str]:
+    """What looks wrong with a clip's frames [T, 32, 32, 3]; its middle one joins ``seen``."""
+    remarks = []
+    steps = np.abs(np.diff(frames, axis=0)).mean((1, 2, 3))
+    if len(steps) and steps.max() < STATIC:
+        remarks.append("stands still")
+    if len(steps) > 3 and steps.max() > max(CUT, 6 * float(np.median(steps))):
+        remarks.append(f"may hold a cut about {(int(steps.argmax()) + 1) / len(frames):.0%} of the way in: split it there")
+    middle = frames[len(frames) // 2].reshape(8, 4, 8, 4, 3).mean((1, 3))
+    twin = next((other for other, picture in seen if np.abs(picture - middle).mean() < ALIKE), None)
+    if twin is not None:
+        remarks.append(f"looks nearly like {twin}")
+    seen.append((name, middle))
+    return remarks

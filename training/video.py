@@ -1,0 +1,119 @@
+"""Frames of anyone's videos and pictures, by PyAV: at the asked times, upright, and in the asked size."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+from av.error import FFmpegError
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif", ".mpg", ".mpeg", ".ts", ".wmv", ".flv")
+
+
+class UnusableVideo(ValueError):
+    """A file that cannot be trained on; the message says why in a few words."""
+
+
+@dataclass(frozen=True)
+class VideoFacts:
+    """What a file holds, upright."""
+
+    width: int
+    height: int
+    num_frames: int
+    fps: float
+    """Frames a second on average; 1 for a picture."""
+
+    @property
+    def seconds(self) -> float:
+        return self.num_frames / self.fps
+
+
+def probe_video(path: Path) -> VideoFacts:
+    """Size, frames (counted, not taken from the header) and mean frame rate of a file; a picture is a video of one frame. Raises UnusableVideo."""
+    with _opened(path) as (container, stream):
+        times = [float(packet.pts * packet.time_base) for packet in container.demux(stream) if packet.pts is not None and packet.size]
+        width, height = stream.codec_context.width, stream.codec_context.height
+    if not times or not width or not height:
+        raise UnusableVideo("holds no frame")
+    with _opened(path) as (container, stream):
+        first = next(container.decode(stream), None)
+        if first is None:
+            raise UnusableVideo("holds no frame that can be decoded")
+        if first.rotation % 180:
+            width, height = height, width
+    span = max(times) - min(times)
+    fps = (len(times) - 1) / span if span > 0 else 1.0
+    return VideoFacts(width, height, len(times), fps)
+
+
+def read_frames(path: Path, times: Sequence[float], width: int, height: int) -> np.ndarray:
+    """Frames uint8 [T, height, width, 3] at ``times`` (rising, seconds from the first frame): scaled to cover the size, the middle cut out.
+
+    The frame of a time is the last one that has begun by then, whatever the distances between frames. It starts at the key frame before
+    the first time, so that a short stretch of a long file is quick. Raises UnusableVideo where the file ends, or breaks, before the last time.
+    """
+    if not len(times):
+        raise ValueError("No times are given.")
+    frames: list[np.ndarray] = []
+    last: av.VideoFrame | None = None
+    with _opened(path) as (container, stream):
+        origin = float((stream.start_time or 0) * stream.time_base)
+        if times[0] > 1:
+            container.seek(int((times[0] + origin) / stream.time_base), stream=stream)
+        for frame in _decoded(container, stream):
+            begins = (frame.time or 0.0) - origin
+            due = sum(time + 1e-4 < begins for time in times[len(frames) :])  # times that the frame before this one covers
+            if due:
+                frames += [_fitted(last or frame, width, height)] * due
+            last = frame
+            if len(frames) == len(times):
+                break
+    if len(frames) == len(times) - 1 and last is not None:
+        frames.append(_fitted(last, width, height))
+    if len(frames) < len(times):
+        raise UnusableVideo(f"ends or breaks after {len(frames) + (last is not None)} of {len(times)} frames")
+    return np.stack(frames)
+
+
+def _fitted(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
+    """[height, width, 3]: upright, scaled so that it covers, middle cut out."""
+    turned = frame.rotation % 180 != 0
+    w, h = (frame.height, frame.width) if turned else (frame.width, frame.height)
+    scale = max(width / w, height / h)
+    w, h = max(width, round(w * scale)), max(height, round(h * scale))
+    small = frame.reformat(*((h, w) if turned else (w, h)), format="rgb24", interpolation="AREA" if scale < 1 else "BICUBIC").to_ndarray()
+    upright = np.rot90(small, (frame.rotation // 90) % 4)
+    top, left = (h - height) // 2, (w - width) // 2
+    return np.ascontiguousarray(upright[top : top + height, left : left + width])
+
+
+def _decoded(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+    """Frames up to the end or to the first break in a damaged file."""
+    try:
+        yield from container.decode(stream)
+    except FFmpegError:
+        return
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+    try:
+        container = av.open(os.fspath(path))
+    except (FFmpegError, OSError, ValueError) as error:
+        raise UnusableVideo("is not there" if not path.exists() else f"cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    with container:
+        if not container.streams.video:
+            raise UnusableVideo("holds no video")
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        try:
+            yield container, stream
+        except FFmpegError as error:
+            raise UnusableVideo(f"cannot be decoded ({error.strerror})") from None
