@@ -43,7 +43,7 @@ V0_128, V0_384 = "TencentARC/Mira-v0:128", "TencentARC/Mira-v0:384"
 V1_384_10S, V1_384_20S = "TencentARC/Mira-v1:384-10s", "TencentARC/Mira-v1:384-20s"
 V1_768_5S, V1_768_10S = "TencentARC/Mira-v1:768-5s", "TencentARC/Mira-v1:768-10s"
 
-_NANO_SAMPLING = dict(fps=6, num_inference_steps=20, guidance_scale=2.0, eta=0.0, sampler="dpm++2m")
+_NANO_SAMPLING = dict(fps=6, num_inference_steps=20, guidance_scale=3.0, eta=0.0, sampler="dpm++2m")
 
 PRESETS: dict[str, Preset] = {
     preset.name: preset

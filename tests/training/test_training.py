@@ -279,7 +279,7 @@ def test_the_command_says_what_is_wrong_in_one_line(capsys, tmp_path):
     assert "absent.yaml" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["nano_vae", "nano_text_encoder", "nano_transformer", "nano_transformer_joint", "nano_transformer_frame", "lora_nano", "lora_128", "finetune_128", "finetune_384"])
+@pytest.mark.parametrize("name", ["nano_vae", "nano_text_encoder", "nano_transformer", "nano_transformer_joint", "nano_transformer_frame", "nano_transformer_motion", "lora_nano", "lora_128", "finetune_128", "finetune_384"])
 def test_the_recipes_are_valid(name):
     from pathlib import Path
 
