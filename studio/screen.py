@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from core.files import WriteError
+from core.loras import installed_loras
 from core.presets import default_preset
 from core.types import RequestError
 from core.video_io import VideoError
@@ -99,7 +100,7 @@ class Screen:
         services = self.services
         status = services.executor.status()
         chosen = session.selected, session.wall, session.undo, session.exported, session.smooth, session.details, session.query, session.shown
-        key = (services.queue.version(), services.library.version(), tuple(status.items()), chosen, compare_key(services, session))
+        key = (services.queue.version(), services.library.version(), tuple(status.items()), tuple(installed_loras(services.data_dir)), chosen, compare_key(services, session))
         if key == session.key:
             return [gr.skip()] * len(PANES)
         panes = self._panes(session, status)
@@ -121,7 +122,7 @@ class Screen:
             "strip": render_strip(videos, current),
             "queue": render_queue(jobs, counts, paused, seconds_left(self.services, jobs, counts["waiting"])),
             "gallery": render_grid(found, total, session.query.narrows, GALLERY_PAGE),
-            "models": render_models(self._models(status), status, free_bytes(self.services.data_dir)),
+            "models": render_models(self._models(status), status, free_bytes(self.services.data_dir), installed_loras(self.services.data_dir)),
             "toast": render_toast(session),
             **compare_panes(self.services, session, library.count()),
         }

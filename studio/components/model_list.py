@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from core.releases import TEXT_ENCODER, TEXT_ENCODER_DOWNLOAD_BYTES
@@ -12,14 +13,15 @@ from ..models import Model
 from .words import escape, model_label
 
 
-def render_models(models: Sequence[Model], status: dict[str, Any], free: int) -> str:
-    """HTML of both tables; ``free`` are the bytes that may still be written where models go."""
+def render_models(models: Sequence[Model], status: dict[str, Any], free: int, loras: Mapping[str, Path]) -> str:
+    """HTML of the lists; ``free`` are the bytes that may still be written where models go, ``loras`` the files by name."""
     trouble = f'<div class="alert" role="alert">{escape(status["trouble"])}</div>' if status["trouble"] else ""
     here = "".join(_installed(model, status) for model in models if model.installed)
     others = "".join(_release(model, status, free) for model in models if not model.installed)
     return (
         f'<div class="panel-head"><h2>On this machine</h2></div>{trouble}'
         f'<ul class="models">{here}</ul>'
+        f'<div class="panel-head"><h2>LoRAs</h2></div>{_loras(loras)}'
         f'<div class="panel-head"><h2>Mira\'s own</h2></div><p class="note">Each one also needs the text encoder {TEXT_ENCODER} once: a download of {TEXT_ENCODER_DOWNLOAD_BYTES / 1e9:.0f} GB. '
         f"Free here: {free / 1e9:.0f} GB. A checkpoint that you have becomes a model with <code>python -m core.checkpoints convert FILE.pt FOLDER</code>.</p>"
         f'<ul class="models">{others}</ul>'
@@ -36,6 +38,21 @@ def _installed(model: Model, status: dict[str, Any]) -> str:
     else:
         state, buttons = "not in memory", _button("load", model, "Load", "Takes the place of the one in memory")
     return _row(model, f"{size_words(model.size)} · {state}", model.path or "", _button("use-model", model, "Use", "Fills the form with this model", strong=True) + buttons, loaded)
+
+
+def _loras(loras: Mapping[str, Path]) -> str:
+    """What can be added to a model, or how to come by one."""
+    if not loras:
+        return (
+            '<p class="note">None yet. <code>python -m training --config training/configs/lora_nano.yaml dataset=MY_CLIPS output_dir=workspace/runs/mine</code> trains one on your clips, '
+            "and <code>python -m training use mine</code> puts it here.</p>"
+        )
+    rows = "".join(
+        f'<li><div><strong>{escape(name)}</strong><p class="note">{size_words(path.stat().st_size)}</p><p class="note source">{escape(path)}</p></div><div class="caption-buttons">'
+        f'<button class="small strong" data-action="use-lora" data-id="{escape(name)}" title="Adds it to the form" aria-label="Use: {escape(name)}">Use</button></div></li>'
+        for name, path in loras.items()
+    )
+    return f'<ul class="models">{rows}</ul>'
 
 
 def _release(model: Model, status: dict[str, Any], free: int) -> str:

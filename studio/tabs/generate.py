@@ -183,6 +183,10 @@ def wire(page: Page, tab: GenerateTab) -> None:
         elif action == "use-model":
             updates = dict(zip(("preset", *PRESET_FIELDS), change_model(id), strict=True)) | {"model": id}
             form, tabs = [updates.get(name, gr.skip()) for name in FIELDS], gr.Tabs(selected="generate")
+        elif action == "use-lora":
+            chosen = [entry.strip() for entry in (values[FIELDS.index("loras")] or "").split(",") if entry.strip()]
+            form[FIELDS.index("loras")] = ", ".join(chosen if id in [entry.partition("@")[0].strip() for entry in chosen] else [*chosen, id])
+            tabs = gr.Tabs(selected="generate")
         elif action == "edit-stop":
             session.editing = None
         else:

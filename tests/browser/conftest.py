@@ -26,12 +26,17 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def studio_url(tmp_path_factory: pytest.TempPathFactory, model: str) -> Iterator[str]:
+def studio(tmp_path_factory: pytest.TempPathFactory, model: str) -> Iterator[StudioApp]:
     """The studio with a fresh data folder, for the tests of one file."""
     app = StudioApp(tmp_path_factory.mktemp("studio") / "data", model)
     app.start()
-    yield app.url
+    yield app
     app.end()
+
+
+@pytest.fixture(scope="module")
+def studio_url(studio: StudioApp) -> str:
+    return studio.url
 
 
 @pytest.fixture(scope="session")

@@ -297,3 +297,14 @@ def test_a_request_starts_from_the_studios_own_files_alone(tmp_path: Path) -> No
             queue.enqueue(GenerationRequest(prompt="x", start_from=str(outside)))
     with pytest.raises(RequestError, match="none of this studio's files"):
         queue.edit(queue.list()[0].id, GenerationRequest(prompt="x", start_from="/etc/passwd"))
+
+
+def test_requests_use_loras_of_the_data_folder_only(queue: Queue, tmp_path: Path) -> None:
+    (tmp_path / "loras").mkdir()
+    (tmp_path / "loras" / "snow.safetensors").touch()
+    elsewhere = tmp_path / "elsewhere.safetensors"
+    elsewhere.touch()
+    assert queue.get(queue.enqueue(request(loras="snow@0.5"))).request.loras == "snow@0.5"
+    for name in ("snov", str(elsewhere)):
+        with pytest.raises(RequestError, match="There is no LoRA .*Installed: snow"):
+            queue.enqueue(request(loras=name))
