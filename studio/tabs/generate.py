@@ -98,8 +98,8 @@ def layout(page: Page) -> GenerateTab:
                         fields["num_frames"] = gr.Number(preset.num_frames, label="Frames", precision=0, min_width=64, elem_id="frames")
                         fields["fps"] = gr.Number(preset.fps, label="Model fps", precision=0, min_width=64, elem_id="fps")
                         fields["output_fps"] = gr.Number(preset.output_fps, label="File fps", precision=0, min_width=64, elem_id="output-fps")
-                    fields["loras"] = gr.Textbox("", label="LoRAs", max_lines=1, elem_id="loras", info="Names with commas between them; name@0.5 uses one by half.", placeholder=", ".join(installed_loras(page.services.data_dir)) or "none is installed yet")
                     gr.HTML('<p class="note">The model draws motion for the first speed; the file plays at the second.</p>')
+                    fields["loras"] = gr.Textbox("", label="LoRAs", max_lines=1, elem_id="loras", info="Names with commas between them; name@0.5 uses one by half.", placeholder=", ".join(installed_loras(page.services.data_dir)) or "none is installed yet")
                 own_presets = preset_form.layout(page)
             with gr.Column(elem_id="go", min_width=0):
                 button = gr.Button("Generate", variant="primary", size="lg", elem_id="generate")
