@@ -1,9 +1,11 @@
 """Datasets as users have them: what is read, what is refused with a reason, what the doctor sees, and which frames training gets."""
 
 import json
+import subprocess
 from fractions import Fraction
 
 import av
+import imageio_ffmpeg
 import numpy as np
 import pytest
 from PIL import Image
@@ -71,6 +73,20 @@ def test_ten_bits_alpha_and_grey(tmp_path, pix_fmt):
     write_video(tmp_path / "v.mkv", frames, "ffv1", pix_fmt)
     read = read_frames(tmp_path / "v.mkv", [0.0, 0.55, 1.1], 48, 32)
     assert [number_of(frame) for frame in read] == [0, 5, 11]
+
+
+@pytest.mark.parametrize("turn", [90, 180, 270])
+def test_a_turned_video_is_read_upright(tmp_path, turn):
+    """As a phone writes it: pixels lie on their side and the file says how far to turn them."""
+    upright = np.full((6, 48, 64, 3), 40, np.uint8)
+    upright[:, :16, :16] = 230  # a light corner, top left
+    save_video(np.ascontiguousarray(np.rot90(upright, -turn // 90, (1, 2))), tmp_path / "plain.mp4", fps=10)
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-display_rotation", str(turn), "-i", str(tmp_path / "plain.mp4"), "-c", "copy", str(tmp_path / "turned.mp4")]
+    subprocess.run(command, check=True)
+    facts = probe_video(tmp_path / "turned.mp4")
+    assert (facts.width, facts.height) == (64, 48)
+    frames = read_frames(tmp_path / "turned.mp4", [0.0, 0.5], 64, 48)
+    assert frames[:, 2:14, 2:14].mean() > 200 and frames[:, 20:, 20:].mean() < 60 and frames[:, :14, 40:].mean() < 60
 
 
 def test_a_picture_is_covered_by_the_size_and_its_middle_kept(tmp_path):

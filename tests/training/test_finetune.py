@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 
 import numpy as np
 import pytest
@@ -139,6 +140,23 @@ def test_a_run_is_paused_and_resumed_from_outside(place, tmp_path, capsys):
     assert DeviceTurn(lock_path(tmp_path, "cpu")).take()
     assert main(["runs", "--data-dir", str(tmp_path)]) == 0 and "long: paused, step" in capsys.readouterr().out
     assert main(["pause", "long", "--data-dir", str(tmp_path)]) == 2
+
+
+@pytest.mark.parametrize("target", ["transformer", "temporal", "lora"])
+def test_killed_and_resumed_equals_never_killed_bit_for_bit(place, tmp_path, target):
+    words = (f"target={target}", "checkpoint_every=5", f"data_dir={tmp_path}")
+    runs, folder = Runs(tmp_path / "runs"), tmp_path / "runs" / "killed"
+    folder.mkdir(parents=True)
+    save_config(config(place, folder, *words, "max_train_steps=100000"), folder / "config.yaml")
+    pid = runs.resume("killed").pid
+    wait_for(lambda: len(runs.get("killed").checkpoints()) > 0, 90, lambda: (folder / "log.txt").read_text()[-2000:])
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: runs.get("killed").state == "stopped", 30, "its end")
+    end = int(runs.get("killed").checkpoints()[-1].name.split("-")[1]) + 5
+    resumed = train(config(place, folder, *words, f"max_train_steps={end}"))
+    whole = train(config(place, tmp_path / "runs" / "whole", *words, f"max_train_steps={end}"))
+    for ours, theirs in zip(trained(whole), trained(resumed)):
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
 
 
 def test_a_process_that_was_killed_is_known_to_be_gone(place, tmp_path):
