@@ -24,6 +24,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="mira-nano", help="the model that the form starts with: a name, a model folder or a Hub id")
     parser.add_argument("--executor", choices=["local"], default="local", help="where requests run")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps, or several as in cuda:0,cuda:1: a worker process for each")
+    parser.add_argument("--dataset-dir", type=Path, action="append", default=[], help="a folder that datasets may be trained from; without one any, or where other machines can reach the page only those below --data-dir")
     parser.add_argument("--mcp", action="store_true", help="also serve the API as MCP tools, at /gradio_api/mcp/")
     return parser.parse_args()
 
@@ -45,6 +46,12 @@ def require_port(host: str, port: int) -> None:
         sys.exit(f"{host}:{port} cannot be listened on: {reason}. Is another program there? Give another --port.")
 
 
+def dataset_roots(args: argparse.Namespace) -> list[Path]:
+    """Where datasets may be: anywhere for someone at this machine, who may read its files anyway."""
+    own = args.data_dir / "datasets"
+    return [own, *args.dataset_dir] if args.dataset_dir or args.host not in ("127.0.0.1", "localhost", "::1") else []
+
+
 def main() -> None:
     args = arguments()
     require_port(args.host, args.port)
@@ -60,7 +67,7 @@ def main() -> None:
     from studio.services import Services
 
     try:
-        services = Services.open(data_dir, executor=args.executor, default_model=args.model, device=args.device, start_worker=False)
+        services = Services.open(data_dir, executor=args.executor, default_model=args.model, device=args.device, start_worker=False, dataset_roots=dataset_roots(args))
     except StorageError as error:
         sys.exit(str(error))
     try:
@@ -70,7 +77,7 @@ def main() -> None:
         demo.launch(
             server_name=args.host,
             server_port=args.port,
-            allowed_paths=[str(services.library.videos_dir), str(data_dir / "previews"), str(services.exports), str(services.sources)],
+            allowed_paths=[str(services.library.videos_dir), str(data_dir / "previews"), str(services.exports), str(services.sources), str(services.runs.folder)],
             max_file_size="100mb",
             show_error=True,
             mcp_server=args.mcp,

@@ -79,6 +79,7 @@
     }
     if (button.dataset.action === "delete") picked.delete(button.dataset.id);
     send(button.dataset.action, "withPicked" in button.dataset ? [button.dataset.id, ...ticked].join(",") : button.dataset.id);
+    if (/^(use|edit|continue|change|use-model|use-lora|run-use|run-compare)$/.test(button.dataset.action)) window.scrollTo({ top: 0 });
     if (button.dataset.action === "show" || button.dataset.action === "example") {
       const stage = document.querySelector("#viewer");
       if (stage && stage.offsetParent && stage.getBoundingClientRect().top < 0) stage.scrollIntoView({ block: "start" });
@@ -240,9 +241,9 @@
     }
   });
 
-  // Pointing at a card, or reaching it by Tab, plays it.
+  // Pointing at a card or a sample, or reaching it by Tab, plays it.
   const play = (event, on) => {
-    const card = event.target.closest?.(".card");
+    const card = event.target.closest?.(".card, .playable");
     const video = card?.querySelector("video");
     if (!video || (event.relatedTarget && card.contains(event.relatedTarget))) return;
     if (on) video.play().catch(() => {});
@@ -295,7 +296,7 @@
   }
   document.addEventListener("click", (event) => {
     if (!event.target.closest("[data-play-all]")) return;
-    document.querySelectorAll("#viewer .cell video").forEach((video) => { video.currentTime = 0; video.play().catch(() => {}); });
+    event.target.closest(".wall").querySelectorAll(".cell video").forEach((video) => { video.currentTime = 0; video.play().catch(() => {}); });
   });
 
   // A pane that is drawn again gives the focus back to the button that had it.

@@ -50,7 +50,7 @@ def compare_panes(services: Services, session: Session, total: int) -> dict[str,
     return {
         "tray": render_tray(videos, total),
         "player": player_value(videos, ([] if measured.error else measured.result) if measured else None),
-        "facts": render_facts(videos, measured, services.comparisons.exported(videos) if measured else None),
+        "facts": render_facts(videos, measured, services.comparisons.exported(videos) if measured else None, services.comparisons.measures(videos) if measured else None),
         "blind": render_blind(votes.settings() if blind else None, setting, ids, pair[0].request.prompt if pair else ""),
         "blind_player": blind_value(pair),
         "verdict": render_verdict(setting, ids, votes.rates(setting) if setting else [], votes.count(setting) if setting else 0),

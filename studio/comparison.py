@@ -33,6 +33,8 @@ PARTED = 0.01
 """Mean difference of a frame, of 1, above which two videos have parted; what the mp4's compression makes of equal frames is far below."""
 SMALL = (64, 40)
 """Width and height at which frames are compared."""
+MEASURES = "measures-1"
+"""Names what was measured in the cache; another number when the metrics change."""
 MAX_BYTES = 2**30
 """Of decoded frames in memory at once."""
 PANE_WIDTH = 384
@@ -80,6 +82,46 @@ def differences(videos: Sequence[Video]) -> list[list[float]]:
     _require_memory(max(_bytes(video) for video in videos))
     shrunk = [_shrink(read_video(video.path))[timeline.frames(video)] for video in videos]  # each T h w 3
     return [[round(float(value), 4) for value in np.abs(other - shrunk[0]).mean(axis=(1, 2, 3)) / 255] for other in shrunk[1:]]
+
+
+def measures(videos: Sequence[Video], tick: Callable[[], object] = lambda: None) -> list[dict[str, float | int | None]]:
+    """``core.metrics.measure`` of each video; of those after the first also ``psnr`` and ``ssim`` to it, where they are of one length and size. ``tick`` is called all the while, and ends it by raising.
+
+    Raises RequestError for videos that take too much memory, VideoError for one that cannot be read.
+    """
+    from core.metrics import compare, measure
+
+    _require_memory(2 * max(_bytes(video) for video in videos))
+    first, found = None, []
+    for video in videos:
+        frames = read_video(video.path)
+        first = frames if first is None else first
+        found.append(measure(frames, tick) | (compare(frames, first) if frames is not first and frames.shape == first.shape else {}))
+    return found
+
+
+def measured_facts(work: Work) -> list[tuple[str, str]]:
+    """What was measured on one video, as rows of words."""
+    if not work.done:
+        return [("Measured", "in a moment …")]
+    if work.error:
+        return [("Measured", work.error)]
+    return [(measure_title(name), measure_words(value)) for name, value in work.result[0].items()]
+
+
+def measure_title(name: str) -> str:
+    """What the page calls a metric, with its unit."""
+    from core.metrics import METRICS
+
+    if name not in METRICS:
+        return {"psnr": "PSNR to A, dB", "ssim": "SSIM to A"}[name]
+    metric = METRICS[name]
+    return f"{metric.label}, {metric.unit}" if metric.unit else metric.label
+
+
+def measure_words(value: float | int | None) -> str:
+    """A figure in a cell."""
+    return "–" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def parting(series: Sequence[Sequence[float]]) -> int | None:
@@ -145,7 +187,12 @@ class Comparisons:
     def differences(self, videos: Sequence[Video]) -> Work:
         """``result`` is that of ``differences``; the first call for these videos starts the work."""
         name = _name(videos)
-        return self._started(f"differences {name}", lambda progress: self._cached(self._cache / f"{name}.json", videos))
+        return self._started(f"differences {name}", lambda progress: self._cached(self._cache / f"{name}.json", lambda: differences(videos)))
+
+    def measures(self, videos: Sequence[Video]) -> Work:
+        """``result`` is that of ``measures``; the first call for these videos starts the work."""
+        name = _name(videos)
+        return self._started(f"measures {name}", lambda progress: self._cached(self._cache / f"{name}-{MEASURES}.json", lambda: measures(videos, lambda: progress(0.0))))
 
     def export(self, videos: Sequence[Video]) -> None:
         """Start making the labelled file of these videos, unless it is there."""
@@ -194,16 +241,16 @@ class Comparisons:
             self._works[name] = work
             self._version += 1
 
-    def _cached(self, path: Path, videos: Sequence[Video]) -> list[list[float]]:
+    def _cached(self, path: Path, make: Callable[[], Any]) -> Any:
         if path.exists():
             return json.loads(path.read_text("utf-8"))
-        series = differences(videos)
+        found = make()
         try:
             with replacing(path) as temporary:
-                temporary.write_text(json.dumps(series), "utf-8")
+                temporary.write_text(json.dumps(found), "utf-8")
         except WriteError as error:
-            log.warning("the differences are not kept: %s", error)
-        return series
+            log.warning("what was measured is not kept: %s", error)
+        return found
 
 
 def _name(videos: Sequence[Video]) -> str:

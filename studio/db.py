@@ -105,6 +105,9 @@ CREATE INDEX videos_by_preset ON videos (json_extract(request, '$.preset'), crea
 ALTER TABLE requests ADD COLUMN verifies TEXT;
 ALTER TABLE videos ADD COLUMN verdict TEXT
 """,
+    """
+ALTER TABLE videos ADD COLUMN faults TEXT
+""",
 )
 """Each entry brings a file from the version of its index (SQLite's user_version) to the next; what was released is never changed, only added to."""
 

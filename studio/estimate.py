@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from core.schedulers_info import SAMPLERS
 from core.types import GenerationRequest, RequestError
 
-from .components.words import about, escape
+from .components.words import about, escape, model_label
+from .examples import TOY_WORDS, unknown_words
 from .library import Video
 from .queue import Job
 from .services import Services
@@ -42,6 +43,15 @@ def seconds_left(services: Services, jobs: Sequence[Job], waiting: int) -> float
     return None if total is None or None in running else total + max(running, default=0.0)
 
 
+def words_hint(requests: Sequence[GenerationRequest]) -> str:
+    """A friendly line below the prompt when the embedded model was never taught some of the words."""
+    words = list(dict.fromkeys(word for request in requests for word in unknown_words(request)))
+    if not words:
+        return ""
+    named = ", ".join(f"“{escape(word)}”" for word in words[:4]) + (" and others" if len(words) > 4 else "")
+    return f'<p class="note">{model_label(requests[0].model)} was never taught {named}. It knows {TOY_WORDS}.</p>'
+
+
 def estimate(services: Services, requests: Sequence[GenerationRequest]) -> str:
     """One line below the Generate button: what the requests make and how long that takes, as far as it is known."""
     try:
@@ -51,6 +61,8 @@ def estimate(services: Services, requests: Sequence[GenerationRequest]) -> str:
     first = filled[0]
     sizes = {(request.width, request.height, request.num_frames, request.output_fps) for request in filled}
     video = f"{first.width}×{first.height}, {first.num_frames} frames, {first.num_frames / first.output_fps:.1f} s" if len(sizes) == 1 else f"{len(sizes)} sizes and lengths"
+    if first.loras and all(request.loras == first.loras for request in filled):
+        video += f" · LoRA {escape(first.loras)}"
     seconds = seconds_for(services, filled)
     if seconds is None:
         return f"<p>{video}</p>"

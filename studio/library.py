@@ -49,6 +49,8 @@ class Video:
     tags: tuple[str, ...] = ()
     verdict: str | None = None
     """What came out when it was made again, in words."""
+    faults: str | None = None
+    """What is plainly wrong with it, in words: that it is blank, stands still, flickers or jumps."""
 
 
 @dataclass(frozen=True)
@@ -122,12 +124,16 @@ class Library:
         rows = self.db.read("SELECT * FROM videos WHERE id = ? AND deleted IS NULL", id)
         return self._videos(rows)[0] if rows else None
 
+    def faults(self) -> dict[str, str]:
+        """What is plainly wrong with videos, by id; those with nothing wrong are left out."""
+        return {row["id"]: row["faults"] for row in self.db.read("SELECT id, faults FROM videos WHERE faults IS NOT NULL AND deleted IS NULL ORDER BY created DESC LIMIT 500")}
+
     def version(self) -> int:
         """A number that changes whenever ``list`` may give something else."""
         return self.db.version("library")
 
     def add(
-        self, id: str, request: GenerationRequest, file: Path, poster: Path | None = None, elapsed: float | None = None, created: float | None = None,
+        self, id: str, request: GenerationRequest, file: Path, poster: Path | None = None, elapsed: float | None = None, created: float | None = None, faults: Sequence[str] = (),
     ) -> None:  # fmt: skip
         """Record ``file``, which ``request`` (resolved) made, and move it and its poster into ``videos/`` as ``id.mp4``.
 
@@ -137,10 +143,10 @@ class Library:
         still = poster and target.with_suffix(poster.suffix)
         with self.db.write() as tx:
             tx.execute(
-                "INSERT INTO videos (id, request, prompt, file, poster, created, elapsed, width, height, num_frames, fps) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+                "INSERT INTO videos (id, request, prompt, file, poster, created, elapsed, width, height, num_frames, fps, faults) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
                 (id, dump_request(request), request.prompt, target.name, still and still.name, created or time.time(), elapsed,
-                 request.width, request.height, request.num_frames, request.output_fps),
+                 request.width, request.height, request.num_frames, request.output_fps, ", ".join(faults) or None),
             )  # fmt: skip
             self.db.touch("library")
             if still:
@@ -267,6 +273,7 @@ class Library:
             favourite=bool(row["favourite"]),
             tags=tags,
             verdict=row["verdict"],
+            faults=row["faults"],
         )
 
 

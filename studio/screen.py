@@ -14,6 +14,7 @@ from core.loras import installed_loras
 from core.presets import default_preset
 from core.types import RequestError
 from core.video_io import VideoError
+from training.config import ConfigError
 
 from .compare_screen import COMPARE_ACTIONS, COMPARE_PANES, Blind, compare_act, compare_key, compare_panes
 from .components.cards import render_grid, render_strip
@@ -23,29 +24,24 @@ from .components.viewer import render_examples, render_running, render_video, re
 from .components.wall import render_cells, render_wall
 from .components.words import escape, file_url, model_label
 from .db import StorageError, free_bytes
+from .comparison import measured_facts
 from .downloads import file_facts, write_gif, write_plain, write_smooth, write_zip
 from .estimate import seconds_left
+from .examples import example_prompts
 from .exchange import export_queue
 from .library import Query, Video
 from .models import Model
 from .queue import load_request
 from .services import Services
+from .training_screen import TRAINING_ACTIONS, TRAINING_PANES, training_act, training_key, training_panes
 from .walls import Wall
 
 log = logging.getLogger(__name__)
 
-PANES = ("device", "viewer", "cells", "strip", "queue", "gallery", "models", "toast", *COMPARE_PANES)
+PANES = ("device", "viewer", "cells", "strip", "queue", "gallery", "models", "toast", *COMPARE_PANES, *TRAINING_PANES)
 """In the order in which ``paint`` gives them."""
 STRIP_VIDEOS = 24
 GALLERY_PAGE = 24
-
-TOY_PROMPTS = ("A big red ball bounces over a meadow.", "A small blue box moves left over the sea.", "A big yellow star circles over the night. The camera zooms in.")
-REAL_PROMPTS = (
-    "A serene waterfall drops into a clear pool in a green forest, with mist rising slowly.",
-    "A red vintage car drives along a winding coastal road at sunset, seen from above.",
-    "A snowy mountain village at dusk, lights come on in the windows while snow falls.",
-)
-
 
 @dataclass
 class Session:
@@ -58,13 +54,21 @@ class Session:
     editing: str | None = None
     """The waiting request that the form holds."""
     undo: tuple[str, str, tuple[str, ...]] | None = None
-    """What the Undo button does: words, 'video', 'cleared', 'cancelled', 'imported', 'preset', 'compare' or 'vote', ids (of a preset its name and settings)."""
+    """What the Undo button does: words, 'video', 'cleared', 'cancelled', 'imported', 'preset', 'compare', 'vote' or 'run', ids (of a preset its name and settings)."""
+    trouble: str | None = None
+    """Why the last button could not do what it says."""
     exported: str | None = None
     """The file that the page downloads now."""
     compared: tuple[str, ...] = ()
     """Ids of the videos on the Compare tab, in their order."""
     blind: Blind | None = None
     """The blind test, while it is open."""
+    run: str | None = None
+    """The training run that was picked; None follows the one at work, else the newest."""
+    log_scale: bool = True
+    """Whether losses are drawn on a logarithmic scale."""
+    run_log: bool = False
+    """Whether the end of the run's log stands below it."""
     smooth: bool = False
     """Whether videos are shown with frames put in between."""
     details: bool = False
@@ -84,11 +88,6 @@ class Session:
         self.sent.pop("toast", None)
 
 
-def example_prompts(model: str) -> tuple[str, ...]:
-    """Three that the model can do: the embedded one and its kin know the toy world."""
-    return REAL_PROMPTS if model.startswith("TencentARC/") else TOY_PROMPTS
-
-
 class Screen:
     """Draws the panes of a session from the services."""
 
@@ -99,8 +98,8 @@ class Screen:
         """HTML for each of PANES, ``gr.skip()`` for one that is as the browser has it: a video plays on, a list keeps its place."""
         services = self.services
         status = services.executor.status()
-        chosen = session.selected, session.wall, session.undo, session.exported, session.smooth, session.details, session.query, session.shown
-        key = (services.queue.version(), services.library.version(), tuple(status.items()), tuple(installed_loras(services.data_dir)), chosen, compare_key(services, session))
+        chosen = session.selected, session.wall, session.undo, session.trouble, session.exported, session.smooth, session.details, session.query, session.shown
+        key = (services.queue.version(), services.library.version(), tuple(status.items()), tuple(installed_loras(services.data_dir)), chosen, compare_key(services, session), training_key(services, session))
         if key == session.key:
             return [gr.skip()] * len(PANES)
         panes = self._panes(session, status)
@@ -120,11 +119,12 @@ class Screen:
             "viewer": viewer,
             "cells": self._cells(wall),
             "strip": render_strip(videos, current),
-            "queue": render_queue(jobs, counts, paused, seconds_left(self.services, jobs, counts["waiting"])),
+            "queue": render_queue(jobs, counts, paused, seconds_left(self.services, jobs, counts["waiting"]), library.faults()),
             "gallery": render_grid(found, total, session.query.narrows, GALLERY_PAGE),
             "models": render_models(self._models(status), status, free_bytes(self.services.data_dir), installed_loras(self.services.data_dir)),
             "toast": render_toast(session),
             **compare_panes(self.services, session, library.count()),
+            **training_panes(self.services, session),
         }
 
     def _viewer(self, session: Session, status: dict[str, Any], videos: list[Video], jobs: list[Any], paused: bool) -> tuple[str, str | None]:
@@ -144,7 +144,7 @@ class Screen:
                 return render_waiting(waiting, 0, status, paused), None
             video = videos[0] if videos else None
         if video is not None:
-            return render_video(video, self.services.walls.of(video.id), self._smoothed(video) if session.smooth else None, file_facts(video) if session.details else ()), video.id
+            return render_video(video, self.services.walls.of(video.id), self._smoothed(video) if session.smooth else None, [*file_facts(video), *measured_facts(self.services.comparisons.measures([video]))] if session.details else ()), video.id
         model = self.services.default_model
         preset = default_preset(model)
         return render_examples(example_prompts(model), preset.width, preset.height), None
@@ -176,13 +176,14 @@ class Screen:
         jobs = {id: job for id in wall.cells if (job := self.services.queue.get(id))}
         return render_cells(jobs, {id: video for id in jobs if (video := self.services.library.get(id))})
 
-    def act(self, session: Session, action: str, id: str) -> str | None:
-        """Do what a button of a pane says. Returns an error in words, if there is one."""
+    def act(self, session: Session, action: str, id: str) -> bool:
+        """Do what a button of a pane says. False when it could not be done; the page then says why, on any tab."""
+        session.trouble = None
         try:
             self._act(session, action, id)
-        except (RequestError, StorageError, VideoError, WriteError) as error:
-            return str(error)
-        return None
+        except (ConfigError, RequestError, StorageError, VideoError, WriteError) as error:
+            session.trouble = str(error)
+        return session.trouble is None
 
     def _act(self, session: Session, action: str, id: str) -> None:
         queue, library = self.services.queue, self.services.library
@@ -283,10 +284,14 @@ class Screen:
                     session.compared = ids
                 elif kind == "vote":
                     self.services.votes.retract(int(ids[0]))
+                elif kind == "run":
+                    session.run = self.services.runs.restore(ids[0]).name
                 else:
                     queue.restore(ids)
             case _ if action in COMPARE_ACTIONS:
                 compare_act(self.services, session, action, id)
+            case _ if action in TRAINING_ACTIONS:
+                training_act(self.services, session, action, id)
             case "dismiss" | "compare-open":
                 session.undo = session.exported = None
             case "more":
@@ -303,7 +308,9 @@ def render_device(status: dict[str, Any], default_model: str) -> str:
 
 
 def render_toast(session: Session) -> str:
-    """What was just removed, and the way back."""
+    """What could not be done, what was just removed, and the way back."""
+    if session.trouble is not None:
+        return f'<div class="toast bad" role="alert"><span>{escape(session.trouble)}</span><button class="quiet" data-action="dismiss" aria-label="Dismiss">✕</button></div>'
     if session.exported is not None and session.undo is None:
         link = f'<a class="strong" href="{file_url(session.exported)}" download="{escape(Path(session.exported).name)}" data-now>Download</a>'
         return f'<div class="toast" role="status"><span>Your file is ready.</span>{link}<button class="quiet" data-action="dismiss" aria-label="Dismiss">✕</button></div>'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,9 @@ import filelock
 from core.files import replacing
 from core.start import load_start
 from core.types import GenerationRequest
+from training.runs import Runs
 
+from .chores import Chores
 from .comparison import Comparisons
 from .db import Database, StorageError, require_space
 from .executors.local import LocalExecutor
@@ -42,7 +45,13 @@ class Services:
     own_presets: OwnPresets
     comparisons: Comparisons
     votes: Votes
+    runs: Runs
+    chores: Chores
     executor: LocalExecutor
+    training_device: str
+    """Where runs train: the last of the executor's devices, so that with several the first ones go on making videos."""
+    dataset_roots: tuple[Path, ...]
+    """Folders that datasets may be in; none given means any."""
     lock: filelock.BaseFileLock
 
     @property
@@ -60,6 +69,11 @@ class Services:
         """The folder of pictures that clips start from."""
         return self.data_dir / "sources"
 
+    @property
+    def datasets(self) -> Path:
+        """The folder of clips that were brought here, or rendered."""
+        return self.data_dir / "datasets"
+
     def keep_source(self, path: str | Path) -> Path:
         """A copy of a picture in ``sources``, named by its content. Raises RequestError for one that cannot be read, StorageError or WriteError."""
         path = Path(path)
@@ -73,7 +87,7 @@ class Services:
         return target
 
     @classmethod
-    def open(cls, data_dir: str | Path, executor: str = "local", default_model: str = DEFAULT_MODEL, start_worker: bool = True, device: str = "auto") -> Services:
+    def open(cls, data_dir: str | Path, executor: str = "local", default_model: str = DEFAULT_MODEL, start_worker: bool = True, device: str = "auto", dataset_roots: Sequence[Path] = ()) -> Services:
         """Open the data folder, put back what an earlier run left unfinished, and start the worker.
 
         Raises StorageError when the folder is in use by another studio or cannot hold the queue.
@@ -94,8 +108,10 @@ class Services:
         library.recover(queue)
         queue.requeue()
         library.purge()
-        parts = queue, library, Models(data_dir), Walls(db, queue), OwnPresets(data_dir / "presets.json"), Comparisons(data_dir), Votes(db, library)
-        services = cls(data_dir, default_model, *parts, EXECUTORS[executor](db.path, data_dir, device, default_model), lock)
+        Runs(data_dir / "runs").purge()
+        parts = queue, library, Models(data_dir), Walls(db, queue), OwnPresets(data_dir / "presets.json"), Comparisons(data_dir), Votes(db, library), Runs(data_dir / "runs"), Chores(data_dir)
+        roots = tuple(Path(root).resolve() for root in dataset_roots)
+        services = cls(data_dir, default_model, *parts, EXECUTORS[executor](db.path, data_dir, device, default_model), device.rpartition(",")[2], roots, lock)
         if start_worker:
             services.executor.start()
         return services
@@ -103,6 +119,7 @@ class Services:
     def close(self) -> None:
         """Stop the worker (what it was running waits for the next start) and let go of the data folder."""
         self.executor.stop()
+        self.chores.cancel()
         self.comparisons.close()
         self.queue.db.close()
         self.lock.release()

@@ -11,7 +11,7 @@ from . import api
 from .components.theme import launch_options
 from .screen import PANES, Screen, Session
 from .services import Services
-from .tabs import compare, gallery, generate, models, system
+from .tabs import compare, gallery, generate, models, system, training
 
 __all__ = ["Page", "build", "launch_options"]
 
@@ -57,12 +57,15 @@ def build(services: Services) -> gr.Blocks:
                 compare.layout(page)
             with gr.Tab("Gallery", id="gallery") as gallery_tab:
                 gallery_widgets = gallery.layout(page)
+            with gr.Tab("Training", id="training") as training_tab:
+                training_widgets = training.layout(page)
             with gr.Tab("Models", id="models"):
                 models.layout(page)
             with gr.Tab("System", id="system") as system_tab:
                 system_pane = system.layout()
         generate.wire(page, generate_tab)
         gallery.wire(page, gallery_tab, gallery_widgets)
+        training.wire(page, training_tab, training_widgets)
         system.wire(page, system_tab, system_pane)
         demo.load(screen.paint, session, page.outputs, **EVENT)
         gr.Timer(POLL_SECONDS).tick(screen.paint, session, page.outputs, **EVENT)

@@ -35,12 +35,16 @@ from core.files import replacing  # noqa: E402
 from core.pipeline import MiraPipeline  # noqa: E402
 from core.presets import NANO, Preset, default_preset  # noqa: E402
 from core.schedulers import draw_noise  # noqa: E402
-from core.text_encoder import LazyTextEncoder  # noqa: E402
+from core.text_encoder import LazyTextEncoder, encode_prompts  # noqa: E402
 from core.types import GenerationRequest  # noqa: E402
 from core.vae import decode_latents  # noqa: E402
 from studio.library import Query  # noqa: E402
 from studio.screen import Screen, Session  # noqa: E402
 from studio.services import Services  # noqa: E402
+from training.config import load_config  # noqa: E402
+from training.targets.transformer import FrameEncoder, TransformerTask  # noqa: E402
+from training.toyworld.folder import write_folder  # noqa: E402
+from training.trainer import Trainer  # noqa: E402
 
 PROMPT = "a small red ball moves left to right over a green meadow"
 CROWD = 1000
@@ -100,6 +104,8 @@ def measure(model: str, device: torch.device, data_dir: Path) -> Iterator[Row]:
     request = GenerationRequest(PROMPT, model=model, preset=preset.name, seed=0)
     videos = {name: lambda p=p: p.generate(request) for name, p in pipes.items()}
     yield from compare(f"a video ({preset.name}, {preset.num_inference_steps} steps)", videos, device, 60, rounds=1)
+    del pipes, videos
+    yield from _training(model, preset, device)
     yield from compare("the studio", {"from start to first page": _first_page}, torch.device("cpu"), 30)
     yield from _crowded_studio()
 
@@ -137,6 +143,28 @@ def _prompts(pipe: MiraPipeline, device: torch.device) -> Iterator[Row]:
 
         lazy([PROMPT])
         yield from compare("a prompt", {"cached": lambda: lazy([PROMPT]), "encoded": miss, "encoder loaded, then encoded": load}, device, 15, rounds=5)
+
+
+def _training(model: str, preset: Preset, device: torch.device) -> Iterator[Row]:
+    """A LoRA's step on 4 clips of the preset's shape: with latents and prompt embeddings ready, and with both computed in the step."""
+    with tempfile.TemporaryDirectory() as folder, torch.enable_grad():
+        write_folder(Path(folder) / "clips", 5, num_frames=preset.num_frames, height=preset.height, width=preset.width)
+        words = [f"model={model}", f"dataset={folder}/clips", f"data_dir={folder}", f"output_dir={folder}/run", f"num_frames=[{preset.num_frames}]", f"sizes=[{preset.width}x{preset.height}]"]
+        config = load_config(ROOT / "training" / "configs" / "lora_nano.yaml", words)
+        task = TransformerTask(config, device)
+        trainer, numbers = Trainer(config, task), itertools.count()
+        encode, takes = FrameEncoder(task.folder, task.device, task.dtype), task.dataset.takes[:4]
+        tokenizer, encoder = task.text_encoder.load()
+
+        def encoded() -> None:
+            with torch.no_grad():
+                latents = torch.stack([encode(take.frames()) for take in takes]).float()
+                texts = encode_prompts([take.captions[0] for take in takes], tokenizer, encoder)
+            fps = torch.tensor([round(take.fps, 2) for take in takes])
+            trainer.train_step([{"latents": latents, "masks": None, "prompt_embeds": texts, "fps": fps}])
+
+        calls = {"latents and prompts ready": lambda: trainer.train_step([task.batch(next(numbers))]), "encoded in the step": encoded, "fetching a batch alone": lambda: task.batch(next(numbers))}
+        yield from compare(f"a training step (LoRA, 4 clips of {preset.num_frames} frames)", calls, device, 30)
 
 
 def _crowded_studio() -> Iterator[Row]:

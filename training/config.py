@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,8 @@ OPTIMIZERS = ("adamw", "muon")
 TARGETS = ("transformer", "temporal", "lora", "vae_decoder", "vae", "text_encoder")
 LATENT_TARGETS = ("transformer", "temporal", "lora")
 """Those that train the transformer, or a part of it, on latents."""
+USER_TARGETS = (*LATENT_TARGETS, "vae_decoder")
+"""Those that train on anyone's videos."""
 
 
 class ConfigError(ValueError):
@@ -52,8 +57,8 @@ class TrainConfig:
     """Every setting of a run. Unknown names are refused."""
 
     target: str = "transformer"
-    """What is trained: transformer (all of it), temporal (its temporal blocks), lora (small matrices beside its projections), or a part of a new embedded
-    model on Toy World: vae, vae_decoder (latents stay as they are) or text_encoder."""
+    """What is trained: transformer (all of it), temporal (its temporal blocks), lora (small matrices beside its projections), vae_decoder (how latents
+    become pixels; they stay as they are); or a part of a new embedded model on Toy World: vae, text_encoder."""
     model: str = ""
     """What the run starts from: mira-nano, a release such as TencentARC/Mira-v0:128, or a folder that holds a model or parts of one."""
     dataset: str = ""
@@ -146,6 +151,8 @@ class TrainConfig:
     """How much heavier the loss is where Toy World's objects are, at low noise."""
     crowd: int = 0
     """At most so many more objects in each clip that the VAE sees."""
+    any_color: float = 0.0
+    """Share of those objects that have any colour, not one of the seven with a name."""
     kl_weight: float = 1e-6
     """Weight of the VAE's KL term."""
     clips: int = 0
@@ -170,6 +177,11 @@ class TrainConfig:
         """All lengths of clips, in frames."""
         return sorted({n for stage in self.stages for n in stage.num_frames})
 
+    @property
+    def shortest(self) -> int:
+        """Frames that a video must have: the shortest length of a clip that is more than a picture."""
+        return min((n for n in self.lengths if n > 1), default=1)
+
     def stage_at(self, step: int) -> Stage:
         """The stage that ``step`` (from 0) belongs to; the last one goes on for ever."""
         for stage in self.stages:
@@ -186,12 +198,12 @@ class TrainConfig:
             raise ConfigError(f"optimizer is {self.optimizer!r}; it must be one of {', '.join(OPTIMIZERS)}.{nearest(self.optimizer, OPTIMIZERS)}")
         if self.mixed_precision not in ("auto", "bf16", "fp32"):
             raise ConfigError(f"mixed_precision is {self.mixed_precision!r}; it must be auto, bf16 or fp32.")
-        if self.target in LATENT_TARGETS and not self.model:
+        if (self.target in LATENT_TARGETS or self.dataset) and not self.model:
             raise ConfigError("model is empty; name what to start from: mira-nano, a release such as TencentARC/Mira-v0:128, or a model folder.")
         if self.target in LATENT_TARGETS and not self.dataset:
             raise ConfigError("dataset is empty; name a folder of videos with captions (name.mp4 and name.txt), or a table of them.")
-        if self.target not in LATENT_TARGETS and self.dataset:
-            raise ConfigError(f"dataset is {self.dataset!r}, but {self.target} is trained on Toy World, which it renders itself. Leave dataset empty, or choose one of {', '.join(LATENT_TARGETS)}.")
+        if self.target not in USER_TARGETS and self.dataset:
+            raise ConfigError(f"dataset is {self.dataset!r}, but {self.target} is trained on Toy World, which it renders itself. Leave dataset empty, or choose one of {', '.join(USER_TARGETS)}.")
         for name in ("checkpoint_every", "log_every", "keep_last", "frame_stride", "takes_per_clip", "gradient_accumulation_steps", "lora_rank", "validation_steps"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
@@ -209,36 +221,51 @@ class TrainConfig:
 
 def load_config(path: str | Path | None, overrides: list[str]) -> TrainConfig:
     """Defaults, then the YAML file, then ``key=value`` words. Raises ConfigError with the offending name."""
-    base = OmegaConf.structured(TrainConfig)
-    names = [f.name for f in dataclasses.fields(TrainConfig)]
     try:
-        layers = [base]
-        if path is not None:
-            layers.append(_plain(OmegaConf.load(path), path))
-        layers.append(OmegaConf.from_dotlist(overrides))
-        config = OmegaConf.to_object(OmegaConf.merge(*layers))
+        layers = [] if path is None else [_plain(OmegaConf.load(path), path)]
+        return make_config(*layers, OmegaConf.from_dotlist(overrides))
     except (FileNotFoundError, IsADirectoryError):
         raise ConfigError(f"There is no config file {path}.") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text: {error}.") from None
+
+
+def make_config(*layers: Mapping[str, Any]) -> TrainConfig:
+    """Defaults, then each layer's settings over those before it. Raises ConfigError with the offending name, or for one that would read from its surroundings (``${oc.env:...}``)."""
+    names = [f.name for f in dataclasses.fields(TrainConfig)]
+    layers = tuple(OmegaConf.create(layer) for layer in layers)
+    for line in (line for layer in layers for line in OmegaConf.to_yaml(layer).splitlines() if "${" in line):
+        raise ConfigError(f"{line.strip()!r}: values that are taken from elsewhere are refused. Write the value itself.")
+    try:
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), *layers))
     except OmegaConfBaseException as error:
         key = str(error.full_key or error.key or "").split(".")[0]
         hint = nearest(key, names) if key and key not in names else ""
-        raise ConfigError(f"{str(error).splitlines()[0]}{hint}") from None
+        where = f"{key}: " if key in names else ""
+        raise ConfigError(f"{where}{str(error).splitlines()[0].rstrip('.')}.{hint}") from None
     config.validate()
     return config
 
 
+def as_words(config: TrainConfig, base: TrainConfig) -> list[str]:
+    """The ``key=value`` words that make ``config`` of ``base``, for a shell: ``load_config`` reads them back."""
+    ours, theirs = dataclasses.asdict(config), dataclasses.asdict(base)
+    return [f"{name}={_word(value)}" for name, value in ours.items() if value != theirs[name]]
+
+
+def _word(value: Any) -> str:
+    """A value as YAML on one line; text that YAML would read as something else stands in quotes."""
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z/~_][\w./~:@-]*(?<!:)", value) and yaml.safe_load(value) == value:
+        return value
+    return "null" if value is None else json.dumps(value)
+
+
 def _plain(settings: Any, path: str | Path) -> Any:
-    """``settings`` of a file. Raises ConfigError for one that is no mapping, or that would read from its surroundings (``${oc.env:...}``)."""
+    """``settings`` of a file. Raises ConfigError for one that is no mapping."""
     if not OmegaConf.is_dict(settings):
         raise ConfigError(f"{path} is not a list of settings (name: value).")
-    text = OmegaConf.to_yaml(settings)
-    if "${" in text:
-        line = next(line for line in text.splitlines() if "${" in line)
-        raise ConfigError(f"{path} holds {line.strip()!r}: values that are taken from elsewhere are refused. Write the value itself.")
     return settings
 
 

@@ -4,7 +4,7 @@
     FOLDER with metadata.csv or metadata.jsonl (Hugging Face's ``videofolder``: file_name, and text or caption)
     TABLE.csv of MiraData (file_path or video_id, six captions, start and end) or of WebVid (videoid, name, page_dir)
 
-    python -m training.dataset check SOURCE [--root DIR] [--json]
+    python -m training.dataset check SOURCE [--preview DIR] [--json] [key=value ...]
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .config import ConfigError
+from .config import ConfigError, load_config
 from .video import PICTURES, VIDEOS
 
 TABLES = ("metadata.csv", "metadata.jsonl")
 MIRADATA_CAPTIONS = ("short_caption", "dense_caption", "main_object_caption", "background_caption", "style_caption", "camera_caption")
 FILE_COLUMNS = ("file_name", "file_path", "path", "video", "video_path")
 TEXT_COLUMNS = ("text", "caption", "prompt", "name")
+PREVIEWED = 8
 ENCODINGS = ("utf-8-sig", "utf-16", "cp1252")
 csv.field_size_limit(2**24)
 
@@ -89,7 +90,7 @@ def _pairs(folder: Path) -> Iterator[Clip | Reject]:
 
 
 def _rows(table: Path, root: Path) -> Iterator[Clip | Reject]:
-    rows = _table(table)
+    rows = table_rows(table)
     for number, row in enumerate(rows, 1):
         row = {str(key).strip().lower(): str(value).strip() for key, value in row.items() if key is not None and value is not None}
         where = _path_of(row)
@@ -120,6 +121,11 @@ def captions_of(row: dict[str, str]) -> Iterable[str]:
     return [" ".join(row[name].split()) for name in TEXT_COLUMNS if row.get(name)][:1]
 
 
+def column_of(names: Iterable[str]) -> str | None:
+    """Which of a table's columns names the files, if one does by itself."""
+    return next((name for known in (*FILE_COLUMNS, "video_id") for name in names if name.strip().lower() == known), None)
+
+
 def _path_of(row: dict[str, str]) -> str | None:
     named = next((row[name] for name in FILE_COLUMNS if row.get(name)), None)
     if named is None and row.get("videoid"):
@@ -142,7 +148,8 @@ def _stretch(row: dict[str, str]) -> tuple[float, float | None] | str:
     return (start, end) if start >= 0 and (end is None or end > start) else "ends before it starts"
 
 
-def _table(path: Path) -> list[dict[str, str]]:
+def table_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a .csv or .jsonl file as it has them. Raises ConfigError."""
     text = _decoded(path)
     if path.suffix.lower() == ".jsonl":
         try:
@@ -174,19 +181,26 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True)
     check = commands.add_parser("check", help="how many clips can be used, and why others cannot")
     check.add_argument("source")
-    check.add_argument("--root", help="where a table's paths begin")
-    check.add_argument("--num-frames", type=int, default=24, help="frames of a clip in training")
-    check.add_argument("--frame-stride", type=int, default=4, help="largest distance of two frames, in the file's own frames")
+    check.add_argument("words", nargs="*", metavar="key=value", help="settings of the training, such as num_frames=[24] sizes=[128x80] frame_stride=4 dataset_root=DIR")
+    check.add_argument("--preview", type=Path, metavar="DIR", help=f"write what training will see of the first {PREVIEWED} clips into this folder")
     check.add_argument("--json", action="store_true")
-    args = parser.parse_args(argv)
+    check.add_argument("--events", action="store_true", help="JSON lines: how far it is, at last the report")
+    args, words = parser.parse_known_args(argv)  # words may also stand between and after the options
+    if unknown := [word for word in words if word.startswith("-") or "=" not in word]:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     from .doctor import examine
+    from .takes import write_preview
 
+    told = lambda done, total: print(json.dumps({"done": done, "of": total}), flush=True)  # noqa: E731
     try:
-        report = examine(args.source, args.root, args.num_frames, args.frame_stride)
+        config = load_config(None, [f"dataset={json.dumps(args.source)}", "target=lora", "model=any", *args.words, *words])
+        report = examine(args.source, config.dataset_root or None, config.shortest, config.frame_stride, told if args.events else None)
+        shown = write_preview(report, config, args.preview, PREVIEWED) if args.preview and report.clips else []
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(json.dumps(report.to_dict(), indent=1) if args.json else report.text())
+    facts = {**report.to_dict(), "preview": shown}
+    print(json.dumps({"report": facts}) if args.events else json.dumps(facts, indent=1) if args.json else report.text())
     return 0 if report.clips else 1
 
 

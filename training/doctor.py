@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from core.metrics import STILL, Frames, cuts
+
 from .dataset import Clip, Reject, find_clips
 from .video import UnusableVideo, VideoFacts, probe_video, read_frames
 
@@ -19,10 +21,6 @@ log = logging.getLogger(__name__)
 
 LOOKED_AT = 12
 """Frames of a clip that it is judged by."""
-STATIC = 0.6
-"""Mean difference of neighbouring frames (of 255, on 32 x 32 pixels) below which nothing moves."""
-CUT = 60.0
-"""The same between two frames, from which the picture is another one; it must also stand out from the clip's other steps."""
 ALIKE = 2.0
 """Mean difference of two clips' middle frames (of 255, on 8 x 8 pixels) below which they are near-duplicates."""
 
@@ -93,7 +91,7 @@ def examine(source: str | Path, root: str | Path | None = None, num_frames: int 
             usable = _measured(clip, num_frames)
             report.clips.append(usable)
             if look:
-                frames = read_frames(clip.path, _spread(usable, LOOKED_AT), 32, 32).astype(np.float32)
+                frames = read_frames(clip.path, _spread(usable, LOOKED_AT), 32, 32)
                 report.remarks += [Reject(clip.name, remark) for remark in _remarks(frames, seen, clip.name)]
         except UnusableVideo as error:
             report.clips = [item for item in report.clips if item.clip is not clip]
@@ -123,12 +121,12 @@ def _spread(usable: Usable, count: int) -> list[float]:
 def _remarks(frames: np.ndarray, seen: list[tuple[str, np.ndarray]], name: str) -> list[str]:
     """What looks wrong with a clip's frames [T, 32, 32, 3]; its middle one joins ``seen``."""
     remarks = []
-    steps = np.abs(np.diff(frames, axis=0)).mean((1, 2, 3))
-    if len(steps) and steps.max() < STATIC:
+    looked = Frames(frames)
+    if len(frames) > 1 and looked.steps.max() < STILL:
         remarks.append("stands still")
-    if len(steps) > 3 and steps.max() > max(CUT, 6 * float(np.median(steps))):
-        remarks.append(f"may hold a cut about {(int(steps.argmax()) + 1) / len(frames):.0%} of the way in: split it there")
-    middle = frames[len(frames) // 2].reshape(8, 4, 8, 4, 3).mean((1, 3))
+    if places := cuts(looked):
+        remarks.append(f"may hold a cut about {places[0] / len(frames):.0%} of the way in: split it there")
+    middle = frames[len(frames) // 2].astype(np.float32).reshape(8, 4, 8, 4, 3).mean((1, 3))
     twin = next((other for other, picture in seen if np.abs(picture - middle).mean() < ALIKE), None)
     if twin is not None:
         remarks.append(f"looks nearly like {twin}")

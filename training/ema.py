@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
 import torch
 
 
@@ -32,3 +35,19 @@ class EMA:
         self.updates = state["updates"]
         for name, value in state["average"].items():
             self.average[name].copy_(value)
+
+
+@contextmanager
+def using(model: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """The model with these weights in place of those that are trained, and in evaluation mode."""
+    own = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    kept = {name: p.data for name, p in own.items()}
+    for name, parameter in own.items():
+        parameter.data = weights[name].to(parameter.data)
+    model.eval()
+    try:
+        yield
+    finally:
+        for name, parameter in own.items():
+            parameter.data = kept[name]
+        model.train()

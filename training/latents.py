@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,89 +15,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from core.files import replacing
-from core.types import SIZE_MULTIPLE, RequestError, VideoShape
 
 from .config import ConfigError, Stage, TrainConfig
 from .dataset import Reject
-from .doctor import Report, Usable, examine
-from .video import UnusableVideo, read_frames
+from .doctor import examine
+from .takes import Take, split_held_out, takes_of, unusable
+from .video import UnusableVideo
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Take:
-    """The frames that training sees of a clip: where they begin, how far apart they are, and how large."""
-
-    path: Path
-    captions: tuple[str, ...]
-    start: float
-    """Seconds into the file."""
-    stride: int
-    """Distance of two frames, in frames of the file."""
-    num_frames: int
-    width: int
-    height: int
-    file_fps: float
-
-    @property
-    def fps(self) -> float:
-        """Frames a second of what training sees: the model's condition."""
-        return self.file_fps / self.stride
-
-    @property
-    def times(self) -> list[float]:
-        """When each frame is shown, in seconds into the file."""
-        return [self.start + i / self.fps for i in range(self.num_frames)]
-
-    def frames(self) -> np.ndarray:
-        """uint8 [T, H, W, 3]. Raises UnusableVideo."""
-        return read_frames(self.path, self.times, self.width, self.height)
-
-    def key(self, model_hash: str) -> str:
-        """Names the latents of this take: of this file as it is now, this crop, this VAE."""
-        status = self.path.stat()
-        words = (str(self.path.resolve()), status.st_size, status.st_mtime_ns, f"{self.start:.4f}", self.stride, self.num_frames, self.width, self.height, model_hash)
-        return hashlib.sha256(repr(words).encode()).hexdigest()[:32]
-
-
-def parse_sizes(sizes: Sequence[str]) -> list[tuple[int, int]]:
-    """``["128x80"]`` as widths and heights. Raises ConfigError for one that the model cannot take."""
-    found = []
-    for text in sizes:
-        width, _, height = str(text).lower().partition("x")
-        try:
-            found.append((int(width), int(height)))
-            VideoShape(1, int(height), int(width))
-        except (ValueError, RequestError) as error:
-            why = f" {error}" if isinstance(error, RequestError) else f" Write WIDTHxHEIGHT in multiples of {SIZE_MULTIPLE}, such as 128x80."
-            raise ConfigError(f"sizes holds {text!r}.{why}") from None
-    if not found:
-        raise ConfigError("sizes is empty; name at least one, such as 128x80.")
-    return found
-
-
-def take_of(item: Usable, lengths: Sequence[int], sizes: Sequence[tuple[int, int]], frame_stride: int, rng: np.random.Generator) -> Take:
-    """A stretch of a clip, drawn: the longest of ``lengths`` that it can fill, at any stride up to ``frame_stride``, in the size of the nearest shape."""
-    num_frames = max((n for n in lengths if n <= item.num_frames), default=1)
-    widest = (item.num_frames - 1) // max(1, num_frames - 1) if num_frames > 1 else 1
-    stride = int(rng.integers(1, min(frame_stride, widest) + 1))
-    room = item.num_frames - 1 - (num_frames - 1) * stride
-    shape = item.facts.width / item.facts.height
-    width, height = min(sizes, key=lambda size: abs(np.log(size[0] / size[1] / shape)))
-    start = item.clip.start + int(rng.integers(0, room + 1)) / item.facts.fps
-    return Take(item.clip.path, item.clip.captions, start, stride, num_frames, width, height, item.facts.fps)
-
-
-def takes_of(report: Report, config: TrainConfig) -> list[Take]:
-    """All takes of a dataset: ``takes_per_clip`` of each clip, drawn from the run's seed and the clip alone."""
-    lengths, sizes = config.lengths, parse_sizes(config.sizes)
-    takes = []
-    for item in report.clips:
-        seed = int.from_bytes(hashlib.sha256(f"{item.clip.path.name} {item.clip.start:.3f}".encode()).digest()[:8])
-        count = config.takes_per_clip if item.facts.num_frames > 1 else 1
-        takes += [take_of(item, lengths, sizes, config.frame_stride, np.random.default_rng([config.seed, seed, k])) for k in range(count)]
-    return takes
 
 
 class VideoLatents:
@@ -114,7 +39,7 @@ class VideoLatents:
     """Each take has its own."""
 
     def __init__(self, config: TrainConfig, folder: Path, model_hash: str, encode: Callable[[np.ndarray], torch.Tensor], progress: Callable[[int, int], None] | None = None):
-        self.report = examine(config.dataset, config.dataset_root or None, min((n for n in config.lengths if n > 1), default=1), config.frame_stride, look=False)
+        self.report = examine(config.dataset, config.dataset_root or None, config.shortest, config.frame_stride, look=False)
         self.rejects: list[Reject] = list(self.report.rejects)
         self.takes: list[Take] = []
         self.files: list[Path] = []
@@ -135,12 +60,8 @@ class VideoLatents:
         for reject in self.rejects:
             log.warning("not used: %s %s", reject.name, reject.reason)
         if not self.takes:
-            reasons = "; ".join(f"{reject.name} {reject.reason}" for reject in self.rejects[:3])
-            raise ConfigError(f"{config.dataset} holds no clip that can be trained on: {reasons}. `python -m training.dataset check {config.dataset}` tells all.")
-        held = min(config.validation_clips, len(self.takes) // 4)
-        order = sorted(range(len(self.takes)), key=lambda i: hashlib.sha256(self.takes[i].path.name.encode()).digest())
-        self.held_out, self.trained = sorted(order[:held]), sorted(order[held:])
-        self.latents(0)
+            raise unusable(config, self.rejects)
+        self.held_out, self.trained = split_held_out(self.takes, config.validation_clips)
         self.channels = self.latents(0).shape[0]
 
     def __len__(self) -> int:

@@ -14,12 +14,15 @@ import contextlib
 import json
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +37,11 @@ WORKING = ("starting", "waiting", "preparing", "training")
 """States in which a process is at work."""
 SAVE_NOW = "save-now"
 """A file of this name in a run folder asks for a checkpoint after the present step."""
+TRASH = ".trash"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Status:
     """What a run is doing. ``state``: starting, waiting (for the device), preparing (latents), training, paused, finished, failed."""
 
@@ -82,7 +86,8 @@ class Run:
             for line in (self.folder / "metrics.jsonl").read_text().splitlines():
                 with contextlib.suppress(ValueError):
                     row = json.loads(line)
-                    while rows and rows[-1]["step"] >= row["step"]:
+                    first_again = row["step"] if "loss" in row else row["step"] + 1  # a checkpoint's figures stand below its step's
+                    while rows and rows[-1]["step"] >= first_again:
                         rows.pop()
                     rows.append(row)
         return rows
@@ -111,8 +116,7 @@ class Runs:
 
     def list(self) -> list[Run]:
         """All runs, newest first."""
-        folders = [p.parent for p in self.folder.glob("*/config.yaml") if not p.parent.name.startswith(".")]
-        return [read_run(folder) for folder in sorted(folders, key=lambda p: (p / "config.yaml").stat().st_mtime, reverse=True)]
+        return [read_run(folder) for folder in self._folders()]
 
     def get(self, name: str) -> Run:
         """Raises ConfigError for a name that no run has."""
@@ -121,14 +125,31 @@ class Runs:
             raise ConfigError(f"There is no run {name!r}.")
         return read_run(folder)
 
+    def launch(self, name: str, config: TrainConfig, device: str = "auto") -> Run:
+        """Begin a run of that name, in a process that outlives this one. Raises ConfigError for a name that cannot be a folder's, or is taken."""
+        if not NAME.fullmatch(name):
+            raise ConfigError(f"The name {name!r} cannot be a folder's. Use up to 64 letters, digits, dots, dashes and underscores.")
+        folder = self.folder / name
+        config = replace(config, output_dir=str(folder))
+        config.validate()
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            raise ConfigError(f"There is a run {name} already. Choose another name, or resume that one.") from None
+        save_config(config, folder / "config.yaml")
+        return self._start(folder, device)
+
     def resume(self, name: str, device: str = "auto") -> Run:
         """Go on from the last whole checkpoint, in a process that outlives this one. Raises ConfigError for a run that is at work."""
         run = self.get(name)
         if run.working:
             raise ConfigError(f"{name} is at work already.")
-        folder, command = run.folder, [sys.executable, "-m", "training", "--config", str(run.folder / "config.yaml"), "--device", device]
+        return self._start(run.folder, device)
+
+    def _start(self, folder: Path, device: str) -> Run:
+        command = [sys.executable, "-m", "training", "--config", str(folder / "config.yaml"), "--device", device]
         with open(folder / "log.txt", "ab") as log:
-            log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(command)}\n".encode())
+            log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {shlex.join(command)}\n".encode())
             log.flush()
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT, start_new_session=True)
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -138,30 +159,99 @@ class Runs:
 
     def pause(self, name: str) -> None:
         """Ask the process to write a checkpoint after its step, and to end. ``resume`` goes on from there."""
-        self._signal(name, signal.SIGTERM)
+        os.kill(self._working(name).pid, signal.SIGTERM)
 
-    def _signal(self, name: str, signum: int) -> None:
+    def stop(self, name: str) -> Run:
+        """End the process at once, with all that it began. What it did since its last checkpoint is lost; ``resume`` goes on from that."""
+        run = self._working(name)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(run.pid)
+            processes = [*process.children(recursive=True), process]
+            for one in processes:
+                one.kill()
+            psutil.wait_procs(processes, timeout=10)
+        Status("paused", step=_last_step(run.folder), message="It was stopped at once; what came after its last checkpoint is lost.").write(run.folder)
+        return read_run(run.folder)
+
+    def save_now(self, name: str) -> None:
+        """Ask for a checkpoint, with its samples, after the present step."""
+        (self._working(name).folder / SAVE_NOW).touch()
+
+    def delete(self, name: str) -> str:
+        """Put a run into the trash; returns what ``restore`` takes. Raises ConfigError for one that is at work."""
+        run = self.get(name)
+        if run.working:
+            raise ConfigError(f"{name} is at work. Stop it first.")
+        kept = f"{int(time.time() * 1000)}-{name}"
+        (self.folder / TRASH).mkdir(exist_ok=True)
+        run.folder.rename(self.folder / TRASH / kept)
+        return kept
+
+    def restore(self, kept: str) -> Run:
+        """Bring back a run from the trash. Raises ConfigError when it is gone, or when its name is taken by now."""
+        source, target = self.folder / TRASH / kept, self.folder / kept.partition("-")[2]
+        if not source.is_dir() or target.exists():
+            raise ConfigError(f"{target.name} cannot come back: {'there is another run of that name' if target.exists() else 'it was removed for good'}.")
+        source.rename(target)
+        return read_run(target)
+
+    def purge(self, older_than_days: float = 7.0) -> None:
+        """Remove for good what was deleted longer ago than that."""
+        for folder in (self.folder / TRASH).glob("*-*"):
+            if int(folder.name.partition("-")[0]) / 1000 < time.time() - older_than_days * 86_400:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def version(self) -> tuple[Any, ...]:
+        """Changes whenever ``list`` may give something else: cheap enough to ask every second."""
+        told = []
+        for folder in self._folders():
+            status = _status(folder)
+            times = tuple(_changed(folder / name) for name in ("config.yaml", "metrics.jsonl", "log.txt", "checkpoints", "samples"))
+            told.append((folder.name, status, status.state in WORKING and _alive(status), times))
+        return tuple(told)
+
+    def _folders(self) -> list[Path]:
+        found = [p.parent for p in self.folder.glob("*/config.yaml") if not p.parent.name.startswith(".")]
+        return sorted(found, key=lambda p: (p / "config.yaml").stat().st_mtime, reverse=True)
+
+    def _working(self, name: str) -> Run:
         run = self.get(name)
         if not run.working:
             raise ConfigError(f"{name} is not at work.")
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(run.pid, signum)
+        return run
 
 
 def read_run(folder: Path) -> Run:
     """A run folder as it is now: a process that is gone is not at work, whatever the folder says."""
-    try:
-        config = load_config(folder / "config.yaml", [])
-    except ConfigError:
-        config = None
-    try:
-        status = Status(**json.loads((folder / "status.json").read_text()))
-    except (OSError, ValueError, TypeError):
-        status = Status("stopped", step=_last_step(folder))
+    status = _status(folder)
     state, message = status.state, status.message
     if state in WORKING and not _alive(status):
         state, message = "stopped", f"The process ended without a word. Its last checkpoint is step {_last_step(folder)}; its log is {folder / 'log.txt'}."
-    return Run(folder, state, status.step, message, status.pid, config)
+    return Run(folder, state, status.step, message, status.pid, _config(folder / "config.yaml", _changed(folder / "config.yaml")))
+
+
+def _changed(path: Path) -> int:
+    """When a file was last written; 0 for one that is not there."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+@lru_cache(maxsize=256)
+def _config(path: Path, changed: int) -> TrainConfig | None:
+    """The settings in a file as it was when it last changed."""
+    try:
+        return load_config(path, [])
+    except ConfigError:
+        return None
+
+
+def _status(folder: Path) -> Status:
+    try:
+        return Status(**json.loads((folder / "status.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return Status("stopped", step=_last_step(folder))
 
 
 def _alive(status: Status) -> bool:

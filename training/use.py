@@ -38,15 +38,16 @@ def use_checkpoint(run: Run, data_dir: str | Path, step: int | None = None, name
         with replacing(target) as file:
             shutil.copyfile(lora, file)
         return target
-    if not (checkpoint / "transformer").is_dir() or run.config is None:
-        raise ConfigError(f"{checkpoint} holds neither a LoRA nor a transformer; `python -m training export` puts parts of a new model together.")
+    trained = [part for part in ("transformer", "scheduler", "vae") if (checkpoint / part).is_dir()]
+    if not trained or run.config is None or not run.config.model:
+        raise ConfigError(f"{checkpoint} holds neither a LoRA nor a part of a model that it began with; `python -m training export` puts parts of a new model together.")
     base = installed_folder(run.config.model, run.config.data_dir)
     if base is None:
         raise ConfigError(f"The model {run.config.model}, which {run.name} began with, is not on this machine; its other parts are needed.")
     target = data_dir / "models" / name
     with replacing(target) as folder:
         shutil.copytree(base, folder, copy_function=_link)
-        for part in ("transformer", "scheduler"):
+        for part in trained:
             shutil.rmtree(folder / part, ignore_errors=True)
             shutil.copytree(checkpoint / part, folder / part)
         dataset = run.folder / "dataset.json"

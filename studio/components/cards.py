@@ -30,8 +30,9 @@ def render_grid(videos: Sequence[Video], total: int, filtered: bool, page: int) 
 def _slot(video: Video) -> str:
     """A card, and what can be done with it right there."""
     tags = "".join(f'<span class="tag">{escape(tag)}</span>' for tag in video.tags)
+    fault = f'<span class="tag fault">{escape(video.faults)}</span>' if video.faults else ""
     tick = f'<input type="checkbox" class="tick" data-video="{video.id}" aria-label="Select: {escape(video.request.prompt)}">'
-    return f'<div class="slot" data-slot="{video.id}">{_card(video, False, wide=True)}{tick}<div class="slot-foot">{compare_button(video)}{tags}</div></div>'
+    return f'<div class="slot" data-slot="{video.id}">{_card(video, False, wide=True)}{tick}<div class="slot-foot">{compare_button(video)}{fault}{tags}</div></div>'
 
 
 def _card(video: Video, selected: bool, wide: bool = False) -> str:

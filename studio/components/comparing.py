@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..comparison import LETTERS, MOST, Work
+from ..comparison import LETTERS, MOST, Work, measure_title, measure_words
 from ..library import Video
 from ..settings_words import differing, labels, title, value_words
 from ..votes import Pair, Rate
@@ -40,8 +40,8 @@ def _chosen(index: int, video: Video, label: str) -> str:
     )
 
 
-def render_facts(videos: Sequence[Video], measured: Work | None, exported: Work | None) -> str:
-    """The settings that differ, and the file of all videos beside each other."""
+def render_facts(videos: Sequence[Video], measured: Work | None, exported: Work | None, measures: Work | None = None) -> str:
+    """The settings that differ, what was measured on each, and the file of all videos beside each other."""
     if len(videos) < 2:
         return ""
     requests = [video.request for video in videos]
@@ -53,7 +53,34 @@ def render_facts(videos: Sequence[Video], measured: Work | None, exported: Work 
         table = f'<div class="scroll"><table class="facts"><caption>Settings that differ</caption><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
     else:
         table = '<p class="note">These videos were made with the same settings.</p>'
-    return f"{error}{table}{_file(exported)}"
+    return f"{error}{table}{_measures(measures, len(videos))}{_file(exported)}"
+
+
+def _measures(work: Work | None, count: int) -> str:
+    """A table of figures with the better one marked, where there is a better."""
+    from core.metrics import METRICS
+
+    if work is None or work.error:
+        return ""
+    if not work.done:
+        return '<p class="note">Measuring …</p>'
+    rows = []
+    for name in [*METRICS, *(name for name in ("psnr", "ssim") if any(name in found for found in work.result))]:
+        values = [found.get(name) for found in work.result]
+        best = best_of(values, METRICS[name].better if name in METRICS else None)
+        cells = "".join(f'<td>{measure_words(value)}{" <span class=better>better</span>" if index == best else ""}</td>' for index, value in enumerate(values))
+        docs = " ".join(((METRICS[name].measure.__doc__ if name in METRICS else "") or "").split())
+        rows.append(f'<tr><th scope="row" title="{escape(docs)}">{escape(measure_title(name))}</th>{cells}</tr>')
+    head = "".join(f'<th scope="col">{letter}</th>' for letter in LETTERS[:count])
+    return f'<div class="scroll"><table class="facts"><caption>Measured on the frames</caption><thead><tr><td></td>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def best_of(values: Sequence[float | None], better: str | None) -> int | None:
+    """Which value is clearly the best: by more than a twentieth of it; None where none is, or where there is no better."""
+    known = sorted((value for value in values if value is not None), reverse=better == "higher")
+    if better is None or len(known) < 2 or abs(known[0] - known[1]) <= 0.05 * max(abs(known[0]), abs(known[1])):
+        return None
+    return values.index(known[0])
 
 
 def _file(exported: Work | None) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from ..queue import FINISHED, Job
 from .words import about, clock, escape
@@ -19,8 +20,8 @@ def stage_words(job: Job) -> str:
     return {"text": "Reading the prompt", "decode": "Decoding the frames", "save": "Saving the file"}.get(job.stage, "Starting")
 
 
-def render_queue(jobs: Sequence[Job], counts: dict[str, int], paused: bool, seconds_left: float | None) -> str:
-    """HTML of the whole panel: heading, pause and clear, the time that all of it takes, one row for each request."""
+def render_queue(jobs: Sequence[Job], counts: dict[str, int], paused: bool, seconds_left: float | None, faults: Mapping[str, str] = MappingProxyType({})) -> str:
+    """HTML of the whole panel: heading, pause and clear, the time that all of it takes, one row for each request; ``faults`` tells what is wrong with videos."""
     open_count = counts["running"] + counts["waiting"]
     finished = sum(counts[state] for state in FINISHED)
     turn = "resume" if paused else "pause"
@@ -44,7 +45,7 @@ def render_queue(jobs: Sequence[Job], counts: dict[str, int], paused: bool, seco
     if not jobs:
         return head + note + '<p class="empty">Nothing is queued. Every request waits its turn here, and survives a restart.</p>'
     first = next((job.id for job in jobs if job.state == "waiting"), None)
-    rows = "".join(_row(job, job.id == first, counts["waiting"] > 1) for job in jobs[:SHOWN])
+    rows = "".join(_row(job, job.id == first, counts["waiting"] > 1, faults.get(job.id)) for job in jobs[:SHOWN])
     left = open_count + finished - min(len(jobs), SHOWN)
     more = f'<p class="note">and {left} more</p>' if left > 0 else ""
     return f'{head}{note}<ul class="jobs">{rows}</ul>{more}'
@@ -54,8 +55,8 @@ def _turn_hint(paused: bool) -> str:
     return "Start requests again" if paused else "Let the running one end and start no others"
 
 
-def _row(job: Job, first: bool, several: bool) -> str:
-    """``first``: the next to start; ``several``: there is more than one that waits, so that they have an order."""
+def _row(job: Job, first: bool, several: bool, fault: str | None) -> str:
+    """``first``: the next to start; ``several``: there is more than one that waits, so that they have an order; ``fault``: what is wrong with its video."""
     parts = [f'<div class="job-head"><span class="dot"></span><span class="job-state">{STATE_WORDS[job.state]}</span><span class="job-right">{_right(job)}</span></div>']
     prompt = escape(f"Verify: {job.request.prompt}" if job.verifies else job.request.prompt)
     if job.state == "running":
@@ -65,6 +66,8 @@ def _row(job: Job, first: bool, several: bool) -> str:
         parts.append(f'<div class="job-foot"><span>{stage_words(job)}</span>{_button("cancel", job)}</div>')
     elif job.state == "done":
         parts.append(f'<button class="job-prompt" data-action="show" data-id="{job.verifies or job.id}" title="Show the video: {prompt}" dir="auto">{prompt}</button>')
+        if fault:
+            parts.append(f'<p class="job-fault">It {escape(fault)}.</p>')
     else:
         parts.append(f'<div class="job-prompt" title="{prompt}" dir="auto">{prompt}</div>')
         if job.state == "failed":

@@ -43,6 +43,7 @@ def render_video(video: Video, wall: str | None = None, smoothed: str | None = N
     poster = f' poster="{file_url(video.poster)}"' if video.poster else ""
     star = "Unstar" if video.favourite else "Star"
     verdict = f'<p class="note verdict" role="status">{escape(video.verdict)}</p>' if video.verdict else ""
+    verdict += f'<p class="note verdict">This video {escape(video.faults)}.</p>' if video.faults else ""
     rows = "".join(f'<tr><th scope="row">{escape(name)}</th><td dir="auto">{escape(value)}</td></tr>' for name, value in details)
     table = f'<table class="facts details">{rows}</table>' if rows else ""
     beside = f'<button class="small" data-action="wall" data-id="{wall}" title="The videos that were queued together with this one">Its grid</button>' if wall else ""

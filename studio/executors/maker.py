@@ -20,9 +20,10 @@ import torch
 from core import GenerationCancelled, GenerationRequest, MiraPipeline, load_pipeline, save_video
 from core.device import choose_device
 from core.device_lock import DeviceTurn, lock_path
+from core.metrics import faults
 from core.provenance import made_with
 from core.types import MADE_WITH, RequestError
-from core.video_io import save_poster
+from core.video_io import save_poster, to_uint8
 
 from ..db import Database, require_space
 from ..library import Library
@@ -128,10 +129,11 @@ class VideoMaker:
             if job.verifies is not None:
                 return self.verify(job, part)
             save_poster(frames, part.with_suffix(".jpg"))
+            wrong = faults(to_uint8(frames))
             with self.queue.db.write():
                 if not self.queue.finish(job.id, self.worker_id, job.attempts, str(final)):
                     raise GenerationCancelled(f"Request {job.id} was cancelled.")
-                self.library.add(job.id, request, part, part.with_suffix(".jpg"), elapsed=time.monotonic() - started)
+                self.library.add(job.id, request, part, part.with_suffix(".jpg"), elapsed=time.monotonic() - started, faults=wrong)
         finally:
             for file in (part, part.with_suffix(".jpg")):
                 file.unlink(missing_ok=True)

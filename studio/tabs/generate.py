@@ -14,18 +14,23 @@ from core.presets import PRESET_FIELDS, PRESETS, default_preset
 from core.schedulers_info import SAMPLERS
 from core.start import PICTURES
 from core.types import RequestError
+from training.config import ConfigError
 
 from ..components.words import alert, escape, note
 from ..db import StorageError
-from ..estimate import estimate
+from ..estimate import estimate, words_hint
 from ..exchange import import_queue
-from ..screen import Session, example_prompts
+from ..examples import example_prompts, surprise
+from ..screen import Session
+from ..training_screen import request_with
 from . import preset_form, start_form, wall_form
 from .form import FIELDS, SLIDER_GUIDANCE, draw_seed, fill, has_settings, preset_choices, preset_values, read_text, request_in, requests_of
 
 if TYPE_CHECKING:
     from ..ui import Page
 
+LEADS_TO = {"show": "generate", "compare-open": "compare", "run-compare": "generate"}
+"""The tab that an action's outcome is seen on."""
 SETTINGS_FILES = (".mp4", ".gif", ".png")
 MANY_HINT = (
     '<ul class="hint"><li>Each line of the prompt is a video of its own.</li>'
@@ -46,9 +51,12 @@ class GenerateTab:
     keep_seed: gr.Checkbox
     count: gr.Number
     opener: gr.UploadButton
+    surprise: gr.Button
     button: gr.Button
     error: gr.HTML
     estimate: gr.HTML
+    hint: gr.HTML
+    """Below the prompt: words that the model does not know."""
     start: start_form.StartForm
     own_presets: preset_form.PresetForm
     walls: wall_form.WallForm
@@ -70,11 +78,13 @@ def layout(page: Page) -> GenerateTab:
                 fields["prompt"] = gr.Textbox(
                     "", label="Prompt", lines=3, max_lines=8, autofocus=True, elem_id="prompt", placeholder=f"What should the video show? For example: {example_prompts(model)[0]}", html_attributes=gr.InputHTMLAttributes(spellcheck=True)
                 )  # fmt: skip
+                hint = gr.HTML(elem_id="prompt-hint")
                 with gr.Accordion("Negative prompt", open=False, elem_id="negative"):
                     fields["negative_prompt"] = gr.Textbox("", label="What to steer away from", lines=2, max_lines=4, elem_id="negative-prompt", info="Needs guidance above 1.")
                 with gr.Accordion("Many prompts at once", open=False, elem_id="many"):
                     gr.HTML(MANY_HINT)
                 with gr.Column(elem_id="opener-box", min_width=0):  # outside the accordion, whose contents are not on the page while it is closed
+                    surprise_me = gr.Button("Surprise me", size="sm", elem_id="surprise")
                     opener = gr.UploadButton("Open prompts, a picture or a video", file_types=[".txt", ".json", *SETTINGS_FILES, *PICTURES], size="sm", elem_id="opener")
                 start = start_form.layout(fields)
             with gr.Column(elem_id="settings", min_width=0):
@@ -113,7 +123,7 @@ def layout(page: Page) -> GenerateTab:
             page.panes["strip"] = gr.HTML(elem_id="strip")
         with gr.Column(elem_id="right", min_width=0):
             page.panes["queue"] = gr.HTML(elem_id="queue")
-    return GenerateTab({name: fields[name] for name in FIELDS}, seed, dice, keep_seed, count, opener, button, error, estimate_line, start, own_presets, walls)
+    return GenerateTab({name: fields[name] for name in FIELDS}, seed, dice, keep_seed, count, opener, surprise_me, button, error, estimate_line, hint, start, own_presets, walls)
 
 
 def model_choices(page: Page) -> list[tuple[str, str]]:
@@ -187,12 +197,21 @@ def wire(page: Page, tab: GenerateTab) -> None:
             chosen = [entry.strip() for entry in (values[FIELDS.index("loras")] or "").split(",") if entry.strip()]
             form[FIELDS.index("loras")] = ", ".join(chosen if id in [entry.partition("@")[0].strip() for entry in chosen] else [*chosen, id])
             tabs = gr.Tabs(selected="generate")
+        elif action == "run-use":
+            name, _, step = id.rpartition("|")
+            try:
+                request = request_with(page.services, page.services.runs.get(name), int(step), "")
+            except (ConfigError, WriteError) as problem:
+                session.trouble = str(problem)
+            else:
+                session.editing = None
+                updates = dict(zip(("preset", *PRESET_FIELDS), change_model(request.model), strict=True)) | {"model": request.model, "loras": request.loras or ""}
+                form, tabs = [updates.get(name, gr.skip()) for name in FIELDS], gr.Tabs(selected="generate")
         elif action == "edit-stop":
             session.editing = None
         else:
-            message = page.screen.act(session, action, id)
-            error = alert(message) if message else ""
-            tabs = gr.Tabs(selected={"show": "generate", "compare-open": "compare"}[action]) if action in ("show", "compare-open") else gr.skip()
+            done = page.screen.act(session, action, id)
+            tabs = gr.Tabs(selected=LEADS_TO[action]) if done and action in LEADS_TO else gr.skip()
         return [error, *tell(session, *values), tabs, seed, keep, *form, *page.screen.paint(session)]
 
     def open_file(session: Session, path: str) -> list[Any]:
@@ -221,20 +240,21 @@ def wire(page: Page, tab: GenerateTab) -> None:
         return [gr.update(choices=preset_choices(name), value=chosen.name), *preset_values(chosen)]
 
     def tell(session: Session, *values: Any) -> list[Any]:
-        """The line below the button, and the button with what it does."""
+        """The line below the button, the button with what it does, and the line below the prompt."""
         if session.editing is not None:
-            return ['<p>You are editing a waiting request. <button class="quiet" data-action="edit-stop">Leave it as it is</button></p>', "Save the request"]
+            return ['<p>You are editing a waiting request. <button class="quiet" data-action="edit-stop">Leave it as it is</button></p>', "Save the request", ""]
         try:
             requests = requests_of(page.services, values)
         except RequestError as error:
-            return [f'<p class="bad">{escape(error)}</p>', "Generate"]
-        return [estimate(page.services, requests), "Generate" if len(requests) == 1 else f"Generate {len(requests)} videos"]
+            return [f'<p class="bad">{escape(error)}</p>', "Generate", ""]
+        return [estimate(page.services, requests), "Generate" if len(requests) == 1 else f"Generate {len(requests)} videos", words_hint(requests)]
 
     event, outputs = page.event, page.outputs
-    go = [tab.estimate, tab.button]
+    go = [tab.estimate, tab.button, tab.hint]
     tab.button.click(submit, [page.session, *tab.form], [tab.error, *go, tab.seed, *outputs], trigger_mode="multiple", **event)
     page.bus.change(act, [page.session, page.bus, *tab.form], [tab.error, *go, page.tabs, tab.seed, tab.keep_seed, *tab.fields.values(), *outputs], trigger_mode="multiple", **event)
     tab.opener.upload(open_file, [page.session, tab.opener], [tab.error, tab.seed, tab.keep_seed, *tab.fields.values(), *page.outputs], **event)
+    tab.surprise.click(surprise, model, prompt, **event)
     tab.dice.click(draw_seed, None, tab.seed, **event)
     preset.input(lambda name: preset_values(PRESETS[name]), preset, sampling, **event)
     model.input(change_model, model, [preset, *sampling], **event)

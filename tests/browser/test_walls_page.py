@@ -57,7 +57,7 @@ def test_ticked_drafts_are_made_in_full(form: Page) -> None:
     form.locator("#make-drafts").click()
     expect(form.locator("#viewer .cell video")).to_have_count(3)
     form.get_by_role("button", name="Make the ticked ones in full").click()
-    expect(form.locator("#form-error")).to_contain_text("Tick the drafts")
+    expect(form.locator("#toast")).to_contain_text("Tick the drafts")
     form.get_by_role("checkbox", name="Seed 41").check()
     form.get_by_role("button", name="Make the ticked ones in full").click()
     expect(form.locator("#viewer .caption-line")).to_contain_text("seed 41")

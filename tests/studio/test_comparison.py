@@ -11,11 +11,12 @@ import gradio as gr
 import numpy as np
 import pytest
 
+from core.metrics import faults, measure
 from core.types import GenerationRequest, RequestError
 from core.video_io import read_settings, read_video, save_video
 from studio import comparison, db
-from studio.comparison import Comparisons, Timeline, Work, differences, parting, write_side_by_side
-from studio.components.comparing import render_verdict
+from studio.comparison import Comparisons, Timeline, Work, differences, measured_facts, parting, write_side_by_side
+from studio.components.comparing import best_of, render_facts, render_verdict
 from studio.components.player import TEMPLATE, blind_value, player_value
 from studio.db import Database, StorageError
 from studio.library import Library, Video
@@ -206,7 +207,7 @@ def screen(tmp_path: Path):
 def test_choosing_and_ordering(screen: Screen) -> None:
     session = Session()
     for id in ("v0", "v1", "v1", "v2", "v3"):
-        assert screen.act(session, "compare", id) is None
+        assert screen.act(session, "compare", id)
     assert session.compared == ("v0", "v1", "v2", "v3") and session.undo[0] == "Added to the comparison: 4 of 4."
     screen.act(session, "compare", "v4")
     assert session.compared == ("v0", "v1", "v2", "v3") and "Take one out" in session.undo[0]
@@ -220,7 +221,7 @@ def test_choosing_and_ordering(screen: Screen) -> None:
     assert session.compared == ()
     screen.act(session, "undo", "")
     assert session.compared == ("v1", "v0", "v2")
-    assert "deleted" in screen.act(session, "compare", "gone")
+    assert not screen.act(session, "compare", "gone") and "deleted" in session.trouble
     screen.act(session, "compare-newest", "")
     assert session.compared == ("v3", "v4")
 
@@ -254,3 +255,42 @@ def test_a_second_press_does_not_vote_on_an_unseen_pair(screen: Screen) -> None:
     assert votes.count("num_inference_steps") == 1
     screen.act(session, "undo", "")
     assert votes.count("num_inference_steps") == 0
+
+
+def test_videos_are_measured_in_the_background_and_the_better_one_is_marked(tmp_path: Path) -> None:
+    services = Services.open(tmp_path / "data", start_worker=False)
+    rng = np.random.default_rng(0)
+    still = np.repeat(rng.integers(0, 255, (1, 32, 32, 3), dtype=np.uint8), 6, 0)
+    flickering = (still // 2 + (60 * (np.arange(6) % 2)).astype(np.uint8)[:, None, None, None]).astype(np.uint8)
+    for name, frames in (("still", still), ("flickering", flickering)):
+        save_video(frames, tmp_path / "one.mp4", 6)
+        services.library.add(name, request(), tmp_path / "one.mp4", faults=faults(frames))
+    videos = [services.library.get(name) for name in ("still", "flickering")]
+    assert [video.faults for video in videos] == ["stands still", "flickers"] and services.library.faults() == {"still": "stands still", "flickering": "flickers"}
+    work = finished(lambda: services.comparisons.measures(videos))
+    first, second = work.result
+    assert first == measure(read_video(videos[0].path)) and second["flicker"] > 50 and second["psnr"] < 30 and "psnr" not in first
+    html = render_facts(videos, None, None, work)
+    row = next(row for row in html.split("<tr>") if "Flicker, levels" in row)
+    assert row.index("better") < row.index("</td>") and "PSNR to A" in html and html.count("SSIM") == 1
+    assert ("Flicker, levels", "0") in measured_facts(finished(lambda: services.comparisons.measures(videos[:1])))
+    session, screen = Session(selected="flickering", details=True), Screen(services)
+    screen.paint(session)
+    assert "This video flickers." in session.sent["viewer"] and "flickers" in session.sent["gallery"]
+    services.close()
+
+
+@pytest.mark.parametrize("values, better, best", [([1.0, 2.0], "higher", 1), ([1.0, 2.0], "lower", 0), ([1.0, 1.01], "lower", None), ([None, 2.0], "lower", None), ([3.0, 1.0], None, None), ([0.0, 0.0, 5.0], "lower", None), ([2.0, None, 0.5], "lower", 2)])
+def test_the_better_value_is_clearly_better(values, better, best) -> None:
+    assert best_of(values, better) == best
+
+
+def test_a_long_measuring_ends_when_the_studio_does(tmp_path: Path) -> None:
+    services = Services.open(tmp_path / "data", start_worker=False)
+    save_video(np.random.default_rng(0).integers(0, 255, (90, 480, 640, 3), dtype=np.uint8), tmp_path / "one.mp4", 6)
+    services.library.add("long", request(num_frames=90, height=480, width=640), tmp_path / "one.mp4")
+    services.comparisons.measures([services.library.get("long")])
+    time.sleep(1.0)
+    began = time.monotonic()
+    services.close()
+    assert time.monotonic() - began < 15  # all of it would take a minute

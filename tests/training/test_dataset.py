@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 
 from core import save_video
+from core.video_io import read_video
 from training.config import ConfigError, load_config
 from training.dataset import captions_of, find_clips, main
 from training.doctor import examine
-from training.latents import take_of
+from training.takes import take_of, takes_of
 from training.video import UnusableVideo, probe_video, read_frames
 
 
@@ -157,13 +158,28 @@ def test_the_doctor_names_what_is_wrong(folder):
 
 
 def test_the_command_tells_it_as_text_and_json(folder, capsys, tmp_path):
-    assert main(["check", str(folder), "--num-frames", "8", "--json"]) == 0
+    assert main(["check", str(folder), "num_frames=[8]", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["usable"] == 2 and facts["sizes"] == {"48x32": 2} and facts["seconds"] == pytest.approx(3.2)
-    assert main(["check", str(folder), "--num-frames", "100"]) == 1
+    assert main(["check", str(folder), "num_frames=[100]"]) == 1
     assert "a.mp4 is too short: 12 frames" in capsys.readouterr().out
     assert main(["check", str(tmp_path / "nowhere")]) == 2
     assert "There is no dataset" in capsys.readouterr().err
+
+
+def test_the_preview_shows_what_the_trainer_reads(folder, capsys, tmp_path):
+    words = ["num_frames=[4]", "sizes=[48x32]", "seed=3"]
+    assert main(["check", str(folder), "--preview", str(tmp_path), "--events", *words]) == 0
+    *told, last = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert told[-1] == {"done": told[-1]["of"], "of": told[-1]["of"]}
+    config = load_config(None, [f"dataset={folder}", "model=any", *words])
+    takes = {take.path.name: take for take in takes_of(examine(folder, num_frames=4), config)}
+    for item in last["report"]["preview"]:
+        take = takes[item["name"]]
+        seen, read = read_video(item["file"]), take.frames()
+        assert seen.shape == read.shape and item["captions"] == list(take.captions) and item["fps"] == pytest.approx(take.fps, abs=0.01)
+        assert np.abs(seen.astype(float) - read).mean() < 8
+    assert len(last["report"]["preview"]) == len(takes)
 
 
 def test_takes_stay_inside_their_clip_and_fit_it(folder):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -12,12 +13,15 @@ from core import GenerationRequest, MiraTransformer3DModel, load_pipeline, save_
 from core.device_lock import DeviceTurn, lock_path
 from core.loras import FOLDER, apply_loras, made_from
 from core.provenance import made_with
+from core.temporal_vae import TemporalVAE
 from core.types import RequestError
 from studio_app import wait_for
 from tiny import TEXT_DIM, save_tiny_model
 from training.__main__ import main
 from training.config import ConfigError, load_config, save_config
-from training.runs import Runs, Status, read_run
+from training.preflight import preflight
+from training.runs import TRASH, Runs, Status, read_run
+from training.targets.decoder import VideoFrames
 from training.trainer import Diverged, train
 
 @pytest.fixture(scope="module", autouse=True)
@@ -69,10 +73,51 @@ def test_resumed_equals_never_stopped_and_only_the_target_changes(place, tmp_pat
         changed = {name for name in before if not torch.equal(before[name], after[name])}
         assert changed and changed <= names
     assert read_run(tmp_path / "whole").state == "finished"
+    assert [row["step"] for row in read_run(tmp_path / "whole").metrics()] == [1, 2, 2, 3, 4, 4]
     losses = [row["validation_loss"] for row in read_run(tmp_path / "whole").metrics() if "validation_loss" in row]
     assert len(losses) == 2 and np.isfinite(losses).all()
     facts = json.loads((tmp_path / "whole" / "dataset.json").read_text())
     assert facts["takes"] == 8 and facts["held_out"] == 2 and facts["shapes"] == ["48x32, 4 frames"]
+
+
+def test_a_decoder_learns_the_videos_and_is_used_while_latents_stay(place, tmp_path):
+    data = tmp_path / "data"
+    words = (f"data_dir={data}", "target=vae_decoder")
+    whole = train(config(place, data / "runs" / "whole", *words))
+    train(config(place, data / "runs" / "parts", *words, "max_train_steps=2"))
+    parts = train(config(place, data / "runs" / "parts", *words))
+    for ours, theirs in zip(trained(whole), trained(parts)):
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+    assert all(name.startswith("decoder.") for name in trained(whole)[0])
+    told = preflight(config(place, tmp_path / "x", *words), [])
+    assert told.trained == sum(tensor.numel() for tensor in trained(whole)[0].values())
+    before, after = (TemporalVAE.from_pretrained(folder / "vae").state_dict() for folder in (place / "model", whole))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all(name.startswith("decoder.") for name in changed)
+    long = train(config(place, tmp_path / "long", *words, "max_train_steps=60", "checkpoint_every=60", "learning_rate=3e-3"))
+    rows = read_run(tmp_path / "long").metrics()
+    assert rows[-1]["validation_loss"] < read_run(data / "runs" / "whole").metrics()[-1]["validation_loss"] and "flicker" in rows[0] and long.name == "step-60"
+    assert main(["use", "whole", "--data-dir", str(data)]) == 0
+    request = GenerationRequest("a red ball", height=32, width=48, num_frames=2, num_inference_steps=2, seed=1)
+    pipes = [load_pipeline(model, device="cpu", dtype="fp32", data_dir=data) for model in (place / "model", "whole-step-4")]
+    for pipe in pipes:
+        pipe.set_progress_bar_config(disable=True)
+    latents = [pipe.generate(request, output_type="latent").frames for pipe in pipes]
+    frames = [pipe.generate(request).frames for pipe in pipes]
+    assert torch.equal(*latents) and not np.array_equal(*frames)
+
+
+def test_a_video_that_breaks_while_it_is_trained_on_is_left_out_and_named(place, tmp_path):
+    shutil.copytree(place / "videos", tmp_path / "videos")
+    frames = VideoFrames(config(place, tmp_path / "run", "target=vae_decoder", f"dataset={tmp_path / 'videos'}", "validation_clips=0"))
+    (tmp_path / "videos" / "clip3.mp4").write_bytes(b"broken")
+    for seed in range(12):
+        assert frames.frames(4, np.random.default_rng(seed)).shape == (4, 4, 32, 48, 3)
+    assert [reject.name for reject in frames.rejects] == ["clip3.mp4"]
+    for file in (tmp_path / "videos").glob("*.mp4"):
+        file.write_bytes(b"broken")
+    with pytest.raises(ConfigError, match="no clip that can be trained on"):
+        frames.frames(4, np.random.default_rng(0))
 
 
 def test_a_lora_is_used_with_its_weight_and_left_out_again(place, tmp_path):
@@ -142,7 +187,7 @@ def test_a_run_is_paused_and_resumed_from_outside(place, tmp_path, capsys):
     assert main(["pause", "long", "--data-dir", str(tmp_path)]) == 2
 
 
-@pytest.mark.parametrize("target", ["transformer", "temporal", "lora"])
+@pytest.mark.parametrize("target", ["transformer", "temporal", "lora", "vae_decoder"])
 def test_killed_and_resumed_equals_never_killed_bit_for_bit(place, tmp_path, target):
     words = (f"target={target}", "checkpoint_every=5", f"data_dir={tmp_path}")
     runs, folder = Runs(tmp_path / "runs"), tmp_path / "runs" / "killed"
@@ -157,6 +202,63 @@ def test_killed_and_resumed_equals_never_killed_bit_for_bit(place, tmp_path, tar
     whole = train(config(place, tmp_path / "runs" / "whole", *words, f"max_train_steps={end}"))
     for ours, theirs in zip(trained(whole), trained(resumed)):
         assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+def test_a_run_is_launched_stopped_at_once_deleted_and_brought_back(place, tmp_path):
+    runs = Runs(tmp_path / "runs")
+    wanted = config(place, tmp_path / "elsewhere", f"data_dir={tmp_path}", "target=lora", "max_train_steps=100000", "checkpoint_every=100000")
+    with pytest.raises(ConfigError, match="cannot be a folder's"):
+        runs.launch("../out", wanted)
+    before = runs.version()
+    run = runs.launch("one", wanted, "cpu")
+    assert run.folder == tmp_path / "runs" / "one" and run.working and run.config.output_dir == str(run.folder) and runs.version() != before
+    with pytest.raises(ConfigError, match="a run one already"):
+        runs.launch("one", wanted)
+    wait_for(lambda: runs.get("one").step > 0, 90, lambda: (run.folder / "log.txt").read_text()[-2000:])
+    with pytest.raises(ConfigError, match="Stop it first"):
+        runs.delete("one")
+    runs.save_now("one")
+    wait_for(lambda: runs.get("one").checkpoints(), 60, "the checkpoint that was asked for")
+    saved = int(runs.get("one").checkpoints()[0].name.split("-")[1])
+    stopped = runs.stop("one")
+    assert stopped.state == "paused" and stopped.step == saved and DeviceTurn(lock_path(tmp_path, "cpu")).take()
+    with pytest.raises(ConfigError, match="not at work"):
+        runs.stop("one")
+    kept = runs.delete("one")
+    assert runs.list() == [] and runs.restore(kept).step == saved
+    with pytest.raises(ConfigError, match="another run of that name"):
+        runs.restore(kept)
+    kept = runs.delete("one")
+    runs.purge()
+    assert len(list((tmp_path / "runs" / TRASH).iterdir())) == 1
+    runs.purge(older_than_days=-1)
+    with pytest.raises(ConfigError, match="removed for good"):
+        runs.restore(kept)
+    assert not list((tmp_path / "runs" / TRASH).iterdir())
+
+
+@pytest.mark.parametrize("target", ["transformer", "temporal", "lora"])
+def test_what_a_run_needs_is_reckoned_from_the_model_and_from_earlier_runs(place, tmp_path, target):
+    wanted = config(place, tmp_path / "runs" / "first", f"target={target}", "lora_rank=4")
+    told = preflight(wanted, [])
+    assert not told.measured and told.seconds is None and told.memory > told.trained * 16 and not told.problems
+    last = train(wanted)
+    assert told.trained == sum(tensor.numel() for tensor in trained(last)[0].values())
+    written = sum(file.stat().st_size for file in last.rglob("*") if file.is_file())
+    assert written <= 1.1 * told.disk / (wanted.keep_last + 2) + 2**18
+    again = preflight(wanted, Runs(tmp_path / "runs").list())
+    rows = [row for row in read_run(tmp_path / "runs" / "first").metrics() if "seconds_per_step" in row]
+    assert again.measured and again.seconds == pytest.approx(4 * rows[-1]["seconds_per_step"]) and again.memory == int(rows[-1]["memory_gb"] * 1e9)
+    assert not preflight(load_config(None, [*(f"{k}={v}" for k, v in (("model", place / "model"), ("dataset", "x"), ("target", target))), "sizes=[64x48]"]), Runs(tmp_path / "runs").list()).measured
+
+
+def test_what_does_not_fit_is_said_before_it_begins(place, tmp_path, monkeypatch):
+    wanted = config(place, tmp_path, "target=transformer")
+    monkeypatch.setattr("training.preflight.memory_free", lambda device: 1000)
+    monkeypatch.setattr("training.preflight.shutil.disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 1000))
+    memory, disk = preflight(wanted, []).problems
+    assert "of memory" in memory and "LoRA" in memory and "of disk are free" in disk
+    assert "no model nowhere" in preflight(load_config(None, ["model=nowhere", "dataset=x"]), []).problems[0]
 
 
 def test_a_process_that_was_killed_is_known_to_be_gone(place, tmp_path):

@@ -18,7 +18,7 @@ from training.precompute import LatentDataset, object_mask, precompute_toyworld
 from training.principal import principal_components, write_encoder
 from training.targets.transformer import TransformerTask
 from training.targets.vae import crowded
-from training.toyworld import render, sample_spec
+from training.toyworld import COLORS, render, sample_spec
 from training.trainer import NonFiniteLoss, Trainer, latest_checkpoint, learning_rate_at, make_optimizers, train
 
 VAE = {"latent_channels": 4, "block_out_channels": [16, 16, 16, 16], "layers_per_block": 1, "norm_num_groups": 4}
@@ -122,6 +122,21 @@ def test_more_objects_leave_a_wall_in_its_place():
     assert (np.ptp(wall, axis=-1) < 10).all() and object_mask(crowd[None]).any()
     unpainted = np.ptp(crowd[:, 60:68], axis=-1) < 10
     assert unpainted.mean() > 0.3 and (crowd[:, 60:68][unpainted] == wall[unpainted]).all()
+
+
+def test_the_vae_also_sees_colours_without_a_name():
+    named = 255 * np.array(list(COLORS.values()))
+    strange = {}
+    for any_color in (0.0, 1.0):
+        rng, found = np.random.default_rng(5), []
+        for _ in range(12):
+            spec = sample_spec(rng, num_frames=24, background="the night")
+            frame = crowded(spec, range(12, 13), 5, rng, any_color)[0].reshape(-1, 3)
+            vivid = frame[np.ptp(frame, axis=1) > 100].astype(float)
+            shades = vivid[:, None] / np.linalg.norm(vivid, axis=1)[:, None, None] - named / np.linalg.norm(named, axis=1)[:, None]
+            found.append((np.linalg.norm(shades, axis=2).min(1) > 0.25).mean())
+        strange[any_color] = np.mean(found)
+    assert strange[0.0] < 0.01 and strange[1.0] > 0.15
 
 
 def test_a_half_written_checkpoint_is_passed_over(base, tmp_path):

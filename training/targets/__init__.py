@@ -11,7 +11,9 @@ from ..config import TrainConfig
 
 def build_task(config: TrainConfig, device: torch.device, progress: Callable[[int, int], None] | None = None):
     """The task for ``config.target``, on ``device``; ``progress`` hears how many clips are ready, and of how many."""
-    if config.target in ("vae", "vae_decoder"):
+    if config.target == "vae_decoder" and config.dataset:
+        from .decoder import DecoderTask as task
+    elif config.target in ("vae", "vae_decoder"):
         from .vae import VAETask as task
     elif config.target == "text_encoder":
         from .text_encoder import TextEncoderTask as task

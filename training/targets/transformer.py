@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from core.temporal_vae import TemporalVAE
 from core.transformer import MiraTransformer3DModel
 
 from ..config import ConfigError, TrainConfig
+from ..ema import using
 from ..latents import VideoLatents
 from ..losses import diffusion_loss, draw_timesteps
 from ..precompute import LatentDataset
@@ -161,7 +161,7 @@ class TransformerTask:
         """Mean loss of the held-out clips at VALIDATED_AT with noise that never changes; None where no clip is held out."""
         batches = self.dataset.held_out_batches(np.random.default_rng(0))
         losses = []
-        with self.using(weights):
+        with using(self.model, weights):
             for number, batch in enumerate(batches):
                 batch["prompt_embeds"] = self.encode(batch.pop("texts"))
                 for step in VALIDATED_AT:
@@ -183,7 +183,7 @@ class TransformerTask:
         if takes:
             longest = max(takes, key=lambda take: take.num_frames)
             shape = {"num_frames": longest.num_frames, "height": longest.height, "width": longest.width, "fps": max(1, min(120, round(longest.fps)))}
-        with self.using(weights):
+        with using(self.model, weights):
             pipe = MiraPipeline(self.model, TemporalVAE.from_pretrained(self.folder / "vae", dtype=self.dtype).to(self.device), self.scheduler)
             pipe.lazy_text_encoder = self.text_encoder
             pipe.set_progress_bar_config(disable=True)
@@ -193,21 +193,6 @@ class TransformerTask:
                 settings = {name: getattr(request, name) for name in (*shape, "num_inference_steps", "guidance_scale", "eta", "sampler", "seed")}
                 save_video(pipe(request.prompt, **settings).frames[0], folder / f"{number:02}.mp4", request.output_fps, request.to_dict())
 
-    @contextmanager
-    def using(self, weights: dict[str, torch.Tensor]) -> Iterator[None]:
-        """The model with these weights in place of its own, for evaluation."""
-        own = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-        kept = {name: p.data for name, p in own.items()}
-        for name, parameter in own.items():
-            parameter.data = weights[name].to(parameter.data)
-        self.model.eval()
-        try:
-            yield
-        finally:
-            for name, parameter in own.items():
-                parameter.data = kept[name]
-            self.model.train()
-
     def save(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
         """``folder/lora.safetensors``; or ``folder/transformer`` and ``folder/scheduler``."""
         if self.config.target == "lora":
@@ -216,7 +201,7 @@ class TransformerTask:
             from safetensors import safe_open
             from safetensors.torch import load_file, save_file
 
-            with self.using(weights):
+            with using(self.model, weights):
                 self.model.save_lora_adapter(folder, weight_name=LORA_FILE)
             with safe_open(folder / LORA_FILE, "pt") as file:
                 metadata = file.metadata()

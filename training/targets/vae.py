@@ -18,7 +18,7 @@ from ..precompute import object_mask
 from ..principal import principal_components, write_encoder
 from ..toyworld import render, sample_spec
 from ..toyworld.render import World
-from ..toyworld.scene import ClipSpec
+from ..toyworld.scene import COLORS, ClipSpec
 from ..trainer import step_generator, step_rng
 
 CLIP_FRAMES = 24
@@ -62,7 +62,7 @@ class VAETask:
         for _ in range(stage.clips(num_frames)):
             spec = sample_spec(rng, num_frames=CLIP_FRAMES)
             start = int(rng.integers(0, CLIP_FRAMES - num_frames + 1))
-            clip = crowded(spec, range(start, start + num_frames), int(rng.integers(0, self.config.crowd + 1)), rng)
+            clip = crowded(spec, range(start, start + num_frames), int(rng.integers(0, self.config.crowd + 1)), rng, self.config.any_color)
             crops.append(crop_near_object(clip, stage.height, stage.width, rng))
         return {"frames": np.stack(crops)}
 
@@ -106,12 +106,12 @@ def start_from_principal_components(vae: TemporalVAE) -> None:
     write_encoder(vae, *principal_components(frames, object_mask(clips), vae.config.latent_channels))
 
 
-def crowded(spec: ClipSpec, frames: range, extra: int, rng: np.random.Generator) -> np.ndarray:
-    """The clip uint8 [T, H, W, 3] with ``extra`` more objects in it, each with a motion of its own."""
+def crowded(spec: ClipSpec, frames: range, extra: int, rng: np.random.Generator, any_color: float = 0.0) -> np.ndarray:
+    """The clip uint8 [T, H, W, 3] with ``extra`` more objects in it, each with a motion of its own, and ``any_color`` of them in a colour without a name."""
     images = render(spec, frames=frames).astype(np.float32) / 255
     for _ in range(extra):
         other = sample_spec(rng, motion="circles")
-        world = World(replace(spec, size=other.size, color=other.color, shape=other.shape, motion=str(rng.choice(EXTRA_MOTIONS))))
+        world = World(replace(spec, size=other.size, color=other.color, shape=other.shape, motion=str(rng.choice(EXTRA_MOTIONS))), {other.color: tuple(rng.random(3))} if any_color and rng.random() < any_color else COLORS)
         world.r = rng.random(len(world.r))
         for image, frame in zip(images, frames):
             world.paint_objects(image, frame / (spec.num_frames - 1))

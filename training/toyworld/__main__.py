@@ -41,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("--num-frames", type=int, default=24)
     add.add_argument("--height", type=int, default=80)
     add.add_argument("--width", type=int, default=128)
+    add.add_argument("--events", action="store_true", help="JSON lines: how far it is")
     return root
 
 
@@ -50,8 +51,11 @@ def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     command = args.pop("command")
     if command == "render":
-        made = write_folder(args.pop("out"), args["clips"], **{k: v for k, v in args.items() if k != "clips"})
-        print(f"{made} clips rendered, {args['clips'] - made} were there already")
+        told = lambda done, total: print(json.dumps({"done": done, "of": total}), flush=True)  # noqa: E731
+        progress = told if args.pop("events") else None
+        made = write_folder(args.pop("out"), args["clips"], **{k: v for k, v in args.items() if k != "clips"}, progress=progress)
+        if progress is None:
+            print(f"{made} clips rendered, {args['clips'] - made} were there already")
         return
     as_json = args.pop("json")
     report = check(**args) if command == "check" else evaluate(**args)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ def clip(index: int, *, seed: int, num_frames: int = 24, height: int = 80, width
     return spec, captions(spec, rng)
 
 
-def write_folder(out: str | os.PathLike, clips: int, *, seed: int = 0, num_frames: int = 24, height: int = 80, width: int = 128) -> int:
+def write_folder(out: str | os.PathLike, clips: int, *, seed: int = 0, num_frames: int = 24, height: int = 80, width: int = 128, progress: Callable[[int, int], None] | None = None) -> int:
     """Write ``out/videos/000000.mp4`` ... and ``out/metadata.csv`` (one row a clip); returns how many videos were rendered.
 
     A second call goes on where the first one stopped. Every file is whole or not there, and metadata.csv comes last:
@@ -51,6 +52,8 @@ def write_folder(out: str | os.PathLike, clips: int, *, seed: int = 0, num_frame
             rendered += 1
         facts = dict(index=index, clip_id=index, video_id=f"toyworld-{seed}-{index}", file_path=f"videos/{path.name}", seconds=round(num_frames / FPS, 3), fps=FPS, frames=num_frames, height=height, width=width)
         rows.append(facts | texts)
+        if progress is not None:
+            progress(index + 1, clips)
     part = out / "metadata.csv.part"
     with part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)

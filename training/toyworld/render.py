@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -24,8 +24,8 @@ def render(spec: ClipSpec, frames: Sequence[int] | None = None) -> np.ndarray:
 class World:
     """The random parts of one clip. Lengths are in frame heights; x runs from 0 to ``aspect``, y from 0 (top) to 1."""
 
-    def __init__(self, spec: ClipSpec):
-        self.spec = spec
+    def __init__(self, spec: ClipSpec, colors: Mapping[str, tuple[float, float, float]] = COLORS):
+        self.spec, self.colors = spec, colors
         self.aspect = spec.width / spec.height
         rng = np.random.default_rng(spec.seed)
         self.radius = rng.uniform(*SIZES[spec.size])
@@ -201,7 +201,7 @@ class World:
         view, dx, dy = box
         cover = np.clip(0.5 - distance(shape, dx, dy, radius), 0, 1)[..., None]
         shade = 1 - SHADING * np.clip(0.4 + (self.light * dx + dy) / (2.4 * radius), 0, 1)
-        view += cover * (np.float32(COLORS[color]) * shade[..., None] - view)
+        view += cover * (np.float32(self.colors[color]) * shade[..., None] - view)
 
 
 def distance(shape: str, dx: np.ndarray, dy: np.ndarray, radius: float) -> np.ndarray:

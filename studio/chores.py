@@ -1,0 +1,98 @@
+"""Work on a dataset in a process of its own: clips looked at as training will see them, or rendered. One at a time; every page sees the same."""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import shutil
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from training.config import TrainConfig, as_words
+from training.runs import ROOT
+
+log = logging.getLogger(__name__)
+
+LOOKED_AT_WITH = ("num_frames", "sizes", "frame_stride", "dataset_root", "seed", "curriculum")
+"""Settings of a training that decide what it sees of a clip."""
+
+
+@dataclass(frozen=True)
+class Chore:
+    """What is being done to a dataset, or was."""
+
+    id: str
+    dataset: str
+    words: str
+    """What it does: ``Looking at the clips``."""
+    done: int = 0
+    of: int = 0
+    report: dict[str, Any] | None = None
+    """Of a finished look: ``training.doctor.Report.to_dict`` and ``preview``."""
+    error: str | None = None
+    working: bool = True
+
+
+class Chores:
+    """The one chore. Its process dies with this one."""
+
+    def __init__(self, data_dir: str | Path):
+        self.data_dir = Path(data_dir)
+        self.current: Chore | None = None
+        self._process: subprocess.Popen[str] | None = None
+        self._lock = threading.Lock()
+
+    def check(self, config: TrainConfig) -> None:
+        """Look at a config's dataset; ``current.report`` has what was found, with a preview of what training sees."""
+        id = secrets.token_hex(6)
+        plain = TrainConfig(dataset=config.dataset, target=config.target, model=config.model)
+        words = as_words(replace(plain, **{name: getattr(config, name) for name in LOOKED_AT_WITH}), plain)
+        preview = self.data_dir / "previews" / f"dataset-{id}"
+        self._begin(Chore(id, config.dataset, "Looking at the clips"), "training.dataset", "check", "--preview", str(preview), "--events", config.dataset, *words)
+
+    def render(self, clips: int, folder: Path) -> None:
+        """Render Toy World clips with captions into ``folder``."""
+        self._begin(Chore(secrets.token_hex(6), str(folder), "Rendering clips"), "training.toyworld", "render", "--clips", str(clips), "--out", str(folder), "--events")
+
+    def cancel(self) -> None:
+        """Stop what is being done, and forget what was found."""
+        with self._lock:
+            process, self._process, previous, self.current = self._process, None, self.current, None
+        if process is not None and process.poll() is None:
+            process.kill()
+            process.wait()
+        if previous is not None:
+            shutil.rmtree(self.data_dir / "previews" / f"dataset-{previous.id}", ignore_errors=True)
+
+    def _begin(self, chore: Chore, module: str, *words: str) -> None:
+        self.cancel()
+        process = subprocess.Popen([sys.executable, "-m", module, *words], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        with self._lock:
+            self.current, self._process = chore, process
+        threading.Thread(target=self._listen, args=(chore, process), name=f"chore-{chore.id}", daemon=True).start()
+
+    def _listen(self, chore: Chore, process: subprocess.Popen[str]) -> None:
+        errors: list[str] = []
+        reader = threading.Thread(target=lambda: errors.extend(process.stderr), daemon=True)
+        reader.start()
+        for line in process.stdout:
+            told = json.loads(line)
+            chore = replace(chore, **told)
+            self._tell(chore)
+        code = process.wait()
+        reader.join()
+        if chore.report is None and code:
+            said = "".join(errors).strip()
+            log.warning("%s failed: %s", chore.words, said)
+            chore = replace(chore, error=said.splitlines()[-1].removeprefix("error: ") if said else f"It ended with status {code}.")
+        self._tell(replace(chore, working=False))
+
+    def _tell(self, chore: Chore) -> None:
+        with self._lock:
+            if self.current is not None and self.current.id == chore.id:
+                self.current = chore

@@ -1,0 +1,75 @@
+"""The part of the Training tab that edits captions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from core.files import WriteError
+from training.captions import read_captions, write_captions
+from training.config import ConfigError
+
+from ..components.words import alert, note
+from ..training_form import require_allowed
+
+if TYPE_CHECKING:
+    from ..ui import Page
+
+HEADERS = ["Clip", "Caption"]
+
+
+def layout() -> dict[str, Any]:
+    """Build the widgets, by name."""
+    with gr.Accordion("Edit captions", open=False, elem_id="captions"):
+        widgets: dict[str, Any] = {"load": gr.Button("Read them", size="sm", elem_id="read-captions")}
+        widgets["table"] = gr.Dataframe(
+            [], headers=HEADERS, datatype="str", type="array", column_count=(2, "fixed"), static_columns=[0], wrap=True, max_height=360, column_widths=["35%", "65%"], show_label=False, interactive=True, elem_id="caption-table"
+        )  # fmt: skip
+        with gr.Row():
+            widgets["find"] = gr.Textbox("", label="Find", max_lines=1, min_width=88, elem_id="caption-find")
+            widgets["replace"] = gr.Textbox("", label="Put in its place", max_lines=1, min_width=88, elem_id="caption-replace")
+        with gr.Row():
+            widgets["all"] = gr.Button("Replace in all", size="sm", min_width=88, elem_id="caption-replace-all")
+            widgets["save"] = gr.Button("Save captions", size="sm", min_width=88, elem_id="save-captions")
+        widgets["line"] = gr.HTML(elem_id="caption-line")
+    return widgets
+
+
+def wire(page: Page, dataset: gr.Textbox, widgets: dict[str, Any]) -> None:
+    """Connect the widgets; ``dataset`` names the clips."""
+    table, line, event = widgets["table"], widgets["line"], page.event
+
+    def load(source: str) -> tuple[Any, str]:
+        try:
+            captions = _source(page, source, read_captions)
+        except ConfigError as error:
+            return gr.skip(), alert(str(error))
+        empty = sum(not text for text in captions.values())
+        words = f"{len(captions)} clips{f', {empty} of them without a caption' if empty else ''}. Click a caption to change it, then save."
+        return [list(row) for row in captions.items()], note(words)
+
+    def replace_all(rows: list[list[str]], find: str, put: str) -> tuple[Any, str]:
+        if not find:
+            return gr.skip(), alert("Type what is to be found.")
+        changed = sum(find in row[1] for row in rows)
+        return [[name, text.replace(find, put)] for name, text in rows], note(f"Changed in {changed} captions; not saved yet.")
+
+    def save(source: str, rows: list[list[str]]) -> str:
+        try:
+            changed = _source(page, source, lambda path: write_captions(path, {name: text for name, text in rows if name}))
+        except (ConfigError, WriteError) as error:
+            return alert(str(error))
+        return note(f"{changed} captions saved." if changed else "Nothing had changed.")
+
+    widgets["load"].click(load, dataset, [table, line], **event)
+    widgets["all"].click(replace_all, [table, widgets["find"], widgets["replace"]], [table, line], **event)
+    widgets["save"].click(save, [dataset, table], line, **event)
+
+
+def _source(page: Page, source: str, use: Any) -> Any:
+    """What ``use`` gives for a dataset that this page may read. Raises ConfigError."""
+    if not source.strip():
+        raise ConfigError("Name your clips above first.")
+    require_allowed(page.services, source.strip())
+    return use(source.strip())

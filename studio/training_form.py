@@ -1,0 +1,163 @@
+"""A training's settings as texts in a form, and back. No gradio here."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from core.field_docs import field_docs
+from training.config import OPTIMIZERS, USER_TARGETS, ConfigError, TrainConfig, as_words, load_config, make_config
+from training.preflight import Preflight, preflight
+from training.runs import ROOT, Run
+
+from .components.words import about, escape
+from .db import size_words
+from .examples import example_prompts
+from .services import Services
+
+PRESETS = ("lora_nano", "lora_128", "finetune_128", "finetune_384")
+"""Files of training/configs, for those who bring clips of their own."""
+CONFIGS = ROOT / "training" / "configs"
+CHOICES: dict[str, tuple[str, ...]] = {"target": USER_TARGETS, "optimizer": OPTIMIZERS, "mixed_precision": ("auto", "bf16", "fp32")}
+BASIC = ("model", "dataset", "target", "max_train_steps", "learning_rate", "train_batch_size", "num_frames", "sizes", "validation_prompts")
+"""Shown first."""
+OURS = ("output_dir", "data_dir", "resume")
+"""Decided by the studio."""
+BESIDE = ("curriculum", "architecture", "scheduler", "clips", "crowd", "any_color", "kl_weight", "object_weight")
+"""Kept from the file that the form began with, and not in the form: they are for making models anew."""
+ADVANCED = tuple(f.name for f in dataclasses.fields(TrainConfig) if f.name not in (*BASIC, *OURS, *BESIDE))
+FIELDS = (*BASIC, *ADVANCED)
+DOCS = field_docs(TrainConfig)
+LABELS = {
+    "model": "Start from", "dataset": "Clips", "target": "What is trained", "max_train_steps": "Steps", "train_batch_size": "Clips a step", "num_frames": "Frames",
+    "sizes": "Size, pixels", "validation_prompts": "Sample prompts", "lr_warmup_steps": "Warm-up steps", "lr_decay_steps": "Decay steps", "snr_gamma": "Min-SNR gamma",
+    "ema_decay": "EMA decay", "max_grad_norm": "Largest gradient norm", "adam_beta2": "AdamW beta 2", "lora_rank": "LoRA rank", "lora_alpha": "LoRA alpha", "lora_layers": "LoRA layers", "num_threads": "CPU threads",
+}  # fmt: skip
+HINTS = {
+    "dataset": "A folder with name.mp4 and name.txt, or a .csv or .jsonl table, on the machine that runs the studio.",
+    "target": "A LoRA is small and quick; temporal changes only how things move; vae_decoder only how sharp and steady it looks.",
+    "validation_prompts": "One a line. At each checkpoint a video of each is made, with the run's seed.",
+    "sizes": None, "num_frames": None, "model": None, "max_train_steps": None, "learning_rate": None, "train_batch_size": None,
+}  # fmt: skip
+
+
+def label(name: str) -> str:
+    """What the form calls a setting."""
+    return LABELS.get(name) or name.replace("_", " ").capitalize()
+
+
+def hint(name: str) -> str | None:
+    """One line below it."""
+    return HINTS[name] if name in HINTS else DOCS.get(name)
+
+
+def kind(name: str) -> type:
+    """bool for a tick box, str for text."""
+    return bool if get_type_hints(TrainConfig)[name] is bool else str
+
+
+def preset_path(name: str) -> Path:
+    """The file of a preset."""
+    return CONFIGS / f"{name}.yaml"
+
+
+def preset_words(name: str) -> tuple[str, str]:
+    """What its first line says it is, and what for."""
+    title, _, rest = preset_path(name).read_text(encoding="utf-8").splitlines()[0].lstrip("# ").rstrip(".").partition(", ")
+    return title, rest[:1].upper() + rest[1:] + "."
+
+
+def as_text(name: str, value: Any) -> Any:
+    """A setting as the form shows it."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, list):
+        return ("\n" if name == "validation_prompts" else ", ").join(map(str, value))
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def texts_of(config: TrainConfig) -> dict[str, Any]:
+    """What the form shows for a config."""
+    return {name: as_text(name, getattr(config, name)) for name in FIELDS}
+
+
+def config_of(services: Services, base: TrainConfig, texts: Mapping[str, Any]) -> TrainConfig:
+    """The config that a form says, over the one it began with. Raises ConfigError."""
+    values = {name: _value(name, text) for name, text in texts.items()}
+    config = make_config(dataclasses.asdict(base), values, {"data_dir": str(services.data_dir), "resume": "auto"})
+    for path in filter(None, (config.dataset, config.dataset_root)):
+        require_allowed(services, path)
+    return config
+
+
+def require_allowed(services: Services, path: str) -> None:
+    """Raises ConfigError for a dataset that lies where this studio's users must not read."""
+    roots = services.dataset_roots
+    if roots and not any(Path(path).resolve().is_relative_to(root) for root in roots):
+        raise ConfigError(f"Datasets may only be in {' or '.join(map(str, roots))}, since other machines can reach this studio. Put {Path(path).name} there, or start it with --dataset-dir.")
+
+
+def _value(name: str, text: Any) -> Any:
+    """What OmegaConf takes for a form's text."""
+    if isinstance(text, bool):
+        return text
+    text = str(text or "").strip()
+    hint_ = get_type_hints(TrainConfig)[name]
+    if name == "validation_prompts":
+        return [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+    if getattr(hint_, "__origin__", None) is list:
+        return [entry.strip() for entry in text.split(",") if entry.strip()]
+    if text == "" and hint_ is not str:
+        if type(None) in getattr(hint_, "__args__", ()):
+            return None
+        raise ConfigError(f"{label(name)} is empty. Its usual value is {as_text(name, getattr(TrainConfig(), name))}.")
+    return text
+
+
+def preset_config(name: str, model: str) -> TrainConfig:
+    """A preset's settings; what it leaves open is filled with what shows something: a prompt that the model knows."""
+    config = load_config(preset_path(name), ["dataset=."])
+    return dataclasses.replace(config, dataset="", validation_prompts=config.validation_prompts or [example_prompts(config.model or model)[0]])
+
+
+def free_name(runs: list[Run], target: str) -> str:
+    """A name for a run that was given none."""
+    taken = {run.name for run in runs}
+    return next(name for count in range(1, len(taken) + 2) if (name := f"{target.replace('_', '-')}-{count}") not in taken)
+
+
+def command(config: TrainConfig, origin: str, services: Services, name: str) -> str:
+    """The shell command that does the same: a preset's file and what differs from it."""
+    file = preset_path(origin) if origin in PRESETS else None
+    base = load_config(file, ["dataset=.", *(["model=."] if file is None else [])])
+    words = as_words(dataclasses.replace(config, output_dir=str(services.runs.folder / name)), base)
+    return shlex.join(["python", "-m", "training", *(["--config", str(file.relative_to(ROOT))] if file else []), *words])
+
+
+def preflight_line(services: Services, config: TrainConfig) -> str:
+    """HTML of what the run will need."""
+    told: Preflight = preflight(config, services.runs.list(), str(services.executor.status()["device"] or services.training_device))
+    parts = [f"{config.total_steps:,} steps"]
+    if told.trained:
+        parts.append(f"{told.trained / 1e6:.1f} M numbers trained")
+    if told.seconds is not None:
+        parts.append(f"about {about(told.seconds)}, as the last run like it took")
+    if told.memory is not None and told.measured:
+        parts.append(f"{size_words(told.memory)} of {size_words(told.memory_free)} of memory")
+    elif told.memory is not None:
+        parts.append(f"{size_words(told.memory)} of {size_words(told.memory_free)} of memory for weights and optimizer, and more for the clips")
+    if told.disk is not None:
+        parts.append(f"up to {size_words(told.disk)} of {size_words(told.disk_free)} of disk")
+    problems = "".join(f'<p class="bad">{escape(problem)}</p>' for problem in told.problems)
+    curriculum = f"<p>The lengths, batch size and steps are those of the {len(config.curriculum)} stages in the file it began with.</p>" if config.curriculum else ""
+    return f"<p>{escape(' · '.join(parts))}</p>{curriculum}{problems}"
+
+
+def folder_for_upload(services: Services, name: str) -> Path:
+    """A folder of the data folder for clips that are brought by the page; ``name`` is a run's, which may be empty."""
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "clips"
+    return services.datasets / stem

@@ -1,0 +1,161 @@
+"""Each metric on videos made to have a known value: a still, a known shift, a known flicker, a known blur, a shuffled video."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import affine_transform, gaussian_filter, shift
+
+from core import save_video
+from core.metrics import CLIP_MISSING, METRICS, ClipScorer, Frames, compare, cuts, faults, main, measure, psnr, ssim
+from core.video_io import VideoError, read_video
+
+SIZE = (72, 96)
+
+
+def texture(seed=0, size=(160, 200), sigma=1.5):
+    """A grey picture full of corners, 0..255."""
+    picture = gaussian_filter(np.random.default_rng(seed).normal(size=size), sigma)
+    return 127 + 60 * picture / picture.std()
+
+
+def coloured(grey):
+    """[T, H, W] to uint8 [T, H, W, 3]."""
+    return np.asarray(grey).clip(0, 255).round().astype(np.uint8)[..., None].repeat(3, -1)
+
+
+def panned(right, down=0.0, count=10):
+    """A camera that goes ``right`` and ``down`` so many pixels a frame over a textured plane."""
+    return coloured([shift(texture(), (-down * t, -right * t), order=3, mode="nearest")[40:112, 40:136] for t in range(count)])
+
+
+still = coloured([texture()[:72, :96]] * 8)
+
+
+def test_a_still_does_nothing():
+    values = measure(still)
+    for name in ("motion_strength", "flicker", "warping_error", "scene_cuts", "loop_gap", "camera_right", "camera_down", "camera_zoom"):
+        assert values[name] == pytest.approx(0, abs=5e-3), name
+    for name in ("vbench_temporal_flickering", "sharpness_kept", "tracking_persistence"):
+        assert values[name] == pytest.approx(1), name
+    assert faults(still) == ["stands still"]
+
+
+@pytest.mark.parametrize("right, down", [(1.5, 0.0), (-2.0, 0.0), (0.0, 1.0), (1.0, -1.5)])
+def test_a_known_shift_is_measured_in_pixels(right, down):
+    values = measure(panned(right, down))
+    assert values["camera_right"] == pytest.approx(right, abs=0.05) and values["camera_down"] == pytest.approx(down, abs=0.05)
+    assert values["camera_zoom"] == pytest.approx(0, abs=0.1)
+    assert values["motion_strength"] == pytest.approx(np.hypot(right, down), rel=0.08)
+    assert values["warping_error"] < 1e-3 and values["tracking_persistence"] > 0.4
+
+
+@pytest.mark.parametrize("percent", [2.0, -1.5])
+def test_a_known_zoom_is_measured_in_percent(percent):
+    middle = np.array([79.5, 99.5])
+    scales = [(1 + percent / 100) ** -t for t in range(8)]
+    frames = coloured([affine_transform(texture(), np.eye(2) * s, middle - s * middle, order=3)[44:116, 52:148] for s in scales])
+    assert measure(frames)["camera_zoom"] == pytest.approx(percent, abs=0.15)
+
+
+def test_one_moving_object_is_not_the_camera():
+    frames = still.copy()
+    for t in range(len(frames)):
+        frames[t, 20:40, 10 + 3 * t : 30 + 3 * t] = coloured([texture(5)[:20, :20]])[0]
+    values = measure(frames)
+    assert abs(values["camera_right"]) < 0.05 and 0.1 < values["motion_strength"] < 2
+
+
+@pytest.mark.parametrize("levels", [3, 12])
+def test_a_known_flicker_is_measured_in_grey_levels_and_fading_is_none(levels):
+    base = texture()[:72, :96].clip(30, 180)
+    assert measure(coloured([base + levels * (t % 2) for t in range(9)]))["flicker"] == pytest.approx(levels, abs=0.1)
+    assert measure(coloured([base + levels * t for t in range(7)]))["flicker"] == pytest.approx(0, abs=0.01)
+    assert ("flickers" in faults(coloured([base + levels * (t % 2) for t in range(9)]))) == (levels == 12)
+    assert measure(coloured([base + levels * (t % 2) for t in range(9)]))["vbench_temporal_flickering"] == pytest.approx(1 - levels / 255, abs=1e-3)
+
+
+def test_a_shuffled_video_is_worse_than_the_video():
+    video = panned(1.5, count=12)
+    shuffled = video[np.random.default_rng(3).permutation(12)]
+    plain, mixed = measure(video), measure(shuffled)
+    assert mixed["warping_error"] > 3 * plain["warping_error"] and mixed["tracking_persistence"] < plain["tracking_persistence"]
+    assert mixed["vbench_temporal_flickering"] < plain["vbench_temporal_flickering"] and mixed["motion_strength"] > plain["motion_strength"]
+
+
+def test_blur_takes_sharpness_and_blur_that_grows_is_seen():
+    blurred = coloured([gaussian_filter(texture()[:72, :96], 0.4 * t) for t in range(8)])
+    values = measure(blurred)
+    assert values["sharpness"] < 0.6 * measure(still)["sharpness"] and values["sharpness_kept"] < 0.2
+
+
+def test_cuts_are_found_where_they_are():
+    frames = np.concatenate([still, 255 - still, still])
+    assert cuts(Frames(frames)) == [8, 16] and measure(frames)["scene_cuts"] == 2
+    assert "jumps to another scene at frame 9, 17" in faults(frames)
+    assert cuts(Frames(panned(2.0))) == []
+
+
+def test_a_clip_that_ends_where_it_began_loops():
+    there = panned(1.0, count=8)
+    assert measure(np.concatenate([there, there[-2:0:-1]]))["loop_gap"] == pytest.approx(0, abs=0.2)
+    assert measure(there)["loop_gap"] > 5
+
+
+def test_blank_videos_are_named_and_short_ones_measured_as_far_as_they_go():
+    assert faults(np.full((5, 32, 32, 3), 90, np.uint8)) == ["is blank"]
+    alone = measure(still[:1])
+    assert alone["sharpness"] > 0 and alone["scene_cuts"] == 0
+    assert all(alone[name] is None for name in METRICS if name not in ("sharpness", "scene_cuts"))
+    assert measure(np.zeros((3, 16, 16, 3), np.uint8))["tracking_persistence"] is None
+    with pytest.raises(VideoError, match="uint8"):
+        measure(still.astype(np.float32))
+
+
+def test_psnr_is_its_formula_and_ssim_knows_equal_from_other():
+    noisy = (still.astype(np.int16) + np.where(np.indices(still.shape).sum(0) % 2, 5, -5)).clip(0, 255).astype(np.uint8)
+    assert psnr(still, noisy) == pytest.approx(np.array([10 * np.log10(255**2 / np.mean((a.astype(float) - b) ** 2)) for a, b in zip(still, noisy)]))
+    assert np.isinf(psnr(still, still)).all() and ssim(still, still) == pytest.approx(np.ones(8))
+    constant = np.full((1, 32, 32, 3), 100, np.uint8)
+    brighter = np.full((1, 32, 32, 3), 120, np.uint8)
+    c1 = (0.01 * 255) ** 2
+    assert ssim(constant, brighter) == pytest.approx((2 * 100 * 120 + c1) / (100**2 + 120**2 + c1))
+    assert ssim(still, 255 - still).max() < 0
+    assert compare(still, still) == {"psnr": 100, "ssim": 1.0}
+    with pytest.raises(VideoError, match=r"\(8, 72, 96, 3\) and \(4, 72, 96, 3\)"):
+        compare(still, still[:4])
+
+
+def test_the_command_writes_a_table_json_and_csv(tmp_path, capsys):
+    a = save_video(panned(1.0, count=6), tmp_path / "a.mp4", 6, {"prompt": "x"})
+    b = save_video(still[:6], tmp_path / "b.mp4", 6)
+    assert main([str(a), str(b), "--json", "--against", str(b)]) == 0
+    first, second = json.loads(capsys.readouterr().out)
+    assert {key: first[key] for key in METRICS} == measure(read_video(a)) and second["psnr"] == 100 and second["faults"] == ["stands still"]
+    assert first["clip_text"] == CLIP_MISSING
+    assert main([str(a), "--csv"]) == 0
+    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert float(row["motion_strength"]) == first["motion_strength"]
+    assert main([str(a)]) == 0 and "Motion, px/frame" in capsys.readouterr().out
+    assert main([str(tmp_path / "none.mp4")]) == 2 and "There is no file" in capsys.readouterr().err
+
+
+def test_clip_is_cosines_of_what_its_encoders_give(tmp_path):
+    import open_clip
+
+    (tmp_path / "tiny-clip.json").write_text(json.dumps({"embed_dim": 16, "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16}, "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}}))
+    open_clip.add_model_config(tmp_path / "tiny-clip.json")
+    torch.manual_seed(0)
+    torch.save(open_clip.create_model("tiny-clip").state_dict(), tmp_path / "weights.pt")
+    scorer = ClipScorer(tmp_path / "weights.pt", "tiny-clip")
+    video = panned(3.0, count=4)
+    scores = scorer.score(video, "a red ball")
+    assert scores["clip_text"] == pytest.approx(np.mean(scores["clip_text_of_frames"])) and len(scores["clip_text_of_frames"]) == 4
+    assert -1 <= scores["clip_text"] <= 1 and scores["clip_consistency"] < 1
+    assert scorer.score(still[:3], None) == {"clip_consistency": pytest.approx(1.0, abs=1e-5)}
+    assert scorer.score(video, "something else")["clip_text"] != scores["clip_text"]

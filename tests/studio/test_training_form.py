@@ -1,0 +1,100 @@
+"""The Training tab's form: settings to texts and back, its command, what it refuses; and the curve."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+
+import pytest
+
+from studio.components.chart import render_chart, smoothed, ticks
+from studio.services import Services
+from studio.training_form import BESIDE, CHOICES, FIELDS, OURS, PRESETS, command, config_of, free_name, hint, label, preset_config, preset_words, texts_of
+from training.config import ConfigError, TrainConfig, as_words, load_config
+
+
+@pytest.fixture
+def services(tmp_path):
+    services = Services.open(tmp_path / "data", start_worker=False)
+    yield services
+    services.close()
+
+
+def test_every_setting_is_in_the_form_or_left_out_for_a_reason():
+    names = {field.name for field in dataclasses.fields(TrainConfig)}
+    assert set(FIELDS) | set(OURS) | set(BESIDE) == names and len(FIELDS) + len(OURS) + len(BESIDE) == len(names)
+    assert all(label(name) for name in FIELDS) and set(CHOICES) <= set(FIELDS)
+    assert all(hint(name) for name in FIELDS if name not in ("model", "sizes", "num_frames", "max_train_steps", "learning_rate", "train_batch_size"))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_comes_through_the_form_unchanged(services, name):
+    config = dataclasses.replace(preset_config(name, "mira-nano"), dataset="clips")
+    assert config.validation_prompts and all(preset_words(name))
+    back = config_of(services, config, texts_of(config))
+    assert dataclasses.replace(back, data_dir=config.data_dir) == config
+
+
+def test_the_command_makes_the_same_settings(services):
+    base = preset_config("lora_nano", "mira-nano")
+    texts = {**texts_of(base), "dataset": "my clips/a.csv", "validation_prompts": 'a "red" ball, slowly\nit\'s 5: $HOME', "learning_rate": "3e-5", "num_frames": "1, 8", "timestep_logit_mean": "", "gradient_checkpointing": True}
+    config = config_of(services, base, texts)
+    assert config.validation_prompts == ['a "red" ball, slowly', "it's 5: $HOME"] and config.num_frames == [1, 8] and config.learning_rate == 3e-5 and config.timestep_logit_mean is None
+    python, m, training, flag, file, *words = shlex.split(command(config, "lora_nano", services, "mine"))
+    assert (python, m, training, flag) == ("python", "-m", "training", "--config")
+    assert load_config(file, words) == dataclasses.replace(config, output_dir=str(services.runs.folder / "mine"))
+
+
+@pytest.mark.parametrize("value", ["plain", "", "no", "1e3", "null", "a: b", "x #y", "[1]", "~", "trailing:", "ä ö", "a,b"])
+def test_any_text_survives_the_shell_words(value):
+    config = TrainConfig(model="m", dataset="d", dataset_root=value)
+    assert load_config(None, as_words(config, TrainConfig())) == config
+
+
+@pytest.mark.parametrize(
+    "name, text, words",
+    [("max_train_steps", "many", "max_train_steps: .*many"), ("learning_rate", "", "Learning rate is empty. Its usual value is 0.0005"), ("num_frames", "8, x", "num_frames"), ("target", "lore", "Did you mean 'lora'"), ("dataset", "", "dataset is empty"), ("lora_rank", "0", "at least 1"), ("dataset", "${oc.env:HOME}", "taken from elsewhere are refused")],
+)  # fmt: skip
+def test_what_cannot_be_used_is_said_in_words(services, name, text, words):
+    base = dataclasses.replace(preset_config("lora_nano", "mira-nano"), dataset="clips")
+    with pytest.raises(ConfigError, match=words):
+        config_of(services, base, {**texts_of(base), name: text})
+
+
+def test_datasets_are_kept_to_their_folders_where_others_reach_the_page(services, tmp_path):
+    base = dataclasses.replace(preset_config("lora_nano", "mira-nano"), dataset=str(services.datasets / "mine"))
+    services.dataset_roots = (services.datasets,)
+    assert config_of(services, base, texts_of(base)).dataset == base.dataset
+    for away in ({"dataset": "/etc"}, {"dataset": str(services.datasets / ".." / "x")}, {"dataset_root": "/"}):
+        with pytest.raises(ConfigError, match="only be in"):
+            config_of(services, base, {**texts_of(base), **away})
+
+
+def test_a_run_without_a_name_gets_a_free_one(services):
+    assert free_name([], "vae_decoder") == "vae-decoder-1"
+    for name in ("lora-1", "lora-3"):
+        (services.runs.folder / name).mkdir(parents=True)
+        (services.runs.folder / name / "config.yaml").write_text("target: lora\n")
+    assert free_name(services.runs.list(), "lora") == "lora-2"
+
+
+def test_the_running_mean_is_unbiased_and_ticks_are_round():
+    assert [y for _, y in smoothed([(i, 3.0) for i in range(20)])] == pytest.approx([3.0] * 20)
+    first, *_, last = [y for _, y in smoothed([(i, float(i)) for i in range(50)])]
+    assert first == 0 and 40 < last < 49
+    assert ticks(0.009, 0.3, log=True) == pytest.approx([0.01, 0.02, 0.05, 0.1, 0.2])
+    assert ticks(0.0, 1.0, log=False) == pytest.approx([0, 0.5, 1.0])
+    for low, high in ((0.031, 0.034), (1e-6, 1.0), (0.5, 700.0)):
+        for log in (True, False):
+            found = ticks(low, high, log)
+            assert 2 <= len(found) <= 7 and all(low - 1e-9 <= tick <= high + 1e-9 for tick in found)
+
+
+def test_the_curve_stays_inside_its_frame():
+    losses = [(float(step), 0.1 / step**0.5) for step in range(1, 3000)]
+    html = render_chart(losses, [(100.0, 0.02), (200.0, 0.015)], 5000, log=True)
+    numbers = [tuple(map(float, pair.split())) for path in re.findall(r' d="M([^"]+)"', html) for pair in path.split("L")]
+    assert len(numbers) < 1000 and all(0 <= x <= 60.1 and 0 <= y <= 100 for x, y in numbers)
+    assert html.count('class="point"') == 2 and "Held-out clips: 0.0150" in html
+    assert "begins after" in render_chart([(1, float("nan")), (2, 0.1)], [], 10, log=True)

@@ -1,0 +1,118 @@
+"""What a run will need, before it begins: memory, disk and time, from the model's files and from what earlier runs took. No torch here."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from core.releases import RELEASES, installed_folder
+
+from .config import TrainConfig
+from .runs import Run
+
+TEMPORAL = "temporal_transformer_blocks."
+TRAINED_BYTES = 20
+"""A trained number in memory: its weight, its gradient, two moments of AdamW and its average, in fp32."""
+STATE_BYTES = 16
+"""A trained number in training_state.pt: the same without the gradient."""
+ALIKE = ("target", "model", "num_frames", "sizes", "train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "curriculum")
+"""Settings that two runs must share for one to tell how long the other takes."""
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What is known before the start; None where nothing is."""
+
+    trained: int | None
+    """Numbers that are trained."""
+    memory: int | None
+    """Bytes: measured on an earlier run, or the least that weights and optimizer take (activations come on top)."""
+    measured: bool
+    """Whether memory and time come from an earlier run like this one on this machine."""
+    memory_free: int
+    disk: int | None
+    """Bytes of the checkpoints that are kept at a time."""
+    disk_free: int
+    seconds: float | None
+    """All steps, without preparation and validation."""
+    problems: tuple[str, ...]
+    """Why it would fail, in words."""
+
+
+def preflight(config: TrainConfig, runs: Sequence[Run], device: str = "cpu") -> Preflight:
+    """Look at the model's files, this machine's memory and disk, and earlier runs. The config must be valid."""
+    problems = []
+    folder = _part(config)
+    if folder is None and config.model not in RELEASES:
+        problems.append(f"There is no model {config.model} on this machine. The Models tab has those that there are.")
+    shapes = tensor_shapes(folder) if folder else {}
+    total = sum(math.prod(shape) for shape in shapes.values())
+    trained = count_trained(config, shapes) if shapes else None
+    like = next((run for run in runs if run.config and all(getattr(run.config, name) == getattr(config, name) for name in ALIKE) and _speed(run)), None)
+    pace, gigabytes = _speed(like) if like else (None, None)
+    least = trained * TRAINED_BYTES + (total - (0 if config.target == "lora" else trained)) * (4 if device == "cpu" and config.mixed_precision == "fp32" else 2) if trained is not None else None
+    memory = int(gigabytes * 1e9) if gigabytes else least
+    free = memory_free(device)
+    if memory is not None and memory > free:
+        problems.append(f"It needs {'' if like else 'at least '}{memory / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free. {_remedy(config)}")
+    disk = (config.keep_last + 2) * (trained * STATE_BYTES + (trained if config.target == "lora" else total) * 4) if trained is not None else None
+    disk_free = shutil.disk_usage(next(p for p in (Path(config.data_dir).resolve(), *Path(config.data_dir).resolve().parents) if p.is_dir())).free
+    if disk is not None and disk > disk_free:
+        problems.append(f"Its checkpoints need {disk / 1e9:.1f} GB and {disk_free / 1e9:.1f} GB of disk are free. Free some, or lower keep_last.")
+    return Preflight(trained, memory, like is not None, free, disk, disk_free, pace * config.total_steps if pace else None, tuple(problems))
+
+
+def tensor_shapes(folder: Path) -> Mapping[str, tuple[int, ...]]:
+    """Names and shapes of all tensors in a folder's safetensors files, from their headers alone."""
+    from safetensors import safe_open
+
+    shapes = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "np") as file:
+            shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+    return shapes
+
+
+def count_trained(config: TrainConfig, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """How many numbers the run changes. A LoRA's are rank * (in + out) for each projection (Hu et al. 2021, arXiv:2106.09685)."""
+    if config.target == "lora":
+        endings = tuple(f".{layer}.weight" for layer in config.lora_layers)
+        return sum(config.lora_rank * sum(shape) for name, shape in shapes.items() if len(shape) == 2 and "blocks." in name and name.endswith(endings))
+    starts = {"temporal": TEMPORAL, "vae_decoder": "decoder."}.get(config.target, "")
+    return sum(math.prod(shape) for name, shape in shapes.items() if name.startswith(starts))
+
+
+def memory_free(device: str) -> int:
+    """Bytes that a new process may use on the device: of the GPU by nvidia-smi, else of this machine."""
+    if device.startswith("cuda") and shutil.which("nvidia-smi"):
+        index = device.partition(":")[2] or "0"
+        query = ["nvidia-smi", "-i", index, "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+        told = subprocess.run(query, capture_output=True, text=True, timeout=10, check=False).stdout.strip()
+        if told.isdigit():
+            return int(told) * 2**20
+    return psutil.virtual_memory().available
+
+
+def _part(config: TrainConfig) -> Path | None:
+    """The folder of what is trained."""
+    part = "vae" if config.target == "vae_decoder" else "transformer"
+    folder = Path(config.model) if (Path(config.model) / "vae").is_dir() else installed_folder(config.model, config.data_dir)
+    return folder / part if folder and (folder / part).is_dir() else None
+
+
+def _speed(run: Run) -> tuple[float, float] | None:
+    """Seconds a step and gigabytes, as the run measured them last."""
+    rows = [row for row in run.metrics() if "seconds_per_step" in row]
+    return (rows[-1]["seconds_per_step"], rows[-1]["memory_gb"]) if rows else None
+
+
+def _remedy(config: TrainConfig) -> str:
+    if config.target == "lora":
+        return "Unload the model on the Models tab, or choose a smaller batch."
+    return "Train a LoRA instead, or only the temporal blocks."

@@ -1,0 +1,122 @@
+"""What training sees of a clip: which frames, how far apart, and how large. No torch here."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core.types import SIZE_MULTIPLE, RequestError, VideoShape
+from core.video_io import save_video
+
+from .config import ConfigError, TrainConfig
+from .dataset import Reject
+from .doctor import Report, Usable
+from .video import UnusableVideo, read_frames
+
+
+@dataclass(frozen=True)
+class Take:
+    """The frames that training sees of a clip: where they begin, how far apart they are, and how large."""
+
+    path: Path
+    captions: tuple[str, ...]
+    start: float
+    """Seconds into the file."""
+    stride: int
+    """Distance of two frames, in frames of the file."""
+    num_frames: int
+    width: int
+    height: int
+    file_fps: float
+
+    @property
+    def fps(self) -> float:
+        """Frames a second of what training sees: the model's condition."""
+        return self.file_fps / self.stride
+
+    @property
+    def times(self) -> list[float]:
+        """When each frame is shown, in seconds into the file."""
+        return [self.start + i / self.fps for i in range(self.num_frames)]
+
+    def frames(self) -> np.ndarray:
+        """uint8 [T, H, W, 3]. Raises UnusableVideo."""
+        return read_frames(self.path, self.times, self.width, self.height)
+
+    def key(self, model_hash: str) -> str:
+        """Names the latents of this take: of this file as it is now, this crop, this VAE."""
+        status = self.path.stat()
+        words = (str(self.path.resolve()), status.st_size, status.st_mtime_ns, f"{self.start:.4f}", self.stride, self.num_frames, self.width, self.height, model_hash)
+        return hashlib.sha256(repr(words).encode()).hexdigest()[:32]
+
+
+def parse_sizes(sizes: Sequence[str]) -> list[tuple[int, int]]:
+    """``["128x80"]`` as widths and heights. Raises ConfigError for one that the model cannot take."""
+    found = []
+    for text in sizes:
+        width, _, height = str(text).lower().partition("x")
+        try:
+            found.append((int(width), int(height)))
+            VideoShape(1, int(height), int(width))
+        except (ValueError, RequestError) as error:
+            why = f" {error}" if isinstance(error, RequestError) else f" Write WIDTHxHEIGHT in multiples of {SIZE_MULTIPLE}, such as 128x80."
+            raise ConfigError(f"sizes holds {text!r}.{why}") from None
+    if not found:
+        raise ConfigError("sizes is empty; name at least one, such as 128x80.")
+    return found
+
+
+def take_of(item: Usable, lengths: Sequence[int], sizes: Sequence[tuple[int, int]], frame_stride: int, rng: np.random.Generator) -> Take:
+    """A stretch of a clip, drawn: the longest of ``lengths`` that it can fill, at any stride up to ``frame_stride``, in the size of the nearest shape."""
+    num_frames = max((n for n in lengths if n <= item.num_frames), default=1)
+    widest = (item.num_frames - 1) // max(1, num_frames - 1) if num_frames > 1 else 1
+    stride = int(rng.integers(1, min(frame_stride, widest) + 1))
+    room = item.num_frames - 1 - (num_frames - 1) * stride
+    shape = item.facts.width / item.facts.height
+    width, height = min(sizes, key=lambda size: abs(np.log(size[0] / size[1] / shape)))
+    start = item.clip.start + int(rng.integers(0, room + 1)) / item.facts.fps
+    return Take(item.clip.path, item.clip.captions, start, stride, num_frames, width, height, item.facts.fps)
+
+
+def takes_of(report: Report, config: TrainConfig) -> list[Take]:
+    """All takes of a dataset: ``takes_per_clip`` of each clip, drawn from the run's seed and the clip alone."""
+    lengths, sizes = config.lengths, parse_sizes(config.sizes)
+    takes = []
+    for item in report.clips:
+        seed = int.from_bytes(hashlib.sha256(f"{item.clip.path.name} {item.clip.start:.3f}".encode()).digest()[:8])
+        count = config.takes_per_clip if item.facts.num_frames > 1 else 1
+        takes += [take_of(item, lengths, sizes, config.frame_stride, np.random.default_rng([config.seed, seed, k])) for k in range(count)]
+    return takes
+
+
+def split_held_out(takes: Sequence[Take], validation_clips: int) -> tuple[list[int], list[int]]:
+    """Indices of the takes that training never sees, at most a quarter, and of the others: decided by the files' names alone."""
+    held = min(validation_clips, len(takes) // 4)
+    order = sorted(range(len(takes)), key=lambda i: hashlib.sha256(takes[i].path.name.encode()).digest())
+    return sorted(order[:held]), sorted(order[held:])
+
+
+def unusable(config: TrainConfig, rejects: Sequence[Reject]) -> ConfigError:
+    """What is said of a dataset of which nothing is left."""
+    reasons = "; ".join(f"{reject.name} {reject.reason}" for reject in rejects[:3])
+    return ConfigError(f"{config.dataset} holds no clip that can be trained on: {reasons}. `python -m training.dataset check {config.dataset}` tells all.")
+
+
+def write_preview(report: Report, config: TrainConfig, folder: Path, count: int) -> list[dict[str, Any]]:
+    """Write what training sees of the first ``count`` clips as ``folder/000.mp4`` ...; of each its file, frames, size, fps and captions."""
+    shown = []
+    for number, take in enumerate(takes_of(report, replace(config, takes_per_clip=1))[:count]):
+        file = folder / f"{number:03}.mp4"
+        try:
+            save_video(take.frames(), file, max(1, round(take.fps)))
+        except UnusableVideo as error:
+            report.rejects.append(Reject(take.path.name, str(error)))
+            continue
+        facts = {"name": take.path.name, "num_frames": take.num_frames, "width": take.width, "height": take.height, "fps": round(take.fps, 2), "stride": take.stride}
+        shown.append({"file": str(file), **facts, "captions": list(take.captions)})
+    return shown

@@ -1,0 +1,148 @@
+"""Train a model's VAE decoder on anyone's videos. Latents stay as they are, so transformers and LoRAs made for them go on working."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+
+from core.temporal_vae import TemporalVAE
+
+from ..config import TrainConfig
+from ..dataset import Reject
+from ..doctor import examine
+from ..ema import using
+from ..takes import Take, split_held_out, takes_of, unusable
+from ..trainer import step_rng
+from ..video import UnusableVideo
+from .transformer import model_folder
+from .vae import use_exact_temporal_convolutions
+
+log = logging.getLogger(__name__)
+
+FLICKER_WEIGHT = 0.5
+"""Weight of the difference between how neighbouring frames change and how they should: Mira names reconstruction artifacts as a limitation."""
+LPIPS_WEIGHT = 0.1
+
+
+class DecoderTask:
+    """L1 on pixels, L1 on changes from frame to frame, and LPIPS (Zhang et al. 2018, arXiv:1801.03924) where the package lpips is installed."""
+
+    casts_weights = False
+
+    def __init__(self, config: TrainConfig, device: torch.device):
+        self.config, self.device = config, device
+        self.model = TemporalVAE.from_pretrained(model_folder(config) / "vae").to(device).float().train()
+        self.model.encoder.requires_grad_(False)
+        self.model.quant_conv.requires_grad_(False)
+        if device.type == "cpu":
+            use_exact_temporal_convolutions(self.model)
+        self.dataset = VideoFrames(config)
+        self.perceptual = _lpips(device)
+
+    def batch(self, index: int) -> dict[str, Any]:
+        """``frames`` uint8 [B, T, H, W, 3] of takes of one shape."""
+        stage = self.config.stage_at(index // self.config.gradient_accumulation_steps)
+        return {"frames": self.dataset.frames(stage.train_batch_size, step_rng(self.config.seed, index))}
+
+    def loss(self, batch: dict[str, Any], index: int) -> tuple[torch.Tensor, dict[str, float]]:
+        pixels = torch.from_numpy(batch["frames"]).to(self.device).float().div(127.5).sub(1)
+        B, T = pixels.shape[:2]
+        images = rearrange(pixels, "B T H W C -> (B T) C H W")
+        with torch.no_grad():
+            latents = self.model.encode(images).latent_dist.mode()
+        decoded = self.model.decode(latents, num_frames=T).sample.float()
+        distance = (decoded - images).abs().mean()
+        error = rearrange(decoded - images, "(B T) C H W -> B T C H W", B=B)
+        flicker = error.diff(dim=1).abs().mean() if T > 1 else distance.new_zeros(())
+        loss = distance + FLICKER_WEIGHT * flicker
+        figures = {"l1": float(distance.detach()), "flicker": float(flicker.detach()), "psnr": float(-10 * torch.log10(error.detach().square().mean() / 4))}
+        if self.perceptual is not None:
+            perceived = self.perceptual(decoded, images).mean()
+            loss, figures["lpips"] = loss + LPIPS_WEIGHT * perceived, float(perceived.detach())
+        return loss, figures
+
+    @torch.no_grad()
+    def validate(self, weights: dict[str, torch.Tensor]) -> float | None:
+        """Mean loss of the held-out clips; None where no clip is held out."""
+        with using(self.model, weights):
+            losses = [float(self.loss({"frames": frames[None]}, 0)[0]) for frames in self.dataset.held_out_frames()]
+        return float(np.mean(losses)) if losses else None
+
+    @torch.no_grad()
+    def save(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
+        """``folder/vae``: the whole VAE."""
+        vae = TemporalVAE.from_config(self.model.config)
+        vae.load_state_dict({**{name: p.cpu() for name, p in self.model.state_dict().items()}, **{name: p.cpu() for name, p in weights.items()}})
+        vae.save_pretrained(folder / "vae")
+
+
+class VideoFrames:
+    """The takes of a dataset, decoded whenever they are drawn. A file that breaks is left out from then on, and counted.
+
+    Raises ConfigError when no clip can be used.
+    """
+
+    def __init__(self, config: TrainConfig):
+        report = examine(config.dataset, config.dataset_root or None, config.shortest, config.frame_stride, look=False)
+        self.rejects: list[Reject] = list(report.rejects)
+        self.takes = takes_of(report, config)[: config.clips or None]
+        if not self.takes:
+            raise unusable(config, self.rejects)
+        self.config = config
+        self.held_out, self.trained = split_held_out(self.takes, config.validation_clips)
+
+    def facts(self) -> dict[str, Any]:
+        """What the run's folder keeps of the dataset."""
+        shapes = sorted({(take.width, take.height, take.num_frames) for take in self.takes})
+        words = [(take.key(""), take.captions) for take in self.takes]
+        return {
+            "hash": hashlib.sha256(repr(words).encode()).hexdigest()[:12], "takes": len(self.takes), "held_out": len(self.held_out),
+            "shapes": [f"{w}x{h}, {n} frames" for w, h, n in shapes], "rejected": [{"name": reject.name, "reason": reject.reason} for reject in self.rejects],
+        }  # fmt: skip
+
+    def frames(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """uint8 [count, T, H, W, 3]: takes of the shape of the first one drawn. Raises ConfigError when every file is broken."""
+        first, found = None, []
+        for index in rng.permutation(np.repeat(self.trained, max(2, -(-8 * count // len(self.trained))))):
+            take = self.takes[index]
+            if first is not None and (take.num_frames, take.width, take.height) != (first.num_frames, first.width, first.height):
+                continue
+            if (frames := self._read(take)) is not None:
+                first = first or take
+                found.append(frames)
+            if len(found) == count:
+                return np.stack(found)
+        if found:
+            return np.stack([found[i % len(found)] for i in range(count)])
+        raise unusable(self.config, self.rejects)
+
+    def held_out_frames(self) -> list[np.ndarray]:
+        """The clips that training never sees, uint8 [T, H, W, 3] each."""
+        return [frames for index in self.held_out if (frames := self._read(self.takes[index])) is not None]
+
+    def _read(self, take: Take) -> np.ndarray | None:
+        try:
+            return take.frames()
+        except UnusableVideo as error:
+            reject = Reject(take.path.name, str(error))
+            if reject not in self.rejects:
+                log.warning("not used: %s %s", reject.name, reject.reason)
+                self.rejects.append(reject)
+            return None
+
+
+def _lpips(device: torch.device) -> torch.nn.Module | None:
+    """LPIPS where the package and its weights are there; it is not asked to download any."""
+    if find_spec("lpips") is None:
+        log.info("LPIPS is not installed (pip install lpips): the loss goes without it")
+        return None
+    import lpips
+
+    return lpips.LPIPS(net="alex", verbose=False).to(device).requires_grad_(False)
