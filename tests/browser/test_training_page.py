@@ -112,10 +112,10 @@ def test_settings_are_opened_and_saved_as_yaml(page: Page, studio: StudioApp, tm
     page.get_by_role("tab", name="Training").click()
     page.get_by_role("button", name="As a file").click()
     (tmp_path / "bad.yaml").write_text("target: lora\nmodel: mira-nano\ndataset: x\nlearning_rat: 1\n")
-    page.locator("#open-yaml input, #train-form input[type=file]").last.set_input_files(tmp_path / "bad.yaml")
+    page.locator("#train-file input[type=file]").set_input_files(tmp_path / "bad.yaml")
     expect(page.locator("#train-error")).to_contain_text("Did you mean 'learning_rate'")
     (tmp_path / "good.yaml").write_text(f"target: temporal\nmodel: mira-nano\ndataset: {studio.data_dir}/datasets/toyworld\nlearning_rate: 3.0e-4\n")
-    page.locator("#open-yaml input, #train-form input[type=file]").last.set_input_files(tmp_path / "good.yaml")
+    page.locator("#train-file input[type=file]").set_input_files(tmp_path / "good.yaml")
     expect(page.locator("#train-learning-rate").get_by_role("textbox")).to_have_value("0.0003")
     page.locator("#run-name").get_by_role("textbox").fill("mine")
     with page.expect_download() as download:
