@@ -66,6 +66,14 @@
     Object.getOwnPropertyDescriptor(prototype, "value").set.call(box, `${action}:${id || ""}:${++nonce}`);
     box.dispatchEvent(new Event("input", { bubbles: true }));
   }
+  // A pane that is drawn anew between press and release takes the pressed button with it, and the browser then sends no click: the one in its place gets it.
+  let pressed = null;
+  document.addEventListener("pointerdown", (event) => { pressed = event.target.closest?.("[data-action]"); });
+  document.addEventListener("pointerup", (event) => {
+    const now = pressed && !pressed.isConnected && document.elementFromPoint(event.clientX, event.clientY)?.closest("[data-action]");
+    if (now && now.dataset.action === pressed.dataset.action && now.dataset.id === pressed.dataset.id) now.click();
+    pressed = null;
+  });
   document.addEventListener("click", (event) => {
     const button = event.target.closest("[data-action]");
     if (!button) return;

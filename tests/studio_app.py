@@ -73,6 +73,15 @@ class StudioApp:
         """The process id of the newest worker."""
         return int(re.findall(r"started as process (\d+)", (self.data_dir / "logs" / "studio.log").read_text())[-1])
 
+    def end_runs(self) -> None:
+        """Stop training runs, which outlive the studio."""
+        from training.runs import Runs
+
+        runs = Runs(self.data_dir / "runs")
+        for run in runs.list():
+            if run.working:
+                runs.stop(run.name)
+
     def end(self, signum: int = signal.SIGTERM) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signum)

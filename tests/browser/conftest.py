@@ -30,8 +30,11 @@ def studio(tmp_path_factory: pytest.TempPathFactory, model: str) -> Iterator[Stu
     """The studio with a fresh data folder, for the tests of one file."""
     app = StudioApp(tmp_path_factory.mktemp("studio") / "data", model)
     app.start()
-    yield app
-    app.end()
+    try:
+        yield app
+    finally:
+        app.end_runs()
+        app.end()
 
 
 @pytest.fixture(scope="module")
