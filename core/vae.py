@@ -17,6 +17,7 @@ from einops import rearrange
 from torch import Tensor
 
 from .temporal_vae import TemporalVAE
+from .whole_decode import decode_whole
 
 ENCODE_FRAMES = 16
 """Frames that the encoder takes at once; it looks at each by itself, so this bounds memory and changes nothing."""
@@ -63,8 +64,8 @@ def encode_video(vae: AutoencoderKLTemporalDecoder, frames: Tensor, generator: t
 def decode_latents(vae: AutoencoderKLTemporalDecoder, latents: Tensor, chunk_frames: int | None = None) -> Tensor:
     """Frames [B, 3, T, H, W], about -1..1, of scaled ``latents`` [B, C, T, h, w].
 
-    ``chunk_frames=None`` decodes each clip whole: every frame sees its neighbours and normalisation spans the clip. A number
-    decodes chunks of so many frames apart, as Mira's code does with 10; seams show between them.
+    ``chunk_frames=None`` decodes each clip whole, in bounded memory (``core.whole_decode``): every frame sees its neighbours and
+    normalisation spans the clip. A number decodes chunks of so many frames apart, as Mira's code does with 10; seams show between them.
     """
     if latents.ndim != 5 or latents.shape[1] != vae.config.latent_channels:
         raise ValueError(f"Latents must be [B, {vae.config.latent_channels}, T, h, w]; these are {list(latents.shape)}.")
@@ -73,8 +74,10 @@ def decode_latents(vae: AutoencoderKLTemporalDecoder, latents: Tensor, chunk_fra
     latents = latents.to(vae.dtype) / vae.config.scaling_factor
     clips = []
     for clip in latents.transpose(1, 2):  # T C h w
-        chunks = clip.split(chunk_frames or len(clip))
-        clips.append(torch.cat([vae.decode(chunk, num_frames=len(chunk)).sample for chunk in chunks]))
+        if chunk_frames is None:
+            clips.append(decode_whole(vae, clip))
+        else:
+            clips.append(torch.cat([vae.decode(chunk, num_frames=len(chunk)).sample for chunk in clip.split(chunk_frames)]))
     return torch.stack(clips).transpose(1, 2)
 
 
