@@ -23,7 +23,7 @@ from .presets import default_preset
 from .schedulers import MiraScheduler, draw_noise, make_sampler
 from .start import load_start
 from .text_encoder import LazyTextEncoder, encode_prompts
-from .transformer import MiraTransformer3DModel
+from .transformer import MiraTransformer3DModel, ProjectedText
 from .types import MAX_SEED, GenerationRequest, RequestError
 from .vae import decode_latents, encode_video, preview_frames
 
@@ -197,13 +197,14 @@ class MiraPipeline(DiffusionPipeline):
         state = solver.start(start_latents, noise, first) if first else solver.init(noise)
         num_steps = len(solver.timesteps)
         fps_condition = torch.full((len(context),), settings.fps, device=device)
+        text = self.transformer.project_text(context)
 
         with self.progress_bar(total=num_steps - first) as progress_bar:
             for step, timestep in list(enumerate(solver.timesteps))[first:]:
                 x_t = solver.latents(state, step)
                 if kept is not None:
                     x_t = self._keep(kept, x_t, noise, timestep)
-                prediction = self._predict(x_t, timestep, context, fps_condition, settings.guidance_scale)
+                prediction = self._predict(x_t, timestep, text, fps_condition, settings.guidance_scale)
                 state = solver.step(prediction, step, state, generators)
                 if not torch.isfinite(state).all():
                     raise GenerationError(f"The latents are no longer finite numbers after step {step + 1} of {num_steps} ({settings.sampler}, {self.transformer.dtype}). Try bfloat16 or float32, a smaller guidance_scale, or more steps.")
@@ -251,13 +252,13 @@ class MiraPipeline(DiffusionPipeline):
             raise RequestError("negative_prompt_embeds", f"negative_prompt_embeds have the shape {tuple(negative.shape)}, prompt_embeds {tuple(prompt_embeds.shape)}; they must agree.")
         return torch.cat([negative.to(device), prompt_embeds.to(device)]).to(self.transformer.dtype)
 
-    def _predict(self, x_t: Tensor, timestep: int, context: Tensor, fps: Tensor, guidance_scale: float) -> Tensor:
+    def _predict(self, x_t: Tensor, timestep: int, text: ProjectedText, fps: Tensor, guidance_scale: float) -> Tensor:
         """The transformer's prediction in fp32; classifier-free guidance (arXiv:2207.12598, eq. 6) in one forward of 2 B."""
-        copies = len(context) // len(x_t)
+        copies = len(fps) // len(x_t)
         prediction = self.transformer(
             hidden_states=torch.cat([x_t] * copies).to(self.transformer.dtype),
-            timestep=torch.full((len(context),), timestep, device=x_t.device),
-            encoder_hidden_states=context,
+            timestep=torch.full((len(fps),), timestep, device=x_t.device),
+            encoder_hidden_states=text,
             fps=fps,
         ).sample.float()  # b c t h w
         if copies == 1:

@@ -25,11 +25,14 @@ from diffusers.models.embeddings import (
 )
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import BaseOutput
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from .attention import attend
 
 WHOLE_FRAME = "frame"
+ProjectedText = list[tuple[Tensor, Tensor]]
+"""The text's keys and values [B, L, D] in the cross-attention of every layer."""
 
 
 @dataclass
@@ -61,7 +64,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:  # (B T) C H W
         height, width = (side // self.patch_size for side in latents.shape[-2:])
-        tokens = self.proj(latents).flatten(2).transpose(1, 2)  # (B T) N D
+        tokens = self.proj(latents).flatten(2).transpose(1, 2).contiguous()  # (B T) N D; a linear layer on strided rows is far slower
         return tokens + _spatial_positions(self.dim, height, width, self.base_size).to(tokens)
 
 
@@ -121,7 +124,8 @@ class Gelu(nn.Module):
         self.proj = nn.Linear(dim, inner)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return F.gelu(self.proj(tokens), approximate="tanh")
+        hidden = self.proj(tokens)
+        return F.gelu(hidden, approximate="tanh") if torch.is_grad_enabled() else torch.ops.aten.gelu_(hidden, approximate="tanh")
 
 
 class FeedForward(nn.Module):
@@ -147,30 +151,25 @@ class TransformerBlock(nn.Module):
         self.scale_shift_table = nn.Parameter(torch.randn(6, dim) / dim**0.5)
 
     def _norm(self, tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-        return F.layer_norm(tokens, tokens.shape[-1:], eps=self.eps) * (1 + scale) + shift
+        return torch.addcmul(shift, F.layer_norm(tokens, tokens.shape[-1:], eps=self.eps), 1 + scale)
 
-    def forward(self, tokens: Tensor, modulation: Tensor, text: Tensor | None = None) -> Tensor:
-        """``tokens`` [G, N, D] in G groups that attend among themselves, ``modulation`` [G, 6, D], ``text`` [B, L, D]."""
+    def forward(self, tokens: Tensor, modulation: Tensor, *text: Tensor) -> Tensor:
+        """``tokens`` [G, N, D] in G groups that attend among themselves, ``modulation`` [G, 6, D], the text's key and value [B, L, D]."""
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.scale_shift_table + modulation).to(tokens.dtype).unsqueeze(2).unbind(1)  # G 1 D
         normed = self._norm(tokens, shift1, scale1)
-        tokens = tokens + gate1 * self.attn1(normed, *self.attn1.keys_values(normed))
+        tokens = torch.addcmul(tokens, gate1, self.attn1(normed, *self.attn1.keys_values(normed)))
         if self.attn2 is not None:
-            tokens = tokens + self._cross_attention(tokens, normed, text)
-        return tokens + gate2 * self.ff(self._norm(tokens, shift2, scale2))
+            tokens = tokens + self._cross_attention(tokens, normed, *text)
+        return torch.addcmul(tokens, gate2, self.ff(self._norm(tokens, shift2, scale2)))
 
-    def _cross_attention(self, tokens: Tensor, normed: Tensor, text: Tensor) -> Tensor:
-        """Attention to the text and, with ``text_spatial_cond``, to the frame as it was before self-attention.
-
-        The text is projected once a clip, not once a frame.
-        """
-        key, value = self.attn2.keys_values(text)  # B L D
+    def _cross_attention(self, tokens: Tensor, normed: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attention to the text and, with ``text_spatial_cond``, to the frame as it was before self-attention."""
+        clips = len(key)
         if not self.text_spatial_cond:  # all frames of a clip ask the same keys
-            return self.attn2(tokens.reshape(len(text), -1, tokens.shape[-1]), key, value).reshape(tokens.shape)
-        frames = len(tokens) // len(text)
-        own_key, own_value = self.attn2.keys_values(normed)  # (B T) N D
-        key = torch.cat([key.repeat_interleave(frames, 0), own_key], 1)
-        value = torch.cat([value.repeat_interleave(frames, 0), own_value], 1)
-        return self.attn2(tokens, key, value)
+            return self.attn2(tokens.reshape(clips, -1, tokens.shape[-1]), key, value).reshape(tokens.shape)
+        own = (x.unflatten(0, (clips, -1)) for x in self.attn2.keys_values(normed))  # B T N D
+        key, value = (torch.cat([x[:, None].expand(-1, y.shape[1], -1, -1), y], 2).flatten(0, 1) for x, y in zip((key, value), own))
+        return self.attn2(tokens, key, value)  # (B T) L+N D
 
 
 class MiraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
@@ -243,7 +242,7 @@ class MiraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         self,
         hidden_states: Tensor,
         timestep: Tensor | float,
-        encoder_hidden_states: Tensor,
+        encoder_hidden_states: Tensor | ProjectedText,
         fps: Tensor | float | None = None,
         enable_temporal_attention: bool = True,
         return_dict: bool = True,
@@ -253,7 +252,7 @@ class MiraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         Args:
             hidden_states: Noisy latents [B, C, T, H, W]; H and W multiples of the patch size.
             timestep: Noise step of each clip [B], or one number for all.
-            encoder_hidden_states: Prompt embeddings [B, L, D].
+            encoder_hidden_states: Prompt embeddings [B, L, D], or what ``project_text`` made of them.
             fps: Frame rate of each clip [B], or one number for all.
             enable_temporal_attention: False leaves the temporal blocks out (frames are then separate images).
 
@@ -267,13 +266,13 @@ class MiraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
 
         tokens = self.pos_embed(hidden_states.transpose(1, 2).flatten(0, 1))  # (B T) N D
         modulation, embedding = self.adaln_single(self._per_clip(timestep, hidden_states), self._per_clip(fps, hidden_states), dtype)
-        text = self.caption_projection(encoder_hidden_states.to(dtype))  # B L D
+        text = encoder_hidden_states if isinstance(encoder_hidden_states, list) else self.project_text(encoder_hidden_states.to(dtype))
 
         by_frame = modulation.repeat_interleave(T, 0)  # (B T) 6 D
         groups = B * self._groups_per_clip(h, w)
         by_group = modulation.repeat_interleave(groups // B, 0)
         for layer, (spatial, temporal) in enumerate(zip(self.transformer_blocks, self.temporal_transformer_blocks)):
-            tokens = self._run(spatial, tokens, by_frame, text)
+            tokens = self._run(spatial, tokens, by_frame, *text[layer])
             if enable_temporal_attention:
                 if layer == 0:
                     tokens = (tokens.unflatten(0, (B, T)) + _temporal_positions(self.dim, T).to(tokens)[:, None]).flatten(0, 1)
@@ -286,6 +285,17 @@ class MiraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         sample = tokens.view(B, T, h, w, p, p, -1).permute(0, 6, 1, 2, 4, 3, 5).reshape(B, -1, T, H, W)
         sample = sample[:, :C]
         return MiraTransformerOutput(sample=sample) if return_dict else (sample,)
+
+    @apply_forward_hook  # which brings offloaded weights to the device
+    def project_text(self, encoder_hidden_states: Tensor) -> ProjectedText:
+        """What the cross-attentions look up of prompt embeddings [B, L, D]: the same for all frames and all steps, so a sampler asks once.
+
+        Raises ValueError for embeddings of another width.
+        """
+        if encoder_hidden_states.ndim != 3 or encoder_hidden_states.shape[2] != self.config.caption_channels:
+            raise ValueError(f"Prompt embeddings must be [B, L, {self.config.caption_channels}]; these are {list(encoder_hidden_states.shape)}.")
+        text = self.caption_projection(encoder_hidden_states)  # B L D
+        return [block.attn2.keys_values(text) for block in self.transformer_blocks]
 
     @torch.no_grad()
     def look_over_time(self, window_attn: tuple[int, int] | str | None) -> None:
@@ -348,7 +358,7 @@ class MiraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             raise ValueError(f"timestep and fps take one number, or one for each of the {len(like)} clips; there are {len(value)}.")
         return value.expand(len(like))
 
-    def _check(self, latents: Tensor, text: Tensor, fps: Tensor | float | None) -> torch.Size:
+    def _check(self, latents: Tensor, text: Tensor | ProjectedText, fps: Tensor | float | None) -> torch.Size:
         config = self.config
         if latents.ndim != 5 or latents.shape[1] != config.in_channels:
             raise ValueError(f"Latents must be [B, {config.in_channels}, T, H, W]; these are {list(latents.shape)}.")
@@ -359,8 +369,11 @@ class MiraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         rows, columns = self._window(H // p, W // p)
         if (H // p) % rows or (W // p) % columns:
             raise ValueError(f"A grid of {H // p} x {W // p} patches does not divide into windows of {rows} x {columns}; use latents whose sides are multiples of {rows * p} x {columns * p}.")
-        if text.ndim != 3 or text.shape[0] != latents.shape[0] or text.shape[2] != config.caption_channels:
-            raise ValueError(f"Prompt embeddings must be [{latents.shape[0]}, L, {config.caption_channels}]; these are {list(text.shape)}.")
+        if isinstance(text, list):
+            if len(text) != config.num_layers or len(text[0][0]) != len(latents):
+                raise ValueError(f"The projected text is of {len(text[0][0])} prompts in {len(text)} layers; {len(latents)} in {config.num_layers} are needed.")
+        elif len(text) != len(latents):
+            raise ValueError(f"Prompt embeddings are for {len(text)} clips; there are {len(latents)}.")
         if config.fps_cond and fps is None:
             raise ValueError("This model is conditioned on the frame rate: give fps (8 as Mira was sampled with).")
         return latents.shape

@@ -11,6 +11,7 @@ from safetensors import safe_open
 
 from core import MiraTransformer3DModel
 from core.attention import attend
+from plain import plain_forward
 
 DATA = Path(__file__).parents[1] / "data"
 SMALL = dict(num_attention_heads=2, attention_head_dim=16, num_layers=2, caption_channels=12, temporal_length=4)
@@ -69,6 +70,21 @@ def test_a_batch_of_two_equals_two_of_one():
     together = model(**both).sample
     alone = [model(**{k: v[i : i + 1] for k, v in both.items()}).sample for i in range(2)]
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("text_spatial_cond", [True, False])
+def test_the_original_order_of_work_and_the_text_projected_ahead_give_the_same(text_spatial_cond):
+    """The plain forward of the benchmark projects the text for every frame, one prompt at a time."""
+    model, both = small(text_spatial_cond=text_spatial_cond), inputs()
+    together = model(**both).sample
+    plain = [plain_forward(model, both["hidden_states"][[i]], both["timestep"][[i]], both["encoder_hidden_states"][[i]], both["fps"][i]) for i in range(2)]
+    torch.testing.assert_close(together, torch.cat(plain), rtol=1e-4, atol=1e-5)
+    text = model.project_text(both.pop("encoder_hidden_states"))
+    for _ in range(2):
+        torch.testing.assert_close(model(**both, encoder_hidden_states=text).sample, together, rtol=0, atol=0)
+    with pytest.raises(ValueError, match="of 2 prompts in 1 layers"):
+        model(**both, encoder_hidden_states=text[:1])
 
 
 @torch.no_grad()
