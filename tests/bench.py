@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKLTemporalDecoder, LatteTransformer3DModel
+from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -36,8 +38,12 @@ from core.pipeline import MiraPipeline  # noqa: E402
 from core.presets import NANO, Preset, default_preset  # noqa: E402
 from core.schedulers import draw_noise  # noqa: E402
 from core.text_encoder import LazyTextEncoder, encode_prompts  # noqa: E402
+from core.transformer import MiraTransformer3DModel  # noqa: E402
 from core.types import GenerationRequest  # noqa: E402
 from core.vae import decode_latents  # noqa: E402
+from core.whole_decode import decode_whole  # noqa: E402
+from measure import peak_memory  # noqa: E402
+from plain import plain_forward  # noqa: E402
 from studio.library import Query  # noqa: E402
 from studio.screen import Screen, Session  # noqa: E402
 from studio.services import Services  # noqa: E402
@@ -49,6 +55,8 @@ from training.trainer import Trainer  # noqa: E402
 PROMPT = "a small red ball moves left to right over a green meadow"
 CROWD = 1000
 """Requests, and videos, of a studio that is used a lot."""
+WIDE = 24, 80, 128
+"""Frames, height and width of what is measured at Mira's width: as many frames as a CPU does in seconds."""
 APP_SECONDS = 120
 """After which a page that has not come is given up."""
 
@@ -84,15 +92,14 @@ def compare(section: str, calls: dict[str, Callable[[], object]], device: torch.
 
 
 @torch.no_grad()
-def measure(model: str, device: torch.device, data_dir: Path) -> Iterator[Row]:
-    """All rows, as they are measured. Raises CheckpointError for a model that is not there."""
+def measure(model: str, device: torch.device, data_dir: Path) -> Iterator[Row | Count]:
+    """All rows and counts, as they are measured. Raises CheckpointError for a model that is not there."""
     preset = default_preset(model)
     best = choose_dtype("auto", device)
     pipe = _quiet(load_pipeline(model, device, best, data_dir=data_dir))
     pipes = {_name(best): pipe}
-    for dtype in (torch.float32, torch.bfloat16):
-        if dtype != best:
-            pipes[_name(dtype)] = _quiet(load_pipeline(model, device, dtype, data_dir=data_dir))
+    if best != torch.float32:
+        pipes["fp32"] = _quiet(load_pipeline(model, device, torch.float32, data_dir=data_dir))
 
     step = "a denoising step with guidance"
     yield from compare(step, {name: _step(p, preset) for name, p in pipes.items()}, device, 25, rounds=9)
@@ -100,6 +107,8 @@ def measure(model: str, device: torch.device, data_dir: Path) -> Iterator[Row]:
     latents = _noise(pipe, preset)
     decode = {"whole": lambda: decode_latents(pipe.vae, latents), "chunks of 10 frames": lambda: decode_latents(pipe.vae, latents, chunk_frames=10)}
     yield from compare(f"decoding {preset.num_frames} frames", decode, device, 25)
+    yield from _whole_decode(device)
+    yield from _full_width(device)
     yield from _prompts(pipe, device)
     request = GenerationRequest(PROMPT, model=model, preset=preset.name, seed=0)
     videos = {name: lambda p=p: p.generate(request) for name, p in pipes.items()}
@@ -126,6 +135,66 @@ def _step(pipe: MiraPipeline, preset: Preset, apart: bool = False) -> Callable[[
         return pipe.transformer(x_t.expand(copies, -1, -1, -1, -1), timestep, text, fps).sample
 
     return (lambda: [forward(text[None]) for text in context]) if apart else (lambda: forward(context))
+
+
+@dataclass(frozen=True)
+class Count:
+    """Something that was counted, or follows from what was measured: a line below the table."""
+
+    words: str
+
+
+def _full_width(device: torch.device) -> Iterator[Row | Count]:
+    """A layer of Mira at its full width, both prompts of a guided step, against what others make of the same weights or sizes."""
+    torch.manual_seed(0)
+    frames, height, width = WIDE
+    sizes = {"num_layers": 1, "num_attention_heads": 16, "attention_head_dim": 72}
+    ours = MiraTransformer3DModel(**sizes).eval().to(device)
+    without = MiraTransformer3DModel(**sizes, text_spatial_cond=False).eval().to(device)
+    latte = LatteTransformer3DModel(
+        **sizes, in_channels=4, out_channels=4, cross_attention_dim=1152, attention_bias=True, sample_size=64, patch_size=2, activation_fn="gelu-approximate",
+        num_embeds_ada_norm=1000, norm_type="ada_norm_single", norm_elementwise_affine=False, norm_eps=1e-6, caption_channels=4096, video_length=frames,
+    ).eval().to(device)  # fmt: skip
+    latents, words = torch.randn(1, 4, frames, height // 8, width // 8, device=device), torch.randn(2, 77, 4096, device=device)
+    both, steps, fps = latents.expand(2, -1, -1, -1, -1), torch.full((2,), 500, device=device), torch.full((2,), 8, device=device)
+    text, text_without = ours.project_text(words), without.project_text(words)
+    calls = {
+        "ours": lambda: ours(both, steps, text, fps),
+        "the original's order of work": lambda: [plain_forward(ours, latents, steps[:1], one[None], fps[:1]) for one in words],
+        "ours, as Latte is (the text alone in cross-attention)": lambda: without(both, steps, text_without, fps),
+        "diffusers' LatteTransformer3DModel": lambda: latte(both, steps, words),
+    }
+    side = 2048
+    square = torch.randn(side, side, device=device)
+    calls[f"a product of {side} x {side} matrices"] = lambda: square @ square
+    rows = list(compare(f"one layer at full width, fp32, {width}x{height}x{frames}, both prompts", calls, device, 90, rounds=5))
+    yield from rows
+    work = {name: _work(calls[name]) for name in list(calls)[:2]}
+    counted, theirs = work.values()
+    reached = (counted / rows[0].seconds) / (2 * side**3 / rows[-1].seconds)
+    yield Count(f"A layer at full width does {counted / theirs:.3f} of the work of the original's order ({counted / 1e12:.2f} against {theirs / 1e12:.2f} TFLOP) and reaches {100 * reached:.0f} % of the speed of a plain product of matrices.")
+
+
+def _work(call: Callable[[], object]) -> int:
+    """Floating-point operations of the products in a call."""
+    with FlopCounterMode(display=False) as counted:
+        call()
+    return counted.get_total_flops()
+
+
+def _whole_decode(device: torch.device) -> Iterator[Row | Count]:
+    """The bounded-memory decode against diffusers' own, on a VAE of a quarter of Mira's width."""
+    torch.manual_seed(0)
+    frames, height, width = WIDE
+    vae = AutoencoderKLTemporalDecoder(down_block_types=("DownEncoderBlock2D",) * 4, block_out_channels=(32, 64, 128, 128), layers_per_block=2).eval().to(device)
+    latents = torch.randn(frames, 4, height // 8, width // 8, device=device)
+    calls = {"layer by layer": lambda: decode_whole(vae, latents), "undivided": lambda: vae.decode(latents, num_frames=frames).sample}
+    yield from compare(f"decoding {width}x{height}x{frames} whole, a quarter of Mira's width, fp32", calls, device, 30)
+    ours, theirs = (peak_memory(call, device) for call in calls.values())
+    work = [_work(call) for call in calls.values()]
+    frames_ours, frames_theirs = (call() for call in calls.values())
+    apart = float((frames_ours - frames_theirs).abs().max() / frames_theirs.abs().max())
+    yield Count(f"Decoding layer by layer holds {ours / 1e6:.0f} MB at most, undivided {theirs / 1e6:.0f} MB ({ours / theirs:.2f} of it), with {work[0] / work[1]:.3f} of its work; the largest difference is {apart:.0e} of the largest value.")
 
 
 def _prompts(pipe: MiraPipeline, device: torch.device) -> Iterator[Row]:
@@ -276,16 +345,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "assets" / "bench.md", help="the markdown file to write")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
-    device, rows, started = choose_device(args.device), [], time.monotonic()
+    device, rows, counts, started = choose_device(args.device), [], [], time.monotonic()
     try:
         where = machine(device)
         for row in measure(args.model, device, args.data_dir):
-            print(f"{row.section}, {row.name}: {_seconds(row.seconds)} ({row.ratio:.2f})", flush=True)
-            rows.append(row)
+            if isinstance(row, Count):
+                counts.append(row.words)
+                print(row.words, flush=True)
+            else:
+                print(f"{row.section}, {row.name}: {_seconds(row.seconds)} ({row.ratio:.2f})", flush=True)
+                rows.append(row)
     except (CheckpointError, ResourceError) as error:
         print(f"{parser.prog}: nothing was measured. {error}", file=sys.stderr)
         return 2
-    text = f"# {args.model}: what it costs\n\n{datetime.date.today()}: {where}. Written by `make bench` in {time.monotonic() - started:.0f} s; a ratio is to the first row of its kind.\n\n{table(rows)}\n"
+    text = f"# {args.model}: what it costs\n\n{datetime.date.today()}: {where}. Written by `make bench` in {time.monotonic() - started:.0f} s; a ratio is to the first row of its kind.\n\n{table(rows)}\n\n" + "".join(f"- {words}\n" for words in counts)
     with replacing(args.out) as work:
         work.write_text(text)
     print(f"\n{text}\n{args.out}")

@@ -37,10 +37,15 @@ def test_it_is_the_undivided_decode(vae: TemporalVAE, num_frames: int, at_once: 
         vae.float()
 
 
-def test_it_is_what_decode_latents_does(vae: TemporalVAE) -> None:
+@pytest.mark.parametrize("undivided_elements", [0, 2**24])
+def test_it_is_what_decode_latents_does(vae: TemporalVAE, monkeypatch: pytest.MonkeyPatch, undivided_elements: int) -> None:
+    monkeypatch.setattr("core.vae.UNDIVIDED_ELEMENTS", undivided_elements)
+    used = []
+    monkeypatch.setattr("core.vae.decode_whole", lambda *given: used.append(1) or decode_whole(*given))
     latents = torch.randn(2, 4, 25, 4, 6)
     clips = torch.stack([undivided(vae, clip.transpose(0, 1) / vae.config.scaling_factor) for clip in latents]).transpose(1, 2)
     assert error(decode_latents(vae, latents), clips) < 1e-5
+    assert len(used) == (0 if undivided_elements else 2)
 
 
 def test_in_bf16_it_is_no_further_from_the_truth(vae: TemporalVAE) -> None:
