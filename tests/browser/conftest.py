@@ -59,7 +59,8 @@ def page(browser: Browser, studio_url: str) -> Iterator[Page]:
     errors: list[str] = []
 
     def listen(message: ConsoleMessage) -> None:
-        if message.type == "error" and "/previews/" not in message.location["url"]:  # a preview goes when its video is done
+        cut_off = "AbortError: signal is aborted" in message.text or "Connection errored out" in message.text  # a reload ends what is under way
+        if message.type == "error" and not cut_off and "/previews/" not in message.location["url"]:  # a preview goes when its video is done
             errors.append(message.text)
 
     context = browser.new_context(viewport={"width": 1440, "height": 900})
