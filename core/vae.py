@@ -21,6 +21,8 @@ from .whole_decode import decode_whole
 
 ENCODE_FRAMES = 16
 """Frames that the encoder takes at once; it looks at each by itself, so this bounds memory and changes nothing."""
+UNDIVIDED_ELEMENTS = 2**24
+"""Elements of a decoder's widest layer up to which a clip is decoded undivided: six such tensors are 200 MB in bf16, 400 MB in fp32."""
 
 
 def mira_vae_config(ch: int = 128, ch_mult: Sequence[int] = (1, 2, 4, 4), num_res_blocks: int = 2, z_channels: int = 4, scale_factor: float = 0.18215) -> dict[str, Any]:
@@ -44,10 +46,6 @@ def build_mira_vae(**yaml: Any) -> AutoencoderKLTemporalDecoder:
     """An untrained VAE from the arguments of ``mira_vae_config``: diffusers' class where that fits, else TemporalVAE."""
     config = mira_vae_config(**yaml)
     return (TemporalVAE if "decoder_mid_layers" in config else AutoencoderKLTemporalDecoder)(**config)
-
-
-UNDIVIDED_ELEMENTS = 2**24
-"""Elements of a decoder's widest layer up to which a clip is decoded undivided: six such tensors are 200 MB in bf16, 400 MB in fp32."""
 
 
 @torch.no_grad()

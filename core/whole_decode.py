@@ -27,7 +27,7 @@ Clip = list[Tensor]
 @apply_forward_hook
 @torch.no_grad()
 def decode_whole(vae: AutoencoderKLTemporalDecoder, latents: Tensor, frames_at_once: int | None = None) -> Tensor:
-    """Frames [T, 3, H, W] of one clip's unscaled ``latents`` [T, C, h, w]: ``vae.decode(latents, num_frames=T)``, within 1e-5 in fp32.
+    """Frames [T, 3, H, W] of one clip's unscaled ``latents`` [T, C, h, w]: ``vae.decode(latents, num_frames=T)`` but for rounding.
 
     ``frames_at_once`` bounds the working memory and changes nothing else; None chooses it by the frame's size.
     """

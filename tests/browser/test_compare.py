@@ -98,12 +98,15 @@ def test_three_videos_stay_in_step_while_playing(page: Page) -> None:
     expect(page.locator("#player [data-do=play]")).to_have_text("Pause")
     seen = watch(page, 3)
     assert len({look["tick"] for look in seen}) > 8, "it plays"
+    late = 0
     for look in seen:
         for pane in look["panes"]:
             levels = next(levels for steps, levels in LEVELS.items() if steps in pane["label"])
             assert pane["frame"] == look["tick"] * len(levels) // 24, look
-            lately = levels[max(0, pane["frame"] - 1) : pane["frame"] + 1]  # on a busy machine a new picture may come a frame late
-            assert min(abs(int(level) - pane["grey"]) for level in lately) <= 3, f"the picture is not that of its frame: {look}"
+            apart = [abs(int(level) - pane["grey"]) for level in levels[max(0, pane["frame"] - 1) : pane["frame"] + 1]]
+            assert min(apart) <= 3, f"the picture is not that of its frame, nor of the one before: {look}"
+            late += apart[-1] > 3
+    assert late <= 0.02 * 3 * len(seen), "a busy browser shows a new picture late now and then, no more"
 
     focus = page.locator("#player [data-do=play]")
     focus.click()
@@ -134,7 +137,7 @@ def test_views_differences_and_a_poll(page: Page, studio_url: str) -> None:
     expect(player).to_have_attribute("data-ready", "true")
     expect(page.locator("#player figcaption").nth(0)).to_have_text("A · 20 steps")
     expect(page.locator("#player figcaption").nth(1)).to_have_text("B · 5 steps")
-    expect(page.locator("#facts tbody tr")).to_have_text(["Steps205"])
+    expect(page.locator("#facts table", has_text="Settings that differ").locator("tbody tr")).to_have_text(["Steps205"])
     part = page.get_by_role("button", name="Where they part")
     part.click()
     soon(lambda: tick(page) == PARTED)
