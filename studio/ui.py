@@ -16,8 +16,9 @@ from .tabs import compare, gallery, generate, models, system, training
 __all__ = ["Page", "build", "launch_options"]
 
 POLL_SECONDS = 1.0
-EVENT: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
-"""Options of an event of the page itself: not an endpoint, and without Gradio's spinner over what it changes."""
+EVENT: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
+"""Options of an event of the page itself: not an endpoint, without Gradio's spinner over what it changes, and outside Gradio's queue, which drops a
+click that comes while the stream of the last answer is being closed."""
 
 
 @dataclass

@@ -265,5 +265,5 @@ def wire(page: Page, tab: GenerateTab) -> None:
     wall_form.wire(page, tab, tab.walls)
     demo = gr.context.Context.root_block
     demo.load(tell, [page.session, *tab.form], go, **event)
-    demo.load(None, None, prompt, js="() => window.studio.draft()", **{**event, "concurrency_limit": "default"})
-    prompt.change(None, prompt, None, js="(text) => window.studio.keepDraft(text)", **{**event, "concurrency_limit": "default"})
+    demo.load(None, None, prompt, js="() => window.studio.draft()", **event)
+    prompt.change(None, prompt, None, js="(text) => window.studio.keepDraft(text)", **event)
