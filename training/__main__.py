@@ -44,9 +44,12 @@ def _train(argv: list[str]) -> int:
     from core.device import ResourceError
     from core.files import WriteError
 
+    from .processes import launch, started_by_a_launcher
     from .trainer import Diverged, NonFiniteLoss, train
 
     try:
+        if config.num_processes > 1 and not started_by_a_launcher():
+            launch(config, args.device, argv)
         print(train(config, args.device))
     except (ConfigError, NonFiniteLoss, Diverged, FileNotFoundError, ResourceError, WriteError) as error:
         return _refuse(error)

@@ -142,6 +142,8 @@ class TrainConfig:
     """auto, bf16 or fp32: the type of matrix products (weights and optimizer stay in fp32)."""
     num_threads: int = 0
     """CPU threads; 0 means all cores."""
+    num_processes: int = 1
+    """Processes on this machine that share every batch, one a GPU (torchrun starts them on several machines, see training/processes.py)."""
 
     caption_dropout: float = 0.1
     """Share of captions replaced by the empty one, for guidance."""
@@ -204,7 +206,7 @@ class TrainConfig:
             raise ConfigError("dataset is empty; name a folder of videos with captions (name.mp4 and name.txt), or a table of them.")
         if self.target not in USER_TARGETS and self.dataset:
             raise ConfigError(f"dataset is {self.dataset!r}, but {self.target} is trained on Toy World, which it renders itself. Leave dataset empty, or choose one of {', '.join(USER_TARGETS)}.")
-        for name in ("checkpoint_every", "log_every", "keep_last", "frame_stride", "takes_per_clip", "gradient_accumulation_steps", "lora_rank", "validation_steps"):
+        for name in ("checkpoint_every", "log_every", "keep_last", "frame_stride", "takes_per_clip", "gradient_accumulation_steps", "lora_rank", "validation_steps", "num_processes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         for name in ("max_train_steps", "validation_clips", "snr_gamma", "noise_offset", "keep_every", "lr_warmup_steps", "lr_decay_steps"):

@@ -27,6 +27,12 @@ def draw_timesteps(count: int, steps: int, logit_mean: float | None, logit_std: 
     return (u * steps).long().clamp(max=steps - 1)
 
 
+def draw_training_noise(shape: tuple[int, ...], generator: torch.Generator, offset: float = 0.0) -> torch.Tensor:
+    """Unit noise of the latents' ``shape`` [B, C, T, h, w], on the CPU; ``offset`` adds that share of noise that a whole frame has in common."""
+    noise = torch.randn(shape, generator=generator)
+    return noise + offset * torch.randn((*shape[:3], 1, 1), generator=generator) if offset else noise
+
+
 def diffusion_loss(
     transformer: Callable,
     scheduler: MiraScheduler,
@@ -34,21 +40,17 @@ def diffusion_loss(
     prompt_embeds: torch.Tensor,
     fps: torch.Tensor,
     timesteps: torch.Tensor,
-    generator: torch.Generator,
+    noise: torch.Tensor,
     enable_temporal_attention: bool = True,
     weights: torch.Tensor | None = None,
     snr_gamma: float = 0.0,
-    noise_offset: float = 0.0,
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """Mean squared error of the predicted noise (or v), as in DDPM (Ho et al. 2020, eq. 14) on Mira's rescaled schedule.
 
-    ``latents`` [B, C, T, h, w] scaled, ``prompt_embeds`` [B, L, D], ``fps`` and ``timesteps`` [B]; ``weights`` [B, 1, T, h, w] of mean one
-    weigh the places of a clip. ``snr_gamma`` weighs noise steps as in Min-SNR (Hang et al. 2023, arXiv:2303.09556, eq. 12), ``noise_offset`` adds that
-    share of noise that a whole frame has in common. Returns the loss and its mean over the clean and the noisy half of the schedule.
+    ``latents`` and ``noise`` [B, C, T, h, w], ``prompt_embeds`` [B, L, D], ``fps`` and ``timesteps`` [B]; ``weights`` [B, 1, T, h, w] of mean
+    one weigh the places of a clip. ``snr_gamma`` weighs noise steps as in Min-SNR (Hang et al. 2023, arXiv:2303.09556, eq. 12). Returns the loss
+    and its mean over the clean and the noisy half of the schedule.
     """
-    noise = torch.randn(latents.shape, generator=generator).to(latents.device)
-    if noise_offset:
-        noise = noise + noise_offset * torch.randn((*latents.shape[:3], 1, 1), generator=generator).to(latents.device)
     noisy = scheduler.add_noise(latents, noise, timesteps)
     target = scheduler.target(latents, noise, timesteps)
     predicted = transformer(noisy, timesteps, prompt_embeds, fps, enable_temporal_attention=enable_temporal_attention).sample

@@ -26,12 +26,13 @@ import numpy as np
 import psutil
 import torch
 
-from core.device import choose_device, choose_dtype
+from core.device import choose_dtype
 from core.device_lock import device_held, lock_path
 
 from .config import ConfigError, TrainConfig, save_config
 from .ema import EMA
 from .muon import Muon
+from .processes import Processes, check_divides
 from .runs import SAVE_NOW, Status, environment, whole_checkpoints
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,8 @@ class Task(Protocol):
     """What a target gives to the loop. One that can also be judged has ``validate(weights)`` and ``sample(weights, folder)``."""
 
     model: torch.nn.Module
+    network: torch.nn.Module
+    """What the loss runs on ``model``'s weights; the loop puts one in its place whose gradients all processes share."""
     casts_weights: bool
     """Whether the task computes in the training's number format by itself; otherwise the loop uses autocast."""
 
@@ -106,11 +109,13 @@ def latest_checkpoint(output_dir: Path) -> Path | None:
 class Trainer:
     """Runs a task from its last checkpoint to ``total_steps``."""
 
-    def __init__(self, config: TrainConfig, task: Task):
+    def __init__(self, config: TrainConfig, task: Task, processes: Processes | None = None):
         self.config = config
         self.task = task
+        self.processes = processes or Processes(str(next(task.model.parameters()).device))
         self.output_dir = Path(config.output_dir)
         self.step = 0
+        task.network = self.processes.prepare(task.network)
         self.optimizers = make_optimizers(task.model, config)
         self.ema = EMA(task.model, config.ema_decay)
         self.device = next(task.model.parameters()).device
@@ -132,7 +137,8 @@ class Trainer:
         config, ahead = self.config, config_ahead(self.config)
         self.output_dir.mkdir(parents=True, exist_ok=True)
         self.resume()
-        save_config(config, self.output_dir / "config.yaml")
+        if self.processes.main:
+            save_config(config, self.output_dir / "config.yaml")
         previous = signal.signal(signal.SIGTERM, self._stop)
         started, since, losses = time.time(), self.step, []
         self.tell("training")
@@ -149,7 +155,7 @@ class Trainer:
                     if self.step % config.log_every == 0:
                         self.record(losses, (time.time() - started) / (self.step - since))
                         losses, started, since = [], time.time(), self.step
-                    asked = (self.output_dir / SAVE_NOW).exists()
+                    asked, self.stopping = self.processes.any(self.processes.main and (self.output_dir / SAVE_NOW).exists(), self.stopping)
                     if (self.step % config.checkpoint_every == 0 and self.step < config.total_steps) or asked:
                         self.save()
                         (self.output_dir / SAVE_NOW).unlink(missing_ok=True)
@@ -162,7 +168,8 @@ class Trainer:
     def tell(self, state: str, message: str = "") -> None:
         """Say in the run folder what is going on."""
         self.status = replace(self.status, state=state, step=self.step, message=message)
-        self.status.write(self.output_dir)
+        if self.processes.main:
+            self.status.write(self.output_dir)
 
     def train_step(self, batches: list[dict[str, Any]]) -> dict[str, float]:
         """One optimizer step on the mean gradient of ``batches``; returns figures for the log."""
@@ -173,12 +180,13 @@ class Trainer:
         self.task.model.zero_grad(set_to_none=True)
         value, told = 0.0, []
         for number, batch in enumerate(batches):
-            with self.autocast():
-                loss, figures = self.task.loss(batch, self.step * len(batches) + number)
-            value += float(loss.detach()) / len(batches)
-            told.append(figures)
-            self.check(value, rate)
-            (loss / len(batches)).backward()
+            with self.processes.apart(self.task.network) if number + 1 < len(batches) else nullcontext():
+                with self.autocast():
+                    loss, figures = self.task.loss(batch, self.step * len(batches) + number)
+                value += self.processes.mean(loss.detach()) / len(batches)
+                told.append(figures)
+                self.check(value, rate)
+                (loss / len(batches)).backward()
         norm = torch.nn.utils.clip_grad_norm_(self.task.model.parameters(), self.config.max_grad_norm)
         for optimizer in self.optimizers:
             optimizer.step()
@@ -201,6 +209,9 @@ class Trainer:
 
     def record(self, losses: list[dict[str, float]], seconds: float) -> None:
         """Add one line, the mean of the last steps, to metrics.jsonl."""
+        losses = self.processes.gather(losses)
+        if not self.processes.main:
+            return
         names = sorted({name for figures in losses for name in figures})
         mean = {name: float(np.mean([f[name] for f in losses if name in f])) for name in names}
         row = {"step": self.step, **{k: round(v, 6) for k, v in mean.items()}, "learning_rate": learning_rate_at(self.config, self.step - 1), "seconds_per_step": round(seconds, 4), "time": round(time.time(), 1)}
@@ -221,8 +232,13 @@ class Trainer:
         """Write checkpoints/step-N under another name, sync, rename, mark it complete, and drop the oldest ones."""
         root = self.output_dir / "checkpoints"
         final = root / f"step-{self.step}"
-        if (final / ".complete").exists():
-            return final
+        if self.processes.main and not (final / ".complete").exists():
+            self._write(final)
+        self.processes.wait()
+        return final
+
+    def _write(self, final: Path) -> None:
+        root = final.parent
         work = root / f".step-{self.step}.tmp"
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
@@ -246,7 +262,6 @@ class Trainer:
         self.prune()
         if self.config.validation_prompts and hasattr(self.task, "sample"):
             self.task.sample(weights, self.output_dir / "samples" / final.name)
-        return final
 
     def judge(self, weights: dict[str, torch.Tensor]) -> float | None:
         """The loss of the held-out clips, noted in metrics.jsonl; None for a task that has none."""
@@ -311,25 +326,29 @@ def train(config: TrainConfig, device: str = "auto") -> Path:
     (output_dir / SAVE_NOW).unlink(missing_ok=True)
     last = latest_checkpoint(output_dir)
     status = Status("waiting", os.getpid(), psutil.Process().create_time(), int(last.name.split("-")[1]) if last else 0)
-    trainer = None
+    processes, trainer = Processes(device), None
+    tell = (lambda new: new.write(output_dir)) if processes.main else (lambda new: None)
     try:
-        status.write(output_dir)
-        chosen = choose_device(device)
-        with device_held(lock_path(config.data_dir, chosen)):
-            replace(status, state="preparing").write(output_dir)
-            task = build_task(config, chosen, lambda done, total: _tell_progress(status, output_dir, done, total))
-            (output_dir / "environment.json").write_text(json.dumps(environment(), indent=1))
-            if hasattr(getattr(task, "dataset", None), "facts"):
-                (output_dir / "dataset.json").write_text(json.dumps(task.dataset.facts(), indent=1))
-            trainer = Trainer(config, task)
+        check_divides(config, processes.count)
+        tell(status)
+        with device_held(lock_path(config.data_dir, processes.device)) if processes.holds_device else nullcontext():
+            tell(replace(status, state="preparing"))
+            with processes.first_alone():
+                task = build_task(config, processes.device, lambda done, total: _tell_progress(tell, status, done, total), processes)
+            if processes.main:
+                (output_dir / "environment.json").write_text(json.dumps(environment(), indent=1))
+                if hasattr(getattr(task, "dataset", None), "facts"):
+                    (output_dir / "dataset.json").write_text(json.dumps(task.dataset.facts(), indent=1))
+            trainer = Trainer(config, task, processes)
             folder = trainer.run()
         trainer.tell("finished" if trainer.step >= config.total_steps else "paused")
+        processes.end()
         return folder
     except Exception as error:
-        replace(trainer.status if trainer else status, state="failed", message=str(error) or type(error).__name__).write(output_dir)
+        tell(replace(trainer.status if trainer else status, state="failed", message=str(error) or type(error).__name__))
         raise
 
 
-def _tell_progress(status: Status, output_dir: Path, done: int, total: int) -> None:
+def _tell_progress(tell: Callable[[Status], None], status: Status, done: int, total: int) -> None:
     if done % max(1, total // 50) == 0 or done == total:
-        replace(status, state="preparing", message=f"{done} of {total} clips are ready").write(output_dir)
+        tell(replace(status, state="preparing", message=f"{done} of {total} clips are ready"))

@@ -51,6 +51,12 @@ def test_bad_input_is_answered_in_words(studio_app: StudioApp, settings: dict, w
         studio_app.enqueue(**settings)
 
 
+def test_no_button_depends_on_gradios_queue(studio_app: StudioApp) -> None:
+    """Which loses events of a page while the stream of an earlier answer is being closed."""
+    events = [event for event in httpx.get(f"{studio_app.url}/config").json()["dependencies"] if event["api_visibility"] == "private"]
+    assert len(events) > 20 and not [event for event in events if event["queue"]]
+
+
 def test_nan_and_unknown_ids_are_answered_in_words(studio_app: StudioApp) -> None:
     body = '{"data": [{"prompt": "a", "guidance_scale": NaN}]}'
     answer = httpx.post(f"{studio_app.url}/gradio_api/run/enqueue", content=body, headers={"content-type": "application/json"})

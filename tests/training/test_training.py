@@ -251,9 +251,9 @@ def test_the_loss_of_a_perfect_model_is_zero_and_of_a_silent_one_is_the_targets_
 
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(5))
     target = scheduler.target(latents, noise, t)
-    rest = dict(scheduler=scheduler, latents=latents, prompt_embeds=None, fps=None, timesteps=t)
-    perfect, _ = diffusion_loss(lambda *_, **__: Answer(target), generator=torch.Generator().manual_seed(5), **rest)
-    silent, figures = diffusion_loss(lambda *_, **__: Answer(torch.zeros_like(latents)), generator=torch.Generator().manual_seed(5), **rest)
+    rest = dict(scheduler=scheduler, latents=latents, noise=noise, prompt_embeds=None, fps=None, timesteps=t)
+    perfect, _ = diffusion_loss(lambda *_, **__: Answer(target), **rest)
+    silent, figures = diffusion_loss(lambda *_, **__: Answer(torch.zeros_like(latents)), **rest)
     assert perfect == 0
     torch.testing.assert_close(silent, target.square().mean())
     assert set(figures) == {"clean", "noisy"}

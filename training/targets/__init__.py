@@ -7,18 +7,21 @@ from collections.abc import Callable
 import torch
 
 from ..config import TrainConfig
+from ..processes import Processes
 
 
-def build_task(config: TrainConfig, device: torch.device, progress: Callable[[int, int], None] | None = None):
+def build_task(config: TrainConfig, device: torch.device, progress: Callable[[int, int], None] | None = None, processes: Processes | None = None):
     """The task for ``config.target``, on ``device``; ``progress`` hears how many clips are ready, and of how many."""
     if config.target == "vae_decoder" and config.dataset:
-        from .decoder import DecoderTask as task
-    elif config.target in ("vae", "vae_decoder"):
+        from .decoder import DecoderTask
+
+        return DecoderTask(config, device, processes)
+    if config.target in ("vae", "vae_decoder"):
         from .vae import VAETask as task
     elif config.target == "text_encoder":
         from .text_encoder import TextEncoderTask as task
     else:
         from .transformer import TransformerTask
 
-        return TransformerTask(config, device, progress)
+        return TransformerTask(config, device, progress, processes)
     return task(config, device)

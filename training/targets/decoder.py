@@ -18,6 +18,7 @@ from ..config import TrainConfig
 from ..dataset import Reject
 from ..doctor import examine
 from ..ema import using
+from ..processes import Processes
 from ..takes import Take, split_held_out, takes_of, unusable
 from ..trainer import step_rng
 from ..video import UnusableVideo
@@ -36,8 +37,9 @@ class DecoderTask:
 
     casts_weights = False
 
-    def __init__(self, config: TrainConfig, device: torch.device):
+    def __init__(self, config: TrainConfig, device: torch.device, processes: Processes | None = None):
         self.config, self.device = config, device
+        self.processes = processes or Processes(str(device))
         self.model = TemporalVAE.from_pretrained(model_folder(config) / "vae").to(device).float().train()
         self.model.encoder.requires_grad_(False)
         self.model.quant_conv.requires_grad_(False)
@@ -45,19 +47,23 @@ class DecoderTask:
             use_exact_temporal_convolutions(self.model)
         self.dataset = VideoFrames(config)
         self.perceptual = _lpips(device)
+        self.network: torch.nn.Module = Decoder(self.model)
 
     def batch(self, index: int) -> dict[str, Any]:
-        """``frames`` uint8 [B, T, H, W, 3] of takes of one shape."""
+        """``frames`` uint8 [B, T, H, W, 3] of takes of one shape: this process's share."""
         stage = self.config.stage_at(index // self.config.gradient_accumulation_steps)
-        return {"frames": self.dataset.frames(stage.train_batch_size, step_rng(self.config.seed, index))}
+        return {"frames": self.processes.share(self.dataset.frames(stage.train_batch_size, step_rng(self.config.seed, index)))}
 
     def loss(self, batch: dict[str, Any], index: int) -> tuple[torch.Tensor, dict[str, float]]:
+        return self._loss(self.network, batch)
+
+    def _loss(self, decoder: torch.nn.Module, batch: dict[str, Any]) -> tuple[torch.Tensor, dict[str, float]]:
         pixels = torch.from_numpy(batch["frames"]).to(self.device).float().div(127.5).sub(1)
         B, T = pixels.shape[:2]
         images = rearrange(pixels, "B T H W C -> (B T) C H W")
         with torch.no_grad():
             latents = self.model.encode(images).latent_dist.mode()
-        decoded = self.model.decode(latents, num_frames=T).sample.float()
+        decoded = decoder(latents, T).float()
         distance = (decoded - images).abs().mean()
         error = rearrange(decoded - images, "(B T) C H W -> B T C H W", B=B)
         flicker = error.diff(dim=1).abs().mean() if T > 1 else distance.new_zeros(())
@@ -72,7 +78,7 @@ class DecoderTask:
     def validate(self, weights: dict[str, torch.Tensor]) -> float | None:
         """Mean loss of the held-out clips; None where no clip is held out."""
         with using(self.model, weights):
-            losses = [float(self.loss({"frames": frames[None]}, 0)[0]) for frames in self.dataset.held_out_frames()]
+            losses = [float(self._loss(Decoder(self.model), {"frames": frames[None]})[0]) for frames in self.dataset.held_out_frames()]
         return float(np.mean(losses)) if losses else None
 
     @torch.no_grad()
@@ -81,6 +87,17 @@ class DecoderTask:
         vae = TemporalVAE.from_config(self.model.config)
         vae.load_state_dict({**{name: p.cpu() for name, p in self.model.state_dict().items()}, **{name: p.cpu() for name, p in weights.items()}})
         vae.save_pretrained(folder / "vae")
+
+
+class Decoder(torch.nn.Module):
+    """A VAE as a module whose forward decodes latents [(B T), C, h, w]."""
+
+    def __init__(self, vae: TemporalVAE):
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, latents: torch.Tensor, num_frames: int) -> torch.Tensor:
+        return self.vae.decode(latents, num_frames=num_frames).sample
 
 
 class VideoFrames:

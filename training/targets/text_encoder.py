@@ -67,7 +67,7 @@ class TextEncoderTask:
         self.config, self.device = config, device
         self.tokenizer = build_tokenizer()
         self.t5_config = T5Config(vocab_size=len(self.tokenizer), pad_token_id=0, eos_token_id=1, decoder_start_token_id=0, **{"dropout_rate": 0.0, "feed_forward_proj": "gated-gelu", **config.architecture})
-        self.model = AttributeReader(T5EncoderModel(self.t5_config)).to(device).train()
+        self.network = self.model = AttributeReader(T5EncoderModel(self.t5_config)).to(device).train()
         self.values = attribute_values()
 
     def batch(self, step: int) -> dict[str, Any]:

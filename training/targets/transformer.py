@@ -17,13 +17,14 @@ from core.provenance import model_hash
 from core.schedulers import MiraScheduler
 from core.text_encoder import LazyTextEncoder, encode_prompts
 from core.temporal_vae import TemporalVAE
-from core.transformer import MiraTransformer3DModel
+from core.transformer import MiraTransformer3DModel, MiraTransformerOutput
 
 from ..config import ConfigError, TrainConfig
 from ..ema import using
 from ..latents import VideoLatents
-from ..losses import diffusion_loss, draw_timesteps
+from ..losses import diffusion_loss, draw_timesteps, draw_training_noise
 from ..precompute import LatentDataset
+from ..processes import Processes
 from ..trainer import step_generator, step_rng
 
 log = logging.getLogger(__name__)
@@ -41,8 +42,9 @@ class TransformerTask:
 
     casts_weights = True
 
-    def __init__(self, config: TrainConfig, device: torch.device, progress: Callable[[int, int], None] | None = None):
+    def __init__(self, config: TrainConfig, device: torch.device, progress: Callable[[int, int], None] | None = None, processes: Processes | None = None):
         self.config, self.device = config, device
+        self.processes = processes or Processes(str(device))
         self.dtype = torch.float32 if config.mixed_precision == "fp32" else choose_dtype("bf16" if config.mixed_precision == "bf16" else "auto", device)
         self.folder = model_folder(config)
         self.text_encoder = LazyTextEncoder(text_encoder_folder(self.folder, Path(config.data_dir) / "models"), Path(config.data_dir) / "cache" / "prompts", device, self.dtype)
@@ -50,6 +52,7 @@ class TransformerTask:
         self.model = self._model().to(device).train()
         if self.model.config.in_channels != self.dataset.channels:
             raise ConfigError(f"The transformer takes {self.model.config.in_channels} latent channels, the latents of {config.dataset} have {self.dataset.channels}.")
+        self.network: torch.nn.Module = Predictor(self.model, self.dtype)
         if config.scheduler or not (self.folder / "scheduler").is_dir():
             self.scheduler = MiraScheduler(**config.scheduler)
         else:
@@ -97,48 +100,38 @@ class TransformerTask:
             model.enable_gradient_checkpointing()
         return model
 
-    def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, fps: torch.Tensor, **options: Any):
-        """The transformer with its weights cast once a step; gradients reach the fp32 weights.
-
-        Autocast would cast them at every use and keep norms and gates in fp32: 1.2 to 1.4 times slower on a CPU. Checkpointed blocks run a
-        second time, when cast weights are gone: they need it.
-        """
-        if self.dtype == torch.float32:
-            return self.model(noisy, timesteps, text, fps, **options)
-        if self.model.gradient_checkpointing:
-            with torch.autocast(self.device.type, self.dtype):
-                return self.model(noisy, timesteps, text, fps, **options)
-        cast = {name: p.to(self.dtype) for name, p in self.model.named_parameters()}
-        return torch.func.functional_call(self.model, cast, (noisy.to(self.dtype), timesteps, text.to(self.dtype), fps), options)
-
     def batch(self, index: int) -> dict[str, Any]:
-        """``latents`` [B, C, T, h, w] fp32, ``masks`` [B, 1, T, h, w] of the objects or None, ``prompt_embeds`` [B, L, D], ``fps`` [B]."""
+        """This process's share: ``latents`` [B, C, T, h, w] fp32, ``masks`` [B, 1, T, h, w] of the objects or None, ``prompt_embeds`` [B, L, D], ``fps`` [B]."""
         rng, stage = step_rng(self.config.seed, index), self.config.stage_at(index // self.config.gradient_accumulation_steps)
         batch = self.dataset.batch(stage, rng)
         texts = ["" if rng.random() < self.config.caption_dropout else text for text in batch.pop("texts")]
-        return {**batch, "prompt_embeds": self.encode(texts)}
+        batch = {name: None if value is None else self.processes.share(value) for name, value in batch.items()}
+        return {**batch, "prompt_embeds": self.encode(self.processes.share(texts))}
 
     def loss(self, batch: dict[str, Any], index: int) -> tuple[torch.Tensor, dict[str, float]]:
         stage = self.config.stage_at(index // self.config.gradient_accumulation_steps)
         generator = step_generator(self.config.seed, index)
         steps = self.scheduler.config.num_train_timesteps
-        timesteps = draw_timesteps(len(batch["latents"]), steps, stage.timestep_logit_mean, self.config.timestep_logit_std, generator).to(self.device)
-        loss, by_time = self._loss(batch, timesteps, generator, stage.enable_temporal_attention)
+        count, *shape = batch["latents"].shape
+        whole = count * self.processes.count  # drawn for all processes, so that clip i has the same noise however many there are
+        timesteps = draw_timesteps(whole, steps, stage.timestep_logit_mean, self.config.timestep_logit_std, generator)
+        noise = draw_training_noise((whole, *shape), generator, self.config.noise_offset)
+        loss, by_time = self._loss(self.network, batch, self.processes.share(timesteps), self.processes.share(noise), stage.enable_temporal_attention)
         return loss, {f"{name}_{batch['latents'].shape[2]}f": value for name, value in by_time.items()}
 
-    def _loss(self, batch: dict[str, Any], timesteps: torch.Tensor, generator: torch.Generator, enable_temporal_attention: bool = True) -> tuple[torch.Tensor, dict[str, float]]:
+    def _loss(self, network: torch.nn.Module, batch: dict[str, Any], timesteps: torch.Tensor, noise: torch.Tensor, enable_temporal_attention: bool = True) -> tuple[torch.Tensor, dict[str, float]]:
+        timesteps = timesteps.to(self.device)
         return diffusion_loss(
-            self.predict,
+            network,
             self.scheduler,
             batch["latents"].to(self.device),
             batch["prompt_embeds"].to(self.device),
             fps=batch["fps"].to(self.device),
             timesteps=timesteps,
-            generator=generator,
+            noise=noise.to(self.device),
             weights=None if batch["masks"] is None else self.weights(batch["masks"].to(self.device), timesteps),
             enable_temporal_attention=enable_temporal_attention,
             snr_gamma=self.config.snr_gamma,
-            noise_offset=self.config.noise_offset,
         )
 
     def weights(self, masks: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor | None:
@@ -160,12 +153,13 @@ class TransformerTask:
     def validate(self, weights: dict[str, torch.Tensor]) -> float | None:
         """Mean loss of the held-out clips at VALIDATED_AT with noise that never changes; None where no clip is held out."""
         batches = self.dataset.held_out_batches(np.random.default_rng(0))
-        losses = []
+        network, losses = Predictor(self.model, self.dtype), []
         with using(self.model, weights):
             for number, batch in enumerate(batches):
                 batch["prompt_embeds"] = self.encode(batch.pop("texts"))
                 for step in VALIDATED_AT:
-                    loss, _ = self._loss(batch, torch.tensor([step], device=self.device), torch.Generator().manual_seed(1000 * number + step))
+                    noise = draw_training_noise(batch["latents"].shape, torch.Generator().manual_seed(1000 * number + step), self.config.noise_offset)
+                    loss, _ = self._loss(network, batch, torch.tensor([step]), noise)
                     losses.append(float(loss))
         return float(np.mean(losses)) if losses else None
 
@@ -214,6 +208,27 @@ class TransformerTask:
         model.load_state_dict({**weights, **frozen}, assign=True)
         model.save_pretrained(folder / "transformer")
         self.scheduler.save_pretrained(folder / "scheduler")
+
+
+class Predictor(torch.nn.Module):
+    """The transformer with its weights cast to ``dtype`` once a step; gradients reach the fp32 weights.
+
+    Autocast would cast them at every use and keep norms and gates in fp32: 1.2 to 1.4 times slower on a CPU. Checkpointed blocks run a second
+    time, when cast weights are gone: they need it.
+    """
+
+    def __init__(self, model: MiraTransformer3DModel, dtype: torch.dtype):
+        super().__init__()
+        self.model, self.dtype = model, dtype
+
+    def forward(self, noisy: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, fps: torch.Tensor, **options: Any) -> MiraTransformerOutput:
+        if self.dtype == torch.float32:
+            return self.model(noisy, timesteps, text, fps, **options)
+        if self.model.gradient_checkpointing:
+            with torch.autocast(noisy.device.type, self.dtype):
+                return self.model(noisy, timesteps, text, fps, **options)
+        cast = {name: p.to(self.dtype) for name, p in self.model.named_parameters()}
+        return torch.func.functional_call(self.model, cast, (noisy.to(self.dtype), timesteps, text.to(self.dtype), fps), options)
 
 
 class FrameEncoder:

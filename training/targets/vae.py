@@ -53,6 +53,7 @@ class VAETask:
             self.model.encoder.requires_grad_(False)
             self.model.quant_conv.requires_grad_(False)
         use_exact_temporal_convolutions(self.model)
+        self.network = self.model
 
     def batch(self, step: int) -> dict[str, Any]:
         """``frames`` uint8 [B, T, H, W, 3]: crops of consecutive frames."""

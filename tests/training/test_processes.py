@@ -1,0 +1,106 @@
+"""One run in several processes, over gloo: the same as in one, up to rounding."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from studio_app import wait_for
+from tiny import save_tiny_model
+
+from core import save_video
+from core.device_lock import DeviceTurn, lock_path
+from training.config import TrainConfig, load_config, save_config
+from training.runs import Runs
+from training.trainer import train
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A tiny model folder and eight captioned videos."""
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("processes")
+    save_tiny_model(root / "model")
+    rng = np.random.default_rng(0)
+    (root / "videos").mkdir()
+    for i in range(8):
+        save_video(rng.integers(0, 255, (6, 32, 48, 3), dtype=np.uint8), root / "videos" / f"clip{i}.mp4", fps=8)
+        (root / "videos" / f"clip{i}.txt").write_text(f"a red ball number {i}")
+    return root
+
+
+def config(place: Path, out: Path, *words: str) -> TrainConfig:
+    plain = [f"model={place / 'model'}", f"dataset={place / 'videos'}", f"output_dir={out}", f"data_dir={place / 'data'}", "sizes=[48x32]", "num_frames=[4]", "frame_stride=1", "train_batch_size=4", "max_train_steps=4"]
+    return load_config(None, [*plain, "checkpoint_every=2", "log_every=1", "mixed_precision=fp32", "num_threads=1", "validation_clips=2", "lr_warmup_steps=1", "learning_rate=1e-3", *words])
+
+
+def train_in_two(wanted: TrainConfig) -> Path:
+    """The last checkpoint of ``python -m training`` in two processes."""
+    wanted.num_processes = 2
+    folder = Path(wanted.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_config(wanted, folder / "wanted.yaml")
+    done = subprocess.run([sys.executable, "-m", "training", "--config", str(folder / "wanted.yaml"), "--device", "cpu"], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return sorted((folder / "checkpoints").glob("step-*"))[-1]
+
+
+def trained(checkpoint: Path) -> dict[str, torch.Tensor]:
+    state = torch.load(checkpoint / "training_state.pt", weights_only=True)
+    return {**state["model"], **{f"average {name}": value for name, value in state["ema"]["average"].items()}}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("target=transformer", "gradient_accumulation_steps=2", "noise_offset=0.1"),
+        ("target=lora", "gradient_checkpointing=true", "snr_gamma=5"),
+        ("target=vae_decoder",),
+    ],
+    ids=["transformer", "lora", "vae_decoder"],
+)
+def test_two_processes_make_what_one_makes(place, tmp_path, words):
+    one, two = train(config(place, tmp_path / "one", *words)), train_in_two(config(place, tmp_path / "two", *words))
+    start, ours, theirs = trained(one.with_name("step-2")), trained(one), trained(two)
+    assert one.name == two.name == "step-4" and ours.keys() == theirs.keys()
+    def distance(a: dict, b: dict) -> float:
+        return sum(float((a[name] - b[name]).square().sum()) for name in a) ** 0.5
+
+    assert distance(ours, start) > 1e-3 and distance(ours, theirs) < 1e-2 * distance(ours, start)
+    curves = [[row["loss"] for row in map(json.loads, (tmp_path / name / "metrics.jsonl").read_text().splitlines()) if "loss" in row] for name in ("one", "two")]
+    assert len(curves[0]) == 4 and curves[0] == pytest.approx(curves[1], abs=1e-4)
+
+
+def test_a_run_of_two_is_paused_and_goes_on_in_one(place, tmp_path):
+    runs, folder = Runs(tmp_path / "runs"), tmp_path / "runs" / "long"
+    wanted = config(place, folder, "target=lora", "max_train_steps=100000", "checkpoint_every=100000", "num_processes=2", f"data_dir={tmp_path}")
+    runs.launch("long", wanted, "cpu")
+    wait_for(lambda: runs.get("long").step > 1, 120, lambda: (folder / "log.txt").read_text()[-3000:])
+    runs.save_now("long")
+    wait_for(lambda: runs.get("long").checkpoints(), 60, "the checkpoint that was asked for")
+    runs.pause("long")
+    wait_for(lambda: runs.get("long").state == "paused", 60, lambda: (folder / "log.txt").read_text()[-3000:])
+    wait_for(lambda: DeviceTurn(lock_path(tmp_path, "cpu")).take(), 60, "the processes' end")
+    step = runs.get("long").step
+    wanted.max_train_steps, wanted.num_processes, wanted.output_dir = step + 1, 1, str(folder)
+    assert train(wanted).name == f"step-{step + 1}"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train_batch_size=3"], "train_batch_size is 3; 2 processes share it"),
+        (["target=text_encoder", 'dataset=""'], "trained by one process"),
+        (["num_processes=0"], "num_processes is 0; it must be at least 1"),
+    ],
+)
+def test_what_cannot_be_divided_is_said_before_it_begins(place, tmp_path, words, message):
+    command = [sys.executable, "-m", "training", "--device", "cpu", f"model={place / 'model'}", f"dataset={place / 'videos'}", "target=lora", f"output_dir={tmp_path}", "num_processes=2", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and message in done.stderr and done.stderr.count("\n") == 1
