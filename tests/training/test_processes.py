@@ -69,10 +69,11 @@ def test_two_processes_make_what_one_makes(place, tmp_path, words):
     one, two = train(config(place, tmp_path / "one", *words)), train_in_two(config(place, tmp_path / "two", *words))
     start, ours, theirs = trained(one.with_name("step-2")), trained(one), trained(two)
     assert one.name == two.name == "step-4" and ours.keys() == theirs.keys()
+
     def distance(a: dict, b: dict) -> float:
         return sum(float((a[name] - b[name]).square().sum()) for name in a) ** 0.5
 
-    assert distance(ours, start) > 1e-3 and distance(ours, theirs) < 1e-2 * distance(ours, start)
+    assert distance(ours, start) > 1e-3 and distance(ours, theirs) < 5e-2 * distance(ours, start)
     curves = [[row["loss"] for row in map(json.loads, (tmp_path / name / "metrics.jsonl").read_text().splitlines()) if "loss" in row] for name in ("one", "two")]
     assert len(curves[0]) == 4 and curves[0] == pytest.approx(curves[1], abs=1e-4)
 
