@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase, T5EncoderModel
 from .loras import apply_loras
 from .presets import default_preset
 from .schedulers import MiraScheduler, draw_noise, make_sampler
+from .snapshot import Snapshot
 from .start import load_start
 from .text_encoder import LazyTextEncoder, encode_prompts
 from .transformer import MiraTransformer3DModel, ProjectedText
@@ -32,9 +33,9 @@ for _classes in (pipeline_loading_utils.LOADABLE_CLASSES.setdefault("core", {}),
     _classes |= {name: ["save_pretrained", "from_pretrained"] for name in ("MiraTransformer3DModel", "MiraScheduler", "TemporalVAE")}
 
 StepCallback = Callable[["MiraPipeline", int, int, dict[str, Any]], None]
-"""``callback(pipe, step, timestep, {"latents", "preview", "num_steps"})`` after each model evaluation, ``step`` from 0.
+"""``callback(pipe, step, timestep, {"latents", "preview", "num_steps", "snapshot"})`` after each model evaluation, ``step`` from 0.
 
-``latents`` is x_t ``[B, C, T, h, w]``. ``preview`` makes, when called, small frames (uint8 ``[B, T, h, w, 3]``) of the clip as it
+``snapshot`` makes, when called, all that the rest of the denoising depends on: ``pipe(..., resume=snapshot)`` goes on to the same bits. ``latents`` is x_t ``[B, C, T, h, w]``. ``preview`` makes, when called, small frames (uint8 ``[B, T, h, w, 3]``) of the clip as it
 is guessed so far; None for a model without a latent-to-RGB map. A callback may raise GenerationCancelled.
 """
 
@@ -111,12 +112,12 @@ class MiraPipeline(DiffusionPipeline):
             return self.lazy_text_encoder(prompts)
         raise ValueError("This pipeline has no text encoder. Load it with text_encoder=True, or pass prompt_embeds (and negative_prompt_embeds for guidance).")
 
-    def generate(self, request: GenerationRequest, callback: StepCallback | None = None, output_type: str = "np") -> MiraPipelineOutput:
-        """The video of one request. Raises RequestError for one that cannot be met, GenerationCancelled when interrupted."""
+    def generate(self, request: GenerationRequest, callback: StepCallback | None = None, output_type: str = "np", resume: Snapshot | None = None) -> MiraPipelineOutput:
+        """The video of one request, or the rest of it from where ``resume`` was taken. Raises RequestError for one that cannot be met, GenerationCancelled when interrupted."""
         request = request.resolved()
         apply_loras(self.transformer, request.loras, self.data_dir)
         sampling = {name: getattr(request, name) for name in _SHARED_FIELDS}
-        return self(request.prompt, request.negative_prompt, seed=request.seed, callback_on_step_end=callback, output_type=output_type, start_latents=self.encode_start(request), **sampling)
+        return self(request.prompt, request.negative_prompt, seed=request.seed, callback_on_step_end=callback, output_type=output_type, resume=resume, start_latents=None if resume else self.encode_start(request), **sampling)
 
     @torch.no_grad()
     def encode_start(self, request: GenerationRequest) -> Tensor | None:
@@ -149,6 +150,7 @@ class MiraPipeline(DiffusionPipeline):
         output_type: Literal["np", "pt", "pil", "latent"] = "np",
         callback_on_step_end: StepCallback | None = None,
         decode_chunk_frames: int | None = None,
+        resume: Snapshot | None = None,
         return_dict: bool = True,
     ) -> MiraPipelineOutput | tuple:
         """One video for each prompt. What is None comes from the default preset of ``model_name``.
@@ -164,6 +166,7 @@ class MiraPipeline(DiffusionPipeline):
                 (SDEdit, arXiv:2108.01073).
             eta: Share of fresh noise in a ddim step; other samplers ignore it.
             decode_chunk_frames: None decodes a clip whole; 10 gives the original code's independent chunks.
+            resume: What a callback's ``snapshot`` gave, in a call with the same arguments; its noise, start and embeddings take the place of theirs.
 
         Raises RequestError for a value that cannot be used, GenerationCancelled when interrupted, GenerationError for NaN.
         """
@@ -180,7 +183,10 @@ class MiraPipeline(DiffusionPipeline):
         device = self._execution_device
         generators = generator if generator is not None else _generators(seed, batch_size)
         guided = settings.guidance_scale != 1
-        context = self._context(prompts, negatives, prompt_embeds, negative_prompt_embeds, guided, device)
+        if resume is not None:
+            resume = resume.checked(shape).to(device)
+            latents, start_latents = resume.noise, resume.start_latents
+        context = self._context(prompts, negatives, prompt_embeds, negative_prompt_embeds, guided, device) if resume is None else resume.context
 
         solver = make_sampler(self.scheduler, settings.sampler, settings.num_inference_steps, settings.eta)
         if latents is None:
@@ -195,12 +201,16 @@ class MiraPipeline(DiffusionPipeline):
             start_latents = _start(start_latents, shape, strength).to(device, torch.float32)
             kept, first = (start_latents, 0) if strength is None else (None, solver.first(strength))
         state = solver.start(start_latents, noise, first) if first else solver.init(noise)
+        begin = first
+        if resume is not None:
+            begin, state = resume.step, resume.state
+            resume.restore(solver, generators)
         num_steps = len(solver.timesteps)
         fps_condition = torch.full((len(context),), settings.fps, device=device)
         text = self.transformer.project_text(context)
 
-        with self.progress_bar(total=num_steps - first) as progress_bar:
-            for step, timestep in list(enumerate(solver.timesteps))[first:]:
+        with self.progress_bar(total=num_steps - begin) as progress_bar:
+            for step, timestep in list(enumerate(solver.timesteps))[begin:]:
                 x_t = solver.latents(state, step)
                 if kept is not None:
                     x_t = self._keep(kept, x_t, noise, timestep)
@@ -210,7 +220,8 @@ class MiraPipeline(DiffusionPipeline):
                     raise GenerationError(f"The latents are no longer finite numbers after step {step + 1} of {num_steps} ({settings.sampler}, {self.transformer.dtype}). Try bfloat16 or float32, a smaller guidance_scale, or more steps.")
                 progress_bar.update()
                 if callback_on_step_end is not None:
-                    report = dict(latents=solver.latents(state, step + 1), preview=self._preview(prediction, x_t, timestep), num_steps=num_steps - first)
+                    snapshot = partial(Snapshot.take, step + 1, state, noise, start_latents, context, solver, generators)
+                    report = dict(latents=solver.latents(state, step + 1), preview=self._preview(prediction, x_t, timestep), num_steps=num_steps - first, snapshot=snapshot)
                     callback_on_step_end(self, step - first, timestep, report)
                 if self._interrupted:
                     raise GenerationCancelled(f"Cancelled after step {step + 1} of {num_steps}.")

@@ -14,6 +14,7 @@ so that diffusers' own schedulers solve it unchanged, given its betas, as long a
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any, Literal, Protocol, Sequence
 
@@ -162,6 +163,12 @@ class Sampler(Protocol):
     def step(self, model_output: Tensor, i: int, state: Tensor, generator: Sequence[torch.Generator] | torch.Generator | None) -> Tensor:
         """The state after evaluation ``i``. ``generator``: one for each batch item (noise is drawn item by item), or one for all."""
 
+    def history(self) -> dict[str, Any]:
+        """What the next steps depend on beside the state, as plain values and tensors: for ``restore`` of a sampler made alike."""
+
+    def restore(self, history: dict[str, Any]) -> None:
+        """Be where the sampler was whose ``history`` this is."""
+
 
 def make_sampler(schedule: MiraScheduler, name: str, num_inference_steps: int, eta: float = 0.0) -> Sampler:
     """A fresh sampler over ``schedule``; ``name`` is a key of SAMPLERS, ``eta`` counts for ddim only.
@@ -218,6 +225,12 @@ class MiraDDIM:
         if self._eta > 0:
             x_prev = x_prev + math.sqrt(variance) * draw_noise(state.shape, generator, state.device)
         return x_prev
+
+    def history(self) -> dict[str, Any]:
+        return {}
+
+    def restore(self, history: dict[str, Any]) -> None:
+        pass
 
 
 _SOLVERS: dict[str, tuple[type, dict[str, Any]]] = {
@@ -287,6 +300,13 @@ class DiffusersSampler:
     def step(self, model_output: Tensor, i: int, state: Tensor, generator: Sequence[torch.Generator] | torch.Generator | None) -> Tensor:
         options = dict(generator=generator) if self._draws_noise else {}
         return self._scheduler.step(model_output, self._scheduler.timesteps[i], state, return_dict=False, **options)[0]
+
+    def history(self) -> dict[str, Any]:
+        """Everything that diffusers' scheduler holds but its config: earlier outputs, orders, where it is."""
+        return {name: copy.deepcopy(value) for name, value in vars(self._scheduler).items() if name != "_internal_dict"}
+
+    def restore(self, history: dict[str, Any]) -> None:
+        vars(self._scheduler).update(copy.deepcopy(history))
 
 
 def _first(evaluations: int, strength: float) -> int:

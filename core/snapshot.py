@@ -1,0 +1,86 @@
+"""A denoising that was stopped between two steps: all that the rest of it depends on, in memory and in a file."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .files import replacing
+from .types import RequestError
+
+if TYPE_CHECKING:
+    from .schedulers import Sampler
+
+Generators = torch.Generator | Sequence[torch.Generator] | None
+
+
+class SnapshotError(RuntimeError):
+    """A snapshot's file is not there, not whole, or of something else; the denoising has to start from the beginning."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What ``MiraPipeline`` goes on from. A loop that carries more from step to step has to keep that here too."""
+
+    step: int
+    """Model evaluations that are done."""
+    state: Tensor
+    """The solver's ``[B, C, T, h, w]``."""
+    noise: Tensor
+    """x_T of unit variance, which kept frames are noised by."""
+    start_latents: Tensor | None
+    """What the clip starts from ``[B, C, T', h, w]``."""
+    context: Tensor
+    """The text ``[B or 2 B, L, D]`` in the transformer's dtype."""
+    solver: dict[str, Any]
+    """``Sampler.history``."""
+    generators: list[Tensor]
+    """The state of every generator."""
+
+    @classmethod
+    def take(cls, step: int, state: Tensor, noise: Tensor, start_latents: Tensor | None, context: Tensor, solver: Sampler, generators: Generators) -> Snapshot:
+        """As things stand; later steps do not change it."""
+        return cls(step, state.clone(), noise, start_latents, context, solver.history(), [generator.get_state() for generator in _each(generators)])
+
+    def restore(self, solver: Sampler, generators: Generators) -> None:
+        """Put ``solver`` and ``generators``, made as they were at first, where they were."""
+        solver.restore(self.solver)
+        for generator, state in zip(_each(generators), self.generators, strict=True):
+            generator.set_state(state)
+
+    def checked(self, shape: tuple[int, ...]) -> Snapshot:
+        """Itself. Raises RequestError when it is of a clip of another ``shape``."""
+        if self.state.shape != shape:
+            raise RequestError("resume", f"The snapshot is of latents {tuple(self.state.shape)}; this request has {shape}. Resume with the request that it was taken from.")
+        return self
+
+    def to(self, device: torch.device) -> Snapshot:
+        """Its tensors on ``device``; the solver keeps its own where they were."""
+        return dataclasses.replace(self, **{name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)})
+
+    def save(self, path: str | Path, of: str) -> None:
+        """Write it, whole or not at all, with ``of``: what it belongs to. Raises WriteError."""
+        with replacing(path) as part:
+            torch.save({"of": of, **vars(self)}, part)
+
+    @classmethod
+    def load(cls, path: str | Path, of: str, device: torch.device | str) -> Snapshot:
+        """The one in ``path`` if it belongs to ``of``; what was on an accelerator comes to ``device``. Raises SnapshotError."""
+        try:
+            found = torch.load(path, weights_only=True, map_location=lambda storage, place: storage if place == "cpu" else storage.to(device=torch.device(device)))
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise SnapshotError(f"{path} cannot be read: {error}") from error
+        if found.pop("of", None) != of:
+            raise SnapshotError(f"{path} is of another request, model or version.")
+        return cls(**found)
+
+
+def _each(generators: Generators) -> list[torch.Generator]:
+    return [generators] if isinstance(generators, torch.Generator) else list(generators or ())
