@@ -1,13 +1,19 @@
 """Toy World: clips, captions, the detector that reads them back, and the folder of clips."""
 
 import csv
+import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from tiny import save_tiny_model
 from training.toyworld import HELD_OUT_PAIRS, VOCABULARY, captions, detect, parse_caption, render, sample_spec, score
-from training.toyworld.evaluate import Report, check, degrade
+from training.toyworld.__main__ import main
+from training.toyworld.evaluate import Report, check, degrade, evaluate, still_change
 from training.toyworld.folder import write_folder
+
 
 
 @pytest.mark.parametrize("blur", [False, True])
@@ -87,12 +93,64 @@ def test_report_counts_right_and_wrong():
     rng = np.random.default_rng(6)
     spec = sample_spec(rng, motion="leaves and returns")
     report = Report()
-    report.add(spec, detect(render(spec)))
-    report.add(spec, detect(np.zeros((8, 80, 128, 3), np.uint8)))
+    report.add(spec, render(spec))
+    report.add(spec, np.zeros((24, 80, 128, 3), np.uint8))
     counts = report.as_dict()
     assert counts["attributes"]["all"] | {"interval95": 0} == {"share": 0.5, "right": 1, "n": 2, "interval95": 0}
-    assert counts["traits"]["object consistency"]["right"] == 1
+    assert counts["traits"]["object consistency"]["right"] == 1 and counts["length"] is None
+    assert counts["motions"] == counts["wholly"] and counts["confusions"] == {"leaves and returns": {"none of them": 1}}
     assert "object consistency" in report.table()
+
+
+@pytest.mark.parametrize("camera, motion", [("zooms in", "circles"), ("still", "hits")])
+def test_length_is_what_the_last_quarter_still_shows(camera, motion):
+    """Whole, another colour at the end, and gone at the end; a zoom does not make a small thing big."""
+    spec = sample_spec(np.random.default_rng(8), num_frames=60, motion=motion, camera=camera)
+    whole, report = render(spec), Report()
+    other = render(replace(spec, color=next(c for c in ("red", "blue", "green") if c not in (spec.color, spec.second_color))))
+    for frames in (whole, np.concatenate([whole[:45], other[45:]]), np.concatenate([whole[:45], np.full_like(whole[:15], 200)])):
+        report.add(spec, frames)
+    assert report.traits.counts["first quarter"] == [3, 3] and report.traits.counts["last quarter"] == [1, 3] and report.length == pytest.approx(1 / 3)
+
+
+def test_an_evaluation_goes_on_where_it_stopped_and_makes_a_page(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    model = str(save_tiny_model(tmp_path / "model"))
+    quality = tmp_path / "docs" / "quality"
+    small = dict(seed=5, split="heldout", num_frames=2, height=32, width=48, batch_size=2, num_inference_steps=1)
+    evaluate(model, 3, json_file=tmp_path / "once.json", **small)
+    evaluate(model, 2, json_file=quality / "twice.json", **small)
+    made = (quality / "twice-0.webp").stat().st_mtime_ns
+    evaluate(model, 3, json_file=quality / "twice.json", **small)
+    once, twice = (json.loads(file.read_text()) for file in (tmp_path / "once.json", quality / "twice.json"))
+    assert once == twice and once["clips"] == 3 and (quality / "twice-0.webp").stat().st_mtime_ns == made
+    assert {(row["asked"]["color"], row["asked"]["shape"]) for row in once["rows"]} <= HELD_OUT_PAIRS and [row["seed"] for row in once["rows"]] == [5, 6, 7]
+    with pytest.raises(ValueError, match="seed was 5 and is 6"):
+        evaluate(model, 3, json_file=quality / "twice.json", **small | {"seed": 6})
+    with pytest.raises(ValueError, match="model_hash"):
+        save_tiny_model(tmp_path / "model", seed=1)
+        evaluate(model, 4, json_file=quality / "twice.json", **small)
+
+    assert main(["page", "--docs", str(tmp_path)]) == 2 and "There are no figures" in capsys.readouterr().err
+    assert main(["check", "--clips", "1", "--seed", "3", "--json", str(quality / "detector.json")]) == 0
+    assert main(["reconstruct", "--model", model, "--clips", "1", "--num-frames", "2", "--height", "32", "--width", "48", "--json", str(quality / "vae.json")]) == 0
+    assert main(["page", "--docs", str(tmp_path / "docs")]) == 0
+    page = (tmp_path / "docs" / "quality.md").read_text()
+    assert f"--model {model} --split heldout --clips 3 --seed 5 --num-frames 2 --height 32 --width 48 --num-inference-steps 1" in page
+    assert "](quality/twice-0.webp)" in page and "toyworld check --clips 1 --seed 3" in page and "PSNR" in page
+    with Image.open(quality / "twice-0.webp") as strip:
+        assert strip.size == (8 * 48 + 7 * 2, 32)
+
+
+def test_still_regions_are_those_far_from_what_moves():
+    frames = np.zeros((3, 40, 60, 3), np.uint8)
+    frames[1:, 10:14, 10:14] = 255  # appears once
+    flickering = np.zeros_like(frames)
+    flickering[1] = 3
+    assert still_change(frames, flickering) == pytest.approx(3)
+    flickering[:, :, 30:] = 0
+    assert 0 < still_change(frames, flickering) < 3
+    assert still_change(np.random.default_rng(0).integers(0, 255, frames.shape, np.uint8), flickering) is None
 
 
 def test_folder_goes_on_where_it_stopped(tmp_path):

@@ -1,14 +1,19 @@
-"""``python -m training.toyworld check | evaluate | render``"""
+"""``python -m training.toyworld check | evaluate | reconstruct | page | render``"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import logging
+import sys
 from pathlib import Path
+from typing import Any
 
-from .evaluate import check, evaluate
+from .evaluate import SPLITS, check, evaluate, reconstruct
 from .folder import write_folder
+from .page import write_page
+
+JSON_HELP = "write the figures to FILE"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -19,12 +24,12 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("--clips", type=int, default=200)
     add.add_argument("--blur", action="store_true", help="blur the clips and add noise, as a VAE does")
     add.add_argument("--seed", type=int, default=0)
-    add.add_argument("--json", action="store_true")
+    add.add_argument("--json", type=Path, metavar="FILE", help=JSON_HELP)
     add = commands.add_parser("evaluate", help="generate clips with a model and read them back")
     add.add_argument("--model", default="mira-nano")
+    add.add_argument("--split", choices=SPLITS, default="trained", help="colour and shape pairs that training shows, or those that it never does")
     add.add_argument("--clips", type=int, default=200)
     add.add_argument("--seed", type=int, default=0)
-    add.add_argument("--held-out", action="store_true", help="ask for the colour and shape pairs that training never shows")
     add.add_argument("--num-frames", type=int, default=24)
     add.add_argument("--height", type=int, default=80)
     add.add_argument("--width", type=int, default=128)
@@ -33,7 +38,17 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("--sampler")
     add.add_argument("--batch-size", type=int, default=8)
     add.add_argument("--save-dir", type=Path, help="keep the generated clips here")
-    add.add_argument("--json", action="store_true")
+    add.add_argument("--json", type=Path, metavar="FILE", help=f"{JSON_HELP}, with every clip's marks, and strips of the first clips beside it; the same command again goes on where it stopped")
+    add = commands.add_parser("reconstruct", help="what a model's VAE makes of rendered clips: PSNR, flicker, and what can still be read")
+    add.add_argument("--model", default="mira-nano")
+    add.add_argument("--clips", type=int, default=24)
+    add.add_argument("--seed", type=int, default=0)
+    add.add_argument("--num-frames", type=int, default=24)
+    add.add_argument("--height", type=int, default=80)
+    add.add_argument("--width", type=int, default=128)
+    add.add_argument("--json", type=Path, metavar="FILE", help=JSON_HELP)
+    add = commands.add_parser("page", help="write quality.md from the figures that the other commands left in its folder quality/")
+    add.add_argument("--docs", type=Path, default=Path("docs"))
     add = commands.add_parser("render", help="write a folder of clips with metadata.csv")
     add.add_argument("--clips", type=int, required=True)
     add.add_argument("--out", type=Path, required=True)
@@ -45,8 +60,8 @@ def parser() -> argparse.ArgumentParser:
     return root
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Run one command."""
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; exit status 2 where it cannot."""
     args = vars(parser().parse_args(argv))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     command = args.pop("command")
@@ -56,11 +71,33 @@ def main(argv: list[str] | None = None) -> None:
         made = write_folder(args.pop("out"), args["clips"], **{k: v for k, v in args.items() if k != "clips"}, progress=progress)
         if progress is None:
             print(f"{made} clips rendered, {args['clips'] - made} were there already")
-        return
-    as_json = args.pop("json")
-    report = check(**args) if command == "check" else evaluate(**args)
-    print(json.dumps(report.as_dict(), indent=1) if as_json else report.table())
+        return 0
+    try:
+        if command == "page":
+            print(write_page(args["docs"]))
+            return 0
+        file = args.pop("json")
+        if command == "evaluate":
+            print(evaluate(**args, json_file=file).table())
+        elif command == "check":
+            report = check(**args)
+            _write(file, {"settings": args, **report.as_dict()})
+            print(report.table())
+        else:
+            figures = reconstruct(**args)
+            _write(file, figures)
+            print(json.dumps(figures, indent=1))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _write(file: Path | None, figures: dict[str, Any]) -> None:
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -48,6 +48,8 @@ class Detection:
     before: tuple[str | None, str | None, str | None] = (None, None, None)
     after: tuple[str | None, str | None, str | None] = (None, None, None)
     """Colour, shape and size on the first and on the last third of the frames that show the object wholly."""
+    zoom: np.ndarray | None = None
+    """[T]: how far the camera has zoomed in; ones where it does not."""
 
 
 @dataclass
@@ -78,7 +80,7 @@ def detect(frames: np.ndarray) -> Detection:
     path = np.stack([near, np.zeros_like(near)], 1)
     empty = np.full((count, 2), np.nan)
     if not objects:
-        return Detection(None, None, None, background, None, camera, None, None, None, empty, near[-1] / height, far[-1] / height)
+        return Detection(None, None, None, background, None, camera, None, None, None, empty, near[-1] / height, far[-1] / height, zoom=np.ones(count))
     if camera != "zooms in":
         zoom = np.ones(count)
     if camera == "still":
@@ -96,8 +98,23 @@ def detect(frames: np.ndarray) -> Detection:
     other = _look(second, zoom) if second else (None, None, None)
     return Detection(
         look[0], look[1], look[2], background, motion, camera, *other, objects[0].track / height, near[-1] / height, far[-1] / height,
-        _look(objects[0], zoom, whole[:third]), _look(objects[0], zoom, whole[-third:]),
+        _look(objects[0], zoom, whole[:third]), _look(objects[0], zoom, whole[-third:]), zoom,
     )  # fmt: skip
+
+
+def shows(spec: ClipSpec, frames: np.ndarray, zoom: np.ndarray) -> bool:
+    """Whether a part of a clip shows all of ``spec`` that a part can show: colour, shape and size of its objects, and the background.
+
+    Args:
+        frames: uint8 [T, H, W, 3] of the part.
+        zoom: [T] of the whole clip's ``Detection``, for these frames: sizes are meant before the camera.
+    """
+    video = frames.astype(np.float32) / 255
+    width = video.shape[2]
+    columns = np.abs(np.arange(width) + 0.5 - width / 2) < WALL_WIDTH * width / 2 + 1.5 if _has_wall(video) else np.zeros(width, bool)
+    objects = _objects(video, _difference(video, columns), columns)
+    wanted = [(spec.color, spec.shape, spec.size)] + ([(spec.second_color, spec.second_shape, spec.second_size)] if spec.motion == "hits" else [])
+    return _background(video) == spec.background and len(objects) >= len(wanted) and [_look(item, zoom) for item in objects[: len(wanted)]] == wanted
 
 
 def score(spec: ClipSpec, frames: np.ndarray) -> dict[str, bool]:
