@@ -14,15 +14,17 @@ from pathlib import Path
 
 log = logging.getLogger("studio")
 
+EXECUTORS = ("local", "zero")
+
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Text to video in the browser, with Mira.", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    on_spaces = "SPACE_ID" in os.environ
+    on_spaces, on_zero_gpu = "SPACE_ID" in os.environ, os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
     parser.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0" if on_spaces else "127.0.0.1"), help="address to listen on; 0.0.0.0 lets other machines in")
     parser.add_argument("--port", type=int, default=int(os.environ.get("GRADIO_SERVER_PORT", 7860)), help="port to listen on")
     parser.add_argument("--data-dir", type=Path, default=Path("workspace"), help="folder for all that you make: queue, videos, models")
     parser.add_argument("--model", default="mira-nano", help="the model that the form starts with: a name, a model folder or a Hub id")
-    parser.add_argument("--executor", choices=["local"], default="local", help="where requests run")
+    parser.add_argument("--executor", choices=EXECUTORS, default="zero" if on_zero_gpu else "local", help="where requests run: in worker processes, or inside the page's events (on ZeroGPU Spaces, where a GPU is lent by the call)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps, or several as in cuda:0,cuda:1: a worker process for each")
     parser.add_argument("--dataset-dir", type=Path, action="append", default=[], help="a folder that datasets may be trained from; without one any, or where other machines can reach the page only those below --data-dir")
     parser.add_argument("--mcp", action="store_true", help="also serve the API as MCP tools, at /gradio_api/mcp/")
@@ -74,6 +76,8 @@ def main() -> None:
         from studio import ui
 
         demo = ui.build(services)
+        if services.executor.inside_events:
+            services.executor.start()  # before the page: ZeroGPU lays weights ready when it is launched
         demo.launch(
             server_name=args.host,
             server_port=args.port,
@@ -85,7 +89,8 @@ def main() -> None:
             prevent_thread_lock=True,
             **ui.launch_options(),
         )
-        services.executor.start()  # not before: the page comes first, and torch takes a while to import
+        if not services.executor.inside_events:
+            services.executor.start()  # not before: the page comes first, and torch takes a while to import
         log.info("The studio is at %s (data in %s)", demo.local_url, data_dir)
         stop.wait()
         demo.close()

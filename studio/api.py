@@ -12,9 +12,11 @@ import functools
 import inspect
 import logging
 import time
+import typing
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypedDict
 
+import anyio.to_thread
 import gradio as gr
 
 from core.files import WriteError
@@ -31,12 +33,26 @@ WAIT_SECONDS = 0.25
 """Between two looks at a request that ``generate`` waits for."""
 MAX_LISTED = 1000
 
+Settings = TypedDict("Settings", typing.get_type_hints(GenerationRequest), total=False)
+"""What describes a request to clients and tools: the fields of GenerationRequest, none of them required."""
+
 
 def register(services: Services) -> None:
     """Add the endpoints to the Blocks whose context this is called in."""
-    queue, library = services.queue, services.library
+    queue, library, executor = services.queue, services.library, services.executor
 
-    def read(request: dict[str, Any]) -> GenerationRequest:
+    def worked(function: Callable[..., Any]) -> Callable[..., Any]:
+        """``function`` and, where requests run inside events, what it has put to wait done before it answers."""
+
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            answer = function(*args, **kwargs)
+            executor.work_through()
+            return answer
+
+        return wrapper if executor.inside_events else function
+
+    def read(request: Settings) -> GenerationRequest:
         return GenerationRequest.from_dict({"model": services.default_model, **request} if isinstance(request, dict) else request)
 
     def require(id: str) -> Job:
@@ -45,18 +61,18 @@ def register(services: Services) -> None:
             raise RequestError("id", f"There is no request {id!r}.")
         return job
 
-    def enqueue(request: dict[str, Any]) -> dict[str, str]:
-        """Queue a video and return at once.
+    def enqueue(request: Settings) -> dict[str, str]:
+        """Queue a video and return at once; on ZeroGPU, which lends its GPU to a call only while that lasts, when the video is made.
 
         Args:
-            request: Settings of the video as an object. Only "prompt" is needed; others are negative_prompt, model, preset, height, width, num_frames, fps, output_fps, num_inference_steps, guidance_scale, eta, sampler, seed.
+            request: Settings of the video as an object, by the names that a video's file tells. Only "prompt" is needed; what is left out is the model's own default.
 
         Returns:
             {"id": ...} of the request, once it is on disk.
         """
         return {"id": queue.enqueue(read(request))}
 
-    async def generate(request: dict[str, Any], timeout: float = 600) -> dict[str, Any]:
+    async def generate(request: Settings, timeout: float = 600) -> dict[str, Any]:
         """Make a video and wait for it.
 
         Args:
@@ -67,6 +83,8 @@ def register(services: Services) -> None:
             Its status, with "id" and, when the state is "done", the path of the mp4 as "video".
         """
         id, deadline = queue.enqueue(read(request)), time.monotonic() + timeout
+        if executor.inside_events:
+            await anyio.to_thread.run_sync(executor.work_through)
         while (job := require(id)).state not in FINISHED and time.monotonic() < deadline:
             await asyncio.sleep(WAIT_SECONDS)
         return {"id": id, **_status(job)}
@@ -100,7 +118,7 @@ def register(services: Services) -> None:
         queue.retry(require(id).id)
         return _status(require(id))
 
-    def edit(id: str, request: dict[str, Any]) -> dict[str, Any]:
+    def edit(id: str, request: Settings) -> dict[str, Any]:
         """Replace a waiting request, which keeps its place; its status afterwards.
 
         Args:
@@ -129,6 +147,17 @@ def register(services: Services) -> None:
         """Start requests again after pause."""
         queue.resume()
         return {"paused": queue.paused}
+
+    def list_all(limit: int = 60) -> dict[str, Any]:
+        """All at one look: the queue, and the finished videos, newest first.
+
+        Args:
+            limit: How many of each at most.
+
+        Returns:
+            requests and videos as list_requests and list_videos give them, counts of the requests by their state, and paused.
+        """
+        return {"requests": list_requests(limit=limit), "videos": list_videos(limit), "counts": queue.counts(), "paused": queue.paused}
 
     def list_requests(state: str = "", limit: int = 200) -> list[dict[str, Any]]:
         """The queue: what runs, then what waits in its order, then what is finished, newest first.
@@ -199,7 +228,8 @@ def register(services: Services) -> None:
         return [{"name": m.name, "installed": m.installed, "folder": m.path, "bytes": m.size, "download_gigabytes": m.release and m.release.gigabytes} for m in services.models.list()]
 
     for endpoint in (enqueue, generate, status, cancel, retry, edit, move, pause, resume, list_requests, list_videos, star, tag, delete_video, restore_video, list_models):
-        gr.api(in_words(endpoint), api_name=endpoint.__name__, concurrency_limit=None)
+        gr.api(in_words(worked(endpoint) if endpoint in (enqueue, retry, resume) else endpoint), api_name=endpoint.__name__, concurrency_limit=None)
+    gr.api(in_words(list_all), api_name="list", concurrency_limit=None)
 
 
 def in_words(function: Callable[..., Any]) -> Callable[..., Any]:

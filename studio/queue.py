@@ -209,17 +209,17 @@ class Queue:
 
     # The worker's side
 
-    def lease(self, worker_id: str, seconds: float) -> Job | None:
-        """Take the first waiting request for ``seconds``; None when there is none or the queue is paused."""
+    def lease(self, worker_id: str, seconds: float, id: str | None = None) -> Job | None:
+        """Take the first waiting request, or the one of that id, for ``seconds``; None when it does not wait or the queue is paused."""
         if not self.db.read("SELECT 1 FROM requests WHERE state = 'waiting' LIMIT 1"):
             return None
         with self.db.write() as tx:
             row = tx.execute(
                 "UPDATE requests SET state = 'running', attempts = attempts + 1, worker = ?, lease_until = ?, started = ?, finished = NULL, "
                 "progress = 0, stage = '', step = 0, num_steps = 0, seconds_left = NULL, preview = NULL, error = NULL "
-                "WHERE id = (SELECT id FROM requests WHERE state = 'waiting' ORDER BY position LIMIT 1) "
+                "WHERE id = (SELECT id FROM requests WHERE state = 'waiting' AND (? IS NULL OR id = ?) ORDER BY position LIMIT 1) "
                 "AND NOT (SELECT value FROM meta WHERE name = 'paused') RETURNING *",
-                (worker_id, time.monotonic() + seconds, time.time()),
+                (worker_id, time.monotonic() + seconds, time.time(), id, id),
             ).fetchone()
             if row is not None:
                 self.db.touch("queue")

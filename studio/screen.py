@@ -39,7 +39,6 @@ from .walls import Wall
 log = logging.getLogger(__name__)
 
 PANES = ("device", "viewer", "cells", "strip", "queue", "gallery", "models", "toast", *COMPARE_PANES, *TRAINING_PANES)
-"""In the order in which ``paint`` gives them."""
 STRIP_VIDEOS = 24
 GALLERY_PAGE = 24
 
@@ -93,17 +92,19 @@ class Screen:
 
     def __init__(self, services: Services):
         self.services = services
+        self.names = tuple(name for name in PANES if services.trains or name not in TRAINING_PANES)
+        """The panes that there are, in the order in which ``paint`` gives them."""
 
     def paint(self, session: Session) -> list[Any]:
-        """HTML for each of PANES, ``gr.skip()`` for one that is as the browser has it: a video plays on, a list keeps its place."""
+        """HTML for each of ``names``, ``gr.skip()`` for one that is as the browser has it: a video plays on, a list keeps its place."""
         services = self.services
         status = services.executor.status()
         chosen = session.selected, session.wall, session.undo, session.trouble, session.exported, session.smooth, session.details, session.query, session.shown
         key = (services.queue.version(), services.library.version(), tuple(status.items()), tuple(installed_loras(services.data_dir)), chosen, compare_key(services, session), training_key(services, session))
         if key == session.key:
-            return [gr.skip()] * len(PANES)
+            return [gr.skip()] * len(self.names)
         panes = self._panes(session, status)
-        changed = [panes[name] if session.sent.get(name) != panes[name] else gr.skip() for name in PANES]
+        changed = [panes[name] if session.sent.get(name) != panes[name] else gr.skip() for name in self.names]
         session.key, session.sent = key, panes
         return changed
 
@@ -124,7 +125,7 @@ class Screen:
             "models": render_models(self._models(status), status, free_bytes(self.services.data_dir), installed_loras(self.services.data_dir)),
             "toast": render_toast(session),
             **compare_panes(self.services, session, library.count()),
-            **training_panes(self.services, session),
+            **(training_panes(self.services, session) if self.services.trains else {}),
         }
 
     def _viewer(self, session: Session, status: dict[str, Any], videos: list[Video], jobs: list[Any], paused: bool) -> tuple[str, str | None]:
@@ -290,7 +291,7 @@ class Screen:
                     queue.restore(ids)
             case _ if action in COMPARE_ACTIONS:
                 compare_act(self.services, session, action, id)
-            case _ if action in TRAINING_ACTIONS:
+            case _ if action in TRAINING_ACTIONS and self.services.trains:
                 training_act(self.services, session, action, id)
             case "dismiss" | "compare-open":
                 session.undo = session.exported = None

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import filelock
 
@@ -27,9 +28,10 @@ from .queue import Queue
 from .votes import Votes
 from .walls import Walls
 
+if TYPE_CHECKING:
+    from .executors.zero import ZeroExecutor
+
 DEFAULT_MODEL = "mira-nano"
-EXECUTORS = {"local": LocalExecutor}
-"""By the name that ``--executor`` takes."""
 
 
 @dataclass
@@ -47,7 +49,7 @@ class Services:
     votes: Votes
     runs: Runs
     chores: Chores
-    executor: LocalExecutor
+    executor: LocalExecutor | ZeroExecutor
     training_device: str
     """Where runs train: the last of the executor's devices, so that with several the first ones go on making videos."""
     dataset_roots: tuple[Path, ...]
@@ -111,10 +113,15 @@ class Services:
         Runs(data_dir / "runs").purge()
         parts = queue, library, Models(data_dir), Walls(db, queue), OwnPresets(data_dir / "presets.json"), Comparisons(data_dir), Votes(db, library), Runs(data_dir / "runs"), Chores(data_dir)
         roots = tuple(Path(root).resolve() for root in dataset_roots)
-        services = cls(data_dir, default_model, *parts, EXECUTORS[executor](db.path, data_dir, device, default_model), device.rpartition(",")[2], roots, lock)
+        services = cls(data_dir, default_model, *parts, executor_class(executor)(db.path, data_dir, device, default_model), device.rpartition(",")[2], roots, lock)
         if start_worker:
             services.executor.start()
         return services
+
+    @property
+    def trains(self) -> bool:
+        """Whether models can be trained here: a run needs a device that stays."""
+        return not self.executor.inside_events
 
     def close(self) -> None:
         """Stop the worker (what it was running waits for the next start) and let go of the data folder."""
@@ -123,3 +130,12 @@ class Services:
         self.comparisons.close()
         self.queue.db.close()
         self.lock.release()
+
+
+def executor_class(name: str) -> type[LocalExecutor] | type[ZeroExecutor]:
+    """By the name that ``--executor`` takes: workers of their own, or the page's events, which loads torch here."""
+    if name == "zero":
+        from .executors.zero import ZeroExecutor
+
+        return ZeroExecutor
+    return LocalExecutor

@@ -9,7 +9,7 @@ import gradio as gr
 
 from . import api
 from .components.theme import launch_options
-from .screen import PANES, Screen, Session
+from .screen import Screen, Session
 from .services import Services
 from .tabs import compare, gallery, generate, models, system, training
 
@@ -37,7 +37,12 @@ class Page:
     @property
     def outputs(self) -> list[gr.HTML]:
         """The components that ``screen.paint`` draws, in its order."""
-        return [self.panes[name] for name in PANES]
+        return [self.panes[name] for name in self.screen.names]
+
+    def then_work(self, event: Any) -> None:
+        """Where requests run inside events, let another one follow ``event`` that works through what it has queued. Its answer may take long, so it goes through Gradio's queue."""
+        if self.services.executor.inside_events:
+            event.then(self.services.executor.work_through, None, None, **{**self.event, "queue": True}, concurrency_limit=None)
 
 
 def build(services: Services) -> gr.Blocks:
@@ -58,15 +63,17 @@ def build(services: Services) -> gr.Blocks:
                 compare.layout(page)
             with gr.Tab("Gallery", id="gallery") as gallery_tab:
                 gallery_widgets = gallery.layout(page)
-            with gr.Tab("Training", id="training") as training_tab:
-                training_widgets = training.layout(page)
+            if services.trains:
+                with gr.Tab("Training", id="training") as training_tab:
+                    training_widgets = training.layout(page)
             with gr.Tab("Models", id="models"):
                 models.layout(page)
             with gr.Tab("System", id="system") as system_tab:
                 system_pane = system.layout()
         generate.wire(page, generate_tab)
         gallery.wire(page, gallery_tab, gallery_widgets)
-        training.wire(page, training_tab, training_widgets)
+        if services.trains:
+            training.wire(page, training_tab, training_widgets)
         system.wire(page, system_tab, system_pane)
         demo.load(screen.paint, session, page.outputs, **EVENT)
         gr.Timer(POLL_SECONDS).tick(screen.paint, session, page.outputs, **EVENT)

@@ -32,6 +32,9 @@ Status = dict[str, str | int | None]
 class LocalExecutor:
     """One supervised worker for each device of ``device``: 'auto', 'cpu', or several as in 'cuda:0,cuda:1'."""
 
+    inside_events = False
+    """Whether requests run only while an event of the page works through them."""
+
     def __init__(self, db_path: str | Path, data_dir: str | Path, device: str = "auto", model: str | None = None):
         self.queue = Queue(Database(db_path))
         self.workers = [Worker(self.queue, Path(data_dir), name, model) for name in device.split(",")]

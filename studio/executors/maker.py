@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from core import GenerationCancelled, GenerationRequest, MiraPipeline, load_pipeline, save_video
@@ -108,24 +109,26 @@ class VideoMaker:
             log.exception("request %s failed", job.id)
             self.queue.fail(job.id, self.worker_id, job.attempts, explain(error, job.request, self.data_dir))
             if is_broken_device(error):
-                log.error("the device cannot be used any more: leaving, to be replaced")
-                os._exit(1)
+                self.leave()
         else:
             return
         release_memory()  # out here, where no exception holds the tensors any more
+
+    def leave(self) -> None:
+        """End this process, to be replaced: its device cannot be used any more."""
+        log.error("the device cannot be used any more: leaving, to be replaced")
+        os._exit(1)
 
     def make(self, job: Job, progress: Progress) -> None:
         """Text, denoise, decode, save. Raises GenerationCancelled when the request is no longer this worker's."""
         request = job.request
         require_space(self.data_dir, video_bytes(request))
         started = time.monotonic()
-        pipe = self.pipeline(request.model)
-        output = pipe.generate(request, callback=progress.on_step_end)
-        frames = output.frames[0]  # T H W C
+        frames, made = self.frames(request, progress.on_step_end)
         progress.stage("save", DECODED)
         part, final = self.work_dir / f"{job.id}.mp4", self.library.videos_dir / f"{job.id}.mp4"
         try:
-            save_video(frames, part, fps=request.output_fps, settings=request.to_dict() | {MADE_WITH: made_with(pipe, request.loras)})
+            save_video(frames, part, fps=request.output_fps, settings=request.to_dict() | {MADE_WITH: made})
             if job.verifies is not None:
                 return self.verify(job, part)
             save_poster(frames, part.with_suffix(".jpg"))
@@ -137,6 +140,11 @@ class VideoMaker:
         finally:
             for file in (part, part.with_suffix(".jpg")):
                 file.unlink(missing_ok=True)
+
+    def frames(self, request: GenerationRequest, on_step_end: StepCallback) -> tuple[np.ndarray, dict[str, Any]]:
+        """What ``request`` (resolved) shows, [T, H, W, C], and what that was made with."""
+        pipe = self.pipeline(request.model)
+        return pipe.generate(request, callback=on_step_end).frames[0], made_with(pipe, request.loras)
 
     def verify(self, job: Job, part: Path) -> None:
         """Keep the verdict on the video that ``part`` is the second making of; ``part`` itself is thrown away."""

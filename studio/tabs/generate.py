@@ -251,9 +251,9 @@ def wire(page: Page, tab: GenerateTab) -> None:
 
     event, outputs = page.event, page.outputs
     go = [tab.estimate, tab.button, tab.hint]
-    tab.button.click(submit, [page.session, *tab.form], [tab.error, *go, tab.seed, *outputs], trigger_mode="multiple", **event)
-    page.bus.change(act, [page.session, page.bus, *tab.form], [tab.error, *go, page.tabs, tab.seed, tab.keep_seed, *tab.fields.values(), *outputs], trigger_mode="multiple", **event)
-    tab.opener.upload(open_file, [page.session, tab.opener], [tab.error, tab.seed, tab.keep_seed, *tab.fields.values(), *page.outputs], **event)
+    page.then_work(tab.button.click(submit, [page.session, *tab.form], [tab.error, *go, tab.seed, *outputs], trigger_mode="multiple", **event))
+    page.then_work(page.bus.change(act, [page.session, page.bus, *tab.form], [tab.error, *go, page.tabs, tab.seed, tab.keep_seed, *tab.fields.values(), *outputs], trigger_mode="multiple", **event))
+    page.then_work(tab.opener.upload(open_file, [page.session, tab.opener], [tab.error, tab.seed, tab.keep_seed, *tab.fields.values(), *page.outputs], **event))
     tab.surprise.click(surprise, model, prompt, **event)
     tab.dice.click(draw_seed, None, tab.seed, **event)
     preset.input(lambda name: preset_values(PRESETS[name]), preset, sampling, **event)

@@ -100,8 +100,8 @@ def wire(page: Page, tab: GenerateTab, form: WallForm) -> None:
     def hint(field: str) -> Any:
         return gr.update(placeholder=example(field) if field else "")
 
-    form.grid.click(make_grid, [page.session, *tab.form, *form.axes], [form.grid_error, *page.outputs], **event)
-    form.make_drafts.click(make_drafts, [page.session, *tab.form, form.drafts, form.draft_steps], [form.drafts_error, *page.outputs], **event)
+    page.then_work(form.grid.click(make_grid, [page.session, *tab.form, *form.axes], [form.grid_error, *page.outputs], **event))
+    page.then_work(form.make_drafts.click(make_drafts, [page.session, *tab.form, form.drafts, form.draft_steps], [form.drafts_error, *page.outputs], **event))
     gr.on([widget.change for widget in form.axes], tell, form.axes, [form.grid, form.grid_error], trigger_mode="always_last", **event)
     for field, values in zip(form.axes[::2], form.axes[1::2], strict=True):
         field.input(hint, field, values, **event)

@@ -35,6 +35,8 @@ def test_the_queue_is_worked_by_name(studio_app: StudioApp) -> None:
     assert studio_app.call("retry", two)["state"] == "waiting"
     assert studio_app.call("resume") == {"paused": False}
     studio_app.wait(two, "done")
+    everything = studio_app.call("list")
+    assert two in [row["id"] for row in everything["requests"]] and two in [row["id"] for row in everything["videos"]] and everything["counts"]["done"] >= 1 and not everything["paused"]
     with pytest.raises(Exception, match="no state 'asleep'"):
         studio_app.call("list_requests", "asleep")
 
@@ -66,16 +68,19 @@ def test_the_endpoints_are_mcp_tools(studio_app: StudioApp) -> None:
     from mcp import ClientSession
     from mcp.client.streamable_http import streamablehttp_client
 
-    async def talk() -> tuple[dict[str, str], str]:
+    async def talk() -> tuple[dict[str, str], dict, str]:
         async with streamablehttp_client(f"{studio_app.url}/gradio_api/mcp/") as (reads, writes, _), ClientSession(reads, writes) as session:
             await session.initialize()
-            tools = {tool.name: tool.description for tool in (await session.list_tools()).tools}
+            listed = (await session.list_tools()).tools
+            tools = {tool.name: tool.description for tool in listed}
             enqueue = next(name for name in tools if name.endswith("enqueue"))
             answer = await session.call_tool(enqueue, {"request": {"prompt": "By a tool.", **SMALL}})
-            return tools, answer.content[0].text
+            return tools, next(tool.inputSchema for tool in listed if tool.name == enqueue), answer.content[0].text
 
     with ThreadPoolExecutor(1) as pool:  # Playwright's tests leave an event loop in this thread
-        tools, answer = pool.submit(asyncio.run, talk()).result()
+        tools, schema, answer = pool.submit(asyncio.run, talk()).result()
     assert {name.split("mira_studio_")[-1] for name in tools} >= {"enqueue", "generate", "status", "cancel", "list_videos"}, tools
     assert all(tools.values())
+    settings = schema["properties"]["request"]["properties"]
+    assert settings["prompt"] == {"type": "string"} and settings["seed"]["oneOf"][1] == {"type": "integer"} and settings["guidance_scale"]["oneOf"][1] == {"type": "number"}
     assert studio_app.wait(json.loads(answer.replace("'", '"'))["id"], "done")["state"] == "done"

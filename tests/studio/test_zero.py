@@ -1,0 +1,136 @@
+"""ZeroGPU's way of working: no worker, a request runs inside the event that asked for it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+from studio_app import StudioApp
+
+from core import GenerationRequest, read_settings
+from studio.executors import zero
+from studio.executors.zero import ZeroExecutor
+from studio.queue import Queue
+from studio.services import Services
+
+
+class Lender:
+    """Stands in for the package ``spaces`` as ZeroGPU has it: the function runs in a forked process, and only what it yields comes back."""
+
+    def __init__(self) -> None:
+        self.asked: list[float] = []
+
+    def GPU(self, function: Callable[[Any], Iterator[Any]], duration: Callable[[Any], float]) -> Callable[[Any], Iterator[Any]]:
+        fork = multiprocessing.get_context("fork")
+
+        def run(argument: Any, pipe: Any, stop: Any) -> None:
+            told = function(argument)
+            for item in told:
+                if stop.is_set():
+                    told.close()
+                    break
+                pipe.send(item)
+            pipe.send(None)
+
+        def lent(argument: Any) -> Iterator[Any]:
+            self.asked.append(duration(argument))
+            here, there = fork.Pipe()
+            stop = fork.Event()
+            process = fork.Process(target=run, args=(argument, there, stop))
+            process.start()
+            try:
+                while (item := here.recv()) is not None:
+                    yield item
+            finally:
+                stop.set()
+                process.join()
+
+        return lent
+
+
+@pytest.fixture
+def small(tiny_model: Path) -> GenerationRequest:
+    return GenerationRequest(prompt="a red ball", model=str(tiny_model), height=32, width=32, num_frames=4, num_inference_steps=4, sampler="ddim", seed=1)
+
+
+@pytest.fixture
+def executor(tmp_path: Path, small: GenerationRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[ZeroExecutor]:
+    monkeypatch.setattr(zero, "spaces", Lender())
+    services = Services.open(tmp_path, executor="zero", default_model=small.model, device="cpu")
+    assert services.executor.inside_events and not services.trains and services.executor.status()["state"] == "ready"
+    yield services.executor
+    services.close()
+
+
+def test_an_event_makes_what_waits_on_a_lent_gpu(executor: ZeroExecutor, small: GenerationRequest) -> None:
+    queue, library = executor.maker.queue, executor.maker.library
+    ids = queue.enqueue_many([small, small.replace(seed=2)])
+    executor.work_through()
+    first = library.get(ids[0])
+    assert [queue.get(id).state for id in ids] == ["done", "done"]
+    assert read_settings(first.path)["made_with"]["model_hash"] and Path(first.poster).exists()
+    assert zero.spaces.asked[0] == zero.UNKNOWN_SECONDS and zero.spaces.asked[1] == zero.SHORTEST_SECONDS, "the second one goes by the first"
+    queue.pause()
+    waiting = queue.enqueue(small)
+    executor.work_through()
+    assert queue.get(waiting).state == "waiting"
+
+
+def test_a_cancelled_request_stops_on_the_gpu(executor: ZeroExecutor, small: GenerationRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = executor.maker.queue
+    id, after = queue.enqueue_many([small.replace(num_inference_steps=1000, num_frames=16), small])
+    event = threading.Thread(target=executor.work_through)
+    event.start()
+    while queue.get(id).step < 2:
+        assert event.is_alive()
+    executor.work_through()  # another visitor's: all that waits is taken on already
+    assert queue.get(id).state == "running"
+    queue.cancel(id)
+    event.join(60)
+    assert queue.get(id).state == "cancelled" and queue.get(id).step < 1000 and queue.get(after).state == "done"
+
+
+def test_what_the_gpu_or_its_lender_says_reaches_the_user(executor: ZeroExecutor, small: GenerationRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    import gradio as gr
+
+    queue = executor.maker.queue
+    broken, unlucky, after = queue.enqueue_many([small.replace(model="no-such-model"), small, small])
+    lent, refusals = executor.maker.on_gpu, [gr.Error("You have used up your GPU time for today.")]
+
+    def refuse(request: GenerationRequest) -> Iterator[Any]:
+        if refusals:
+            raise refusals.pop()
+        yield from lent(request)
+
+    executor.maker.on_gpu = refuse
+    executor.work_through()
+    assert "There is no model 'no-such-model'" in queue.get(broken).error
+    assert queue.get(unlucky).error == "You have used up your GPU time for today."
+    assert queue.get(after).state == "done"
+
+
+def test_a_zero_gpu_space_makes_videos_and_hides_training(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPACES_ZERO_GPU", "true")
+    app = StudioApp(tmp_path / "data", tiny_model)
+    app.start()
+    try:
+        done = app.call("generate", {"prompt": "Lend me a GPU.", "height": 32, "width": 32, "num_frames": 4, "num_inference_steps": 2, "seed": 1})
+        assert done["state"] == "done" and read_settings(done["video"])["prompt"] == "Lend me a GPU.", done
+        assert app.call("status", app.enqueue())["state"] == "done", "nobody else would make it"
+        config = httpx.get(f"{app.url}/config").json()
+        tabs = [component["props"]["label"] for component in config["components"] if component["type"] == "tabitem"]
+        assert "Generate" in tabs and "Training" not in tabs
+        chained = [event for event in config["dependencies"] if event["api_visibility"] == "private" and event["queue"]]
+        assert len(chained) == 5, "Generate, the panes' buttons, an opened file, the grid and the drafts"
+        assert not (app.data_dir / "logs" / "worker.log").exists()
+        waiting = Queue(app.data_dir / "studio.db").enqueue(GenerationRequest(prompt="left over", model=str(tiny_model), height=32, width=32, num_frames=4, num_inference_steps=2))
+        httpx.post(f"{app.url}/gradio_api/queue/join", json={"data": [], "fn_index": chained[0]["id"], "session_hash": "test"}).raise_for_status()
+        assert app.wait(waiting, "done")
+    finally:
+        app.end()
