@@ -51,7 +51,12 @@ def require_port(host: str, port: int) -> None:
 def dataset_roots(args: argparse.Namespace) -> list[Path]:
     """Where datasets may be: anywhere for someone at this machine, who may read its files anyway."""
     own = args.data_dir / "datasets"
-    return [own, *args.dataset_dir] if args.dataset_dir or args.host not in ("127.0.0.1", "localhost", "::1") else []
+    return [own, *args.dataset_dir] if args.dataset_dir or not is_private(args) else []
+
+
+def is_private(args: argparse.Namespace) -> bool:
+    """Whether only this machine can reach the page."""
+    return args.host in ("127.0.0.1", "localhost", "::1")
 
 
 def main() -> None:
@@ -69,7 +74,7 @@ def main() -> None:
     from studio.services import Services
 
     try:
-        services = Services.open(data_dir, executor=args.executor, default_model=args.model, device=args.device, start_worker=False, dataset_roots=dataset_roots(args))
+        services = Services.open(data_dir, executor=args.executor, default_model=args.model, device=args.device, start_worker=False, dataset_roots=dataset_roots(args), any_model=is_private(args))
     except StorageError as error:
         sys.exit(str(error))
     try:

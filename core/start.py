@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from .intake import read_picture
 from .types import GenerationRequest, RequestError
 from .video_io import VideoError, probe, read_video
 
@@ -35,11 +36,10 @@ def load_start(request: GenerationRequest) -> np.ndarray:
         raise RequestError("start_from", f"There is no file {path} to start from. Choose the picture or the video again.")
     try:
         if is_picture(path):
-            with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as image:
-                source, fps = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))[None], float(request.output_fps)
+            source, fps = read_picture(path)[None], float(request.output_fps)
         else:
             source, fps = read_video(path), float(probe(path)["fps"])
-    except (VideoError, OSError, ValueError, Image.DecompressionBombError) as error:
+    except (VideoError, OSError, ValueError) as error:
         raise RequestError("start_from", f"{path.name} cannot be read as a picture or a video ({error}).") from None
     last = len(source) - 1
     if request.strength is not None:

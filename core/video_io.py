@@ -23,6 +23,7 @@ FORMATS: tuple[Format, ...] = ("mp4", "gif", "png")
 SETTINGS_KEY = "comment"
 """Where the settings stand: this tag of an mp4, the comment of a gif, this text chunk of a png. JSON in ASCII."""
 _SETTINGS_FILE = "settings.json"
+_MAX_TEXT_BYTES = 1_000_000
 _CRF = "14"
 """H.264's constant quality: 14 keeps a clip of 128x80 crisp (23 is ffmpeg's own choice)."""
 
@@ -81,10 +82,9 @@ def read_settings(path: str | os.PathLike) -> dict[str, Any] | None:
         file = path / _SETTINGS_FILE
         return _as_settings(file.read_text("utf-8")) if file.exists() else None
     with _readable(path):
-        if path.suffix.lower() in (".gif", ".png"):
-            with Image.open(path, formats=["GIF", "PNG"]) as image:
-                return _as_settings(image.info.get(SETTINGS_KEY))
-        with av.open(os.fspath(path)) as container:
+        if path.suffix.lower() == ".png":
+            return _as_settings(_png_text(path))
+        with av.open(os.fspath(path), format={".gif": "gif", ".mp4": "mp4"}.get(path.suffix.lower())) as container:
             return _as_settings(container.metadata.get(SETTINGS_KEY))
 
 
@@ -211,6 +211,22 @@ def _write_png_folder(frames: np.ndarray, folder: Path, fps: float, settings: di
             (temporary / f"frame_{i:04d}.png").write_bytes(buffer.getvalue())
         if settings is not None:
             (temporary / _SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
+
+
+def _png_text(path: Path) -> str | None:
+    """The settings' chunk of a png; the picture is not decoded. Raises VideoError for a file that is no png."""
+    with open(path, "rb") as file:
+        if file.read(8) != b"\x89PNG\r\n\x1a\n":
+            raise VideoError(f"{path} ({path.stat().st_size:,} bytes) is not a picture that can be read.")
+        while len(head := file.read(8)) == 8:
+            length, kind = int.from_bytes(head[:4], "big"), head[4:]
+            if kind == b"tEXt" and length <= _MAX_TEXT_BYTES:
+                name, _, text = file.read(length).partition(b"\0")
+                if name.decode("latin-1") == SETTINGS_KEY:
+                    return text.decode("latin-1")
+                length = 0
+            file.seek(length + 4, os.SEEK_CUR)  # 4: the checksum
+    return None
 
 
 def _as_settings(text: str | bytes | None) -> dict[str, Any] | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from core.presets import NANO
 from core.releases import EMBEDDED, RELEASES, Release, installed_folder
+from core.types import RequestError, nearest
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,19 @@ class Model:
 class Models:
     """The embedded models, those in ``data_dir/models``, and Mira's releases, installed or not."""
 
-    def __init__(self, data_dir: str | Path):
+    def __init__(self, data_dir: str | Path, own: Sequence[str] | None = None):
+        """``own``: where other machines can reach the page, what may be named beside these; None lets any folder and Hub id be named."""
         self.data_dir = Path(data_dir)
+        self.own = own
+
+    def require(self, name: str) -> None:
+        """Raise RequestError for a model that this studio's users may not name: a folder from elsewhere on this machine, or a download of their choice."""
+        if self.own is None or name in self.own or name == NANO or name in RELEASES:
+            return
+        folder = installed_folder(name, self.data_dir)
+        if folder is None or not any(folder.resolve().is_relative_to(root.resolve()) for root in (EMBEDDED, self.data_dir / "models")):
+            known = [model.name for model in self.list()]
+            raise RequestError("model", f"{name!r} is none of this studio's models, and other machines can reach it, so no others may be named.{nearest(name, known)} There are {', '.join(known)}.")
 
     def list(self) -> list[Model]:
         """Embedded ones, then what the data folder has, then releases that can be downloaded."""

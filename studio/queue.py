@@ -25,6 +25,7 @@ from core.loras import find_lora, parse_loras
 from core.types import GenerationRequest, RequestError
 
 from .db import Database, require_space
+from .models import Models
 
 STATES = ("waiting", "running", "done", "failed", "cancelled")
 FINISHED = ("done", "failed", "cancelled")
@@ -72,8 +73,10 @@ class Job:
 class Queue:
     """Requests in order, for the page and the workers alike; every process opens its own on the same file."""
 
-    def __init__(self, db: Database | str | Path):
+    def __init__(self, db: Database | str | Path, models: Models | None = None):
         self.db = db if isinstance(db, Database) else Database(db)
+        self.models = models
+        """Says which models a request may name; None lets any be named."""
 
     # The page's side
 
@@ -315,6 +318,8 @@ class Queue:
     def _checked(self, request: GenerationRequest) -> GenerationRequest:
         """``request`` resolved. A file that it starts from, and its LoRAs, must be the studio's own: whoever reaches the page must not read others."""
         request = request.resolved()
+        if self.models is not None:
+            self.models.require(request.model)
         for name, _ in parse_loras(request.loras):
             find_lora(name, self.db.path.parent, files=False)
         if request.start_from and not is_own_file(request.start_from, self.db.path.parent):

@@ -217,6 +217,7 @@ class Screen:
                     raise RequestError("id", "That request is gone.")
                 queue.enqueue(job.request)
             case "load":
+                self.services.models.require(id)
                 self.services.executor.load(id)
             case "unload":
                 self.services.executor.unload()

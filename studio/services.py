@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import filelock
 
 from core.files import replacing
-from core.start import load_start
-from core.types import GenerationRequest
+from core.intake import FILE_BYTES, copy_of_upload
+from core.types import RequestError
+from core.video_io import VideoError
 from training.runs import Runs
 
 from .chores import Chores
@@ -77,22 +78,23 @@ class Services:
         return self.data_dir / "datasets"
 
     def keep_source(self, path: str | Path) -> Path:
-        """A copy of a picture in ``sources``, named by its content. Raises RequestError for one that cannot be read, StorageError or WriteError."""
+        """A picture from anyone, written anew into ``sources`` under a name by its content. Raises RequestError for one that cannot be read, StorageError or WriteError."""
         path = Path(path)
-        load_start(GenerationRequest(prompt="any", start_from=str(path)).resolved())
-        content = path.read_bytes()
-        target = self.sources / f"{hashlib.sha256(content).hexdigest()[:24]}{path.suffix.lower()}"
+        target = self.sources / f"{hashlib.sha256(path.read_bytes()).hexdigest()[:24]}.png"
         if not target.exists():
-            require_space(self.data_dir, len(content))
-            with replacing(target) as file:
-                file.write_bytes(content)
+            require_space(self.data_dir, FILE_BYTES)
+            try:
+                with replacing(target) as file:
+                    copy_of_upload(path, file)
+            except VideoError as error:
+                raise RequestError("start_from", f"{path.name} cannot be used as a picture: {error}.") from None
         return target
 
     @classmethod
-    def open(cls, data_dir: str | Path, executor: str = "local", default_model: str = DEFAULT_MODEL, start_worker: bool = True, device: str = "auto", dataset_roots: Sequence[Path] = ()) -> Services:
+    def open(cls, data_dir: str | Path, executor: str = "local", default_model: str = DEFAULT_MODEL, start_worker: bool = True, device: str = "auto", dataset_roots: Sequence[Path] = (), any_model: bool = True) -> Services:
         """Open the data folder, put back what an earlier run left unfinished, and start the worker.
 
-        Raises StorageError when the folder is in use by another studio or cannot hold the queue.
+        Without ``any_model`` requests may name the known models only. Raises StorageError when the folder is in use by another studio or cannot hold the queue.
         """
         data_dir = Path(data_dir).resolve()
         db = Database(data_dir / "studio.db")
@@ -104,14 +106,15 @@ class Services:
             db.close()
             raise StorageError(f"{data_dir} is in use by another studio (process {owner}). Use that one, stop it, or give another --data-dir.") from None
         db.set_meta("app_pid", os.getpid())
-        queue, library = Queue(db), Library(data_dir, db)
+        models = Models(data_dir, None if any_model else [default_model])
+        queue, library = Queue(db, models), Library(data_dir, db)
         for leftovers in ("tmp", "previews", "exports"):
             shutil.rmtree(data_dir / leftovers, ignore_errors=True)
         library.recover(queue)
         queue.requeue()
         library.purge()
         Runs(data_dir / "runs").purge()
-        parts = queue, library, Models(data_dir), Walls(db, queue), OwnPresets(data_dir / "presets.json"), Comparisons(data_dir), Votes(db, library), Runs(data_dir / "runs"), Chores(data_dir)
+        parts = queue, library, models, Walls(db, queue), OwnPresets(data_dir / "presets.json"), Comparisons(data_dir), Votes(db, library), Runs(data_dir / "runs"), Chores(data_dir)
         roots = tuple(Path(root).resolve() for root in dataset_roots)
         services = cls(data_dir, default_model, *parts, executor_class(executor)(db.path, data_dir, device, default_model), device.rpartition(",")[2], roots, lock)
         if start_worker:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from core.field_docs import field_docs
+from core.types import RequestError
 from training.config import OPTIMIZERS, USER_TARGETS, ConfigError, TrainConfig, as_words, load_config, make_config
 from training.preflight import Preflight, preflight
 from training.runs import ROOT, Run
@@ -91,6 +92,10 @@ def config_of(services: Services, base: TrainConfig, texts: Mapping[str, Any]) -
     config = make_config(dataclasses.asdict(base), values, {"data_dir": str(services.data_dir), "resume": "auto"})
     for path in filter(None, (config.dataset, config.dataset_root)):
         require_allowed(services, path)
+    try:
+        services.models.require(config.model)
+    except RequestError as error:
+        raise ConfigError(str(error)) from None
     return config
 
 

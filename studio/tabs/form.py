@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from core.intake import settings_of_upload
 from core.presets import PRESET_FIELDS, Preset, presets_for
 from core.types import GenerationRequest, RequestError
 from core.video_io import read_settings
@@ -89,9 +90,9 @@ def read_text(path: str) -> str:
 
 
 def has_settings(path: str) -> bool:
-    """Whether a picture was made here; one that cannot be read was not."""
+    """Whether a picture was made here, which only a png tells; one that cannot be read was not."""
     try:
-        return read_settings(path) is not None
+        return Path(path).suffix.lower() == ".png" and read_settings(path) is not None
     except (OSError, ValueError):
         return False
 
@@ -99,7 +100,7 @@ def has_settings(path: str) -> bool:
 def request_in(path: str) -> GenerationRequest:
     """The request inside a video made here. Raises RequestError."""
     try:
-        settings = read_settings(path)
+        settings = settings_of_upload(path)
     except (OSError, ValueError) as error:
         raise RequestError("file", f"{Path(path).name} cannot be read: {error}") from None
     if settings is None:
