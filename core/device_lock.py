@@ -40,7 +40,7 @@ class DeviceTurn:
 
     def take(self) -> bool:
         """Take the device if it is free and nobody has asked for it for long."""
-        if self._wanted():
+        if self.wanted():
             return False
         try:
             self._lock.acquire(timeout=0)
@@ -52,8 +52,8 @@ class DeviceTurn:
         """Let go of it."""
         self._lock.release()
 
-    def _wanted(self) -> bool:
-        """Whether a living process asks for it; what a dead one left is removed."""
+    def wanted(self) -> bool:
+        """Whether a living process asks for it for long, or has it; what a dead one left is removed."""
         for file in self.path.parent.glob(f"{self.path.stem}.wanted-*"):
             if psutil.pid_exists(int(file.name.rpartition("-")[2])):
                 return True

@@ -49,6 +49,11 @@ class Snapshot:
         """As things stand; later steps do not change it."""
         return cls(step, state.clone(), noise, start_latents, context, solver.history(), [generator.get_state() for generator in _each(generators)])
 
+    @property
+    def num_bytes(self) -> int:
+        """What its file takes, or a little more: of the solver's history there are a few tensors like the state."""
+        return 2**20 + sum(value.nbytes for value in vars(self).values() if isinstance(value, Tensor)) + 4 * self.state.nbytes
+
     def restore(self, solver: Sampler, generators: Generators) -> None:
         """Put ``solver`` and ``generators``, made as they were at first, where they were."""
         solver.restore(self.solver)
@@ -65,21 +70,22 @@ class Snapshot:
         """Its tensors on ``device``; the solver keeps its own where they were."""
         return dataclasses.replace(self, **{name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)})
 
-    def save(self, path: str | Path, of: str) -> None:
-        """Write it, whole or not at all, with ``of``: what it belongs to. Raises WriteError."""
+    def save(self, path: str | Path, of: str, notes: dict[str, Any] | None = None) -> None:
+        """Write it, whole or not at all, with ``of``, what it belongs to, and ``notes``, plain values to have back. Raises WriteError."""
         with replacing(path) as part:
-            torch.save({"of": of, **vars(self)}, part)
+            torch.save({"of": of, "notes": notes or {}, **vars(self)}, part)
 
     @classmethod
-    def load(cls, path: str | Path, of: str, device: torch.device | str) -> Snapshot:
-        """The one in ``path`` if it belongs to ``of``; what was on an accelerator comes to ``device``. Raises SnapshotError."""
+    def load(cls, path: str | Path, of: str, device: torch.device | str) -> tuple[Snapshot, dict[str, Any]]:
+        """The one in ``path``, and its notes, if it belongs to ``of``; what was on an accelerator comes to ``device``. Raises SnapshotError."""
         try:
             found = torch.load(path, weights_only=True, map_location=lambda storage, place: storage if place == "cpu" else storage.to(device=torch.device(device)))
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise SnapshotError(f"{path} cannot be read: {error}") from error
         if found.pop("of", None) != of:
             raise SnapshotError(f"{path} is of another request, model or version.")
-        return cls(**found)
+        notes = found.pop("notes")
+        return cls(**found), notes
 
 
 def _each(generators: Generators) -> list[torch.Generator]:

@@ -96,12 +96,12 @@ def register(services: Services) -> None:
             id: The request's id.
 
         Returns:
-            state (waiting, running, done, failed or cancelled), progress from 0 to 1, error, attempts, and video, the path of the mp4.
+            state (waiting, running, paused, done, failed or cancelled), progress from 0 to 1, error, attempts, and video, the path of the mp4.
         """
         return _status(require(id))
 
     def cancel(id: str) -> dict[str, Any]:
-        """Stop a waiting or running request (within one denoising step); its status afterwards.
+        """Stop a waiting, running or paused request (within one denoising step); its status afterwards.
 
         Args:
             id: The request's id.
@@ -159,11 +159,29 @@ def register(services: Services) -> None:
         """
         return {"requests": list_requests(limit=limit), "videos": list_videos(limit), "counts": queue.counts(), "paused": queue.paused}
 
-    def list_requests(state: str = "", limit: int = 200) -> list[dict[str, Any]]:
-        """The queue: what runs, then what waits in its order, then what is finished, newest first.
+    def pause_request(id: str) -> dict[str, Any]:
+        """Put a running request on disk after its current step, to go on with it later from there; its status.
 
         Args:
-            state: Only those that are waiting, running, done, failed or cancelled; empty for all.
+            id: The request's id.
+        """
+        queue.pause_request(require(id).id)
+        return _status(require(id))
+
+    def resume_request(id: str) -> dict[str, Any]:
+        """Let a paused request go on from where it was paused; its status.
+
+        Args:
+            id: The request's id.
+        """
+        queue.resume_request(require(id).id)
+        return _status(require(id))
+
+    def list_requests(state: str = "", limit: int = 200) -> list[dict[str, Any]]:
+        """The queue: what runs, then what is paused, then what waits in its order, then what is finished, newest first.
+
+        Args:
+            state: Only those that are waiting, running, paused, done, failed or cancelled; empty for all.
             limit: How many at most.
         """
         if state and state not in STATES:
@@ -227,8 +245,8 @@ def register(services: Services) -> None:
         """The models that a request can name: installed ones with their size in bytes, and those that would be downloaded."""
         return [{"name": m.name, "installed": m.installed, "folder": m.path, "bytes": m.size, "download_gigabytes": m.release and m.release.gigabytes} for m in services.models.list()]
 
-    for endpoint in (enqueue, generate, status, cancel, retry, edit, move, pause, resume, list_requests, list_videos, star, tag, delete_video, restore_video, list_models):
-        gr.api(in_words(worked(endpoint) if endpoint in (enqueue, retry, resume) else endpoint), api_name=endpoint.__name__, concurrency_limit=None)
+    for endpoint in (enqueue, generate, status, cancel, retry, edit, move, pause, resume, pause_request, resume_request, list_requests, list_videos, star, tag, delete_video, restore_video, list_models):
+        gr.api(in_words(worked(endpoint) if endpoint in (enqueue, retry, resume, resume_request) else endpoint), api_name=endpoint.__name__, concurrency_limit=None)
     gr.api(in_words(list_all), api_name="list", concurrency_limit=None)
 
 

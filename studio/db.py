@@ -108,6 +108,39 @@ ALTER TABLE videos ADD COLUMN verdict TEXT
     """
 ALTER TABLE videos ADD COLUMN faults TEXT
 """,
+    """
+CREATE TABLE new_requests (
+    id TEXT PRIMARY KEY,
+    position REAL NOT NULL,
+    request TEXT NOT NULL,
+    state TEXT NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'running', 'paused', 'done', 'failed', 'cancelled')),
+    progress REAL NOT NULL DEFAULT 0,
+    stage TEXT NOT NULL DEFAULT '',
+    step INTEGER NOT NULL DEFAULT 0,
+    num_steps INTEGER NOT NULL DEFAULT 0,
+    seconds_left REAL,
+    error TEXT,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    crashes INTEGER NOT NULL DEFAULT 0,
+    worker TEXT,
+    lease_until REAL,
+    preview TEXT,
+    video TEXT,
+    hidden INTEGER NOT NULL DEFAULT 0,
+    created REAL NOT NULL,
+    started REAL,
+    finished REAL,
+    verifies TEXT,
+    pausing INTEGER NOT NULL DEFAULT 0,
+    parked INTEGER NOT NULL DEFAULT 0
+);
+INSERT INTO new_requests (id, position, request, state, progress, stage, step, num_steps, seconds_left, error, attempts, crashes, worker, lease_until, preview, video, hidden, created, started, finished, verifies)
+SELECT id, position, request, state, progress, stage, step, num_steps, seconds_left, error, attempts, crashes, worker, lease_until, preview, video, hidden, created, started, finished, verifies FROM requests;
+DROP TABLE requests;
+ALTER TABLE new_requests RENAME TO requests;
+CREATE INDEX requests_by_state ON requests (state, position);
+ALTER TABLE videos ADD COLUMN peak_memory INTEGER
+""",
 )
 """Each entry brings a file from the version of its index (SQLite's user_version) to the next; what was released is never changed, only added to."""
 

@@ -19,8 +19,8 @@ VERSION = 1
 
 
 def export_queue(services: Services) -> Path:
-    """Write what waits and the presets into the data folder's ``exports/``; the file. Raises RequestError or WriteError."""
-    jobs = services.queue.list(["waiting"], limit=MAX_REQUESTS)
+    """Write what waits or is paused and the presets into the data folder's ``exports/``; the file. Raises RequestError or WriteError."""
+    jobs = services.queue.list(["paused", "waiting"], limit=MAX_REQUESTS)
     content = {"format": FORMAT, "version": VERSION, "requests": [job.request.to_dict() for job in jobs], "presets": services.own_presets.to_dict()}
     path = services.exports / time.strftime(f"queue-%Y%m%d-%H%M%S-{secrets.token_hex(3)}.json")
     with replacing(path) as file:

@@ -6,7 +6,11 @@ whose lease was lost or whose request was cancelled can change nothing any more.
 all processes of a machine share and which neither a sleeping laptop nor a corrected clock moves; a restart requeues all.
 
     waiting -> running -> done | failed
-    waiting | running -> cancelled          running -> waiting (worker lost)          failed | cancelled -> waiting (retry, undo)
+    waiting | running | paused -> cancelled          running -> waiting (worker lost)          failed | cancelled -> waiting (retry, undo)
+    running -> paused -> waiting (by hand)           running -> waiting (a training run wants the device)
+
+In the last line the worker has parked the unfinished clip in a file first (``core.snapshot``), and ``parked`` counts the steps in it:
+whoever leases the request goes on from there. Only the worker touches that file; editing, cancelling or retrying the request sets ``parked`` to 0.
 """
 
 from __future__ import annotations
@@ -27,17 +31,22 @@ from core.types import GenerationRequest, RequestError
 from .db import Database, require_space
 from .models import Models
 
-STATES = ("waiting", "running", "done", "failed", "cancelled")
+STATES = ("waiting", "running", "paused", "done", "failed", "cancelled")
 FINISHED = ("done", "failed", "cancelled")
 MAX_CRASHES = 3
 """A request that took this many workers with it is failed rather than tried again."""
+DENOISED = 0.9
+"""Where the progress bar stands when the denoising ends."""
 START_FOLDERS = ("videos", "sources")
 """Where in the data folder a file must lie for a request to start from it."""
 ROW_BYTES = 16 * 2**10
 """Room that one queued request may take in the database and its log."""
 
 _REQUEST_FIELDS = frozenset(field.name for field in dataclasses.fields(GenerationRequest))
-_ORDER = "ORDER BY CASE state WHEN 'running' THEN 0 WHEN 'waiting' THEN 1 ELSE 2 END, CASE WHEN finished IS NULL THEN position ELSE -finished END"
+_ORDER = "ORDER BY CASE state WHEN 'running' THEN 0 WHEN 'paused' THEN 1 WHEN 'waiting' THEN 2 ELSE 3 END, CASE WHEN finished IS NULL THEN position ELSE -finished END"
+_AT_REST = "stage = '', seconds_left = NULL, preview = NULL, worker = NULL, lease_until = NULL, pausing = 0"
+_FROM_PARKED = f"step = parked, progress = CASE WHEN parked > 0 THEN {DENOISED} * parked / num_steps ELSE 0 END"
+_ENDED = "stage = '', seconds_left = NULL, preview = NULL, pausing = 0, parked = 0, lease_until = NULL"
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,10 @@ class Job:
     finished: float | None
     preview: str | None
     """Path of an animated WebP of the unfinished clip."""
+    pausing: int = 0
+    """Whether its worker has been asked to pause it."""
+    parked: int = 0
+    """Steps done that lie in its snapshot, for the next worker to go on from."""
     verifies: str | None = None
     """The video that is made again only to be compared with what comes out; None for an ordinary request."""
 
@@ -111,7 +124,7 @@ class Queue:
         return _job(rows[0]) if rows else None
 
     def list(self, states: Sequence[str] | None = None, limit: int = 200) -> list[Job]:
-        """Running ones, then waiting ones in their order, then finished ones, newest first; without cleared ones."""
+        """Running ones, then paused and waiting ones in their order, then finished ones, newest first; without cleared ones."""
         states = STATES if states is None else tuple(states)
         marks = ", ".join("?" * len(states))
         return [_job(row) for row in self.db.read(f"SELECT * FROM requests WHERE NOT hidden AND state IN ({marks}) {_ORDER} LIMIT ?", *states, limit)]
@@ -126,12 +139,24 @@ class Queue:
         return self.db.version("queue")
 
     def cancel(self, id: str) -> bool:
-        """Stop a waiting or running request (its worker notices within a step). False when it was finished already."""
+        """Stop a request that is not finished (its worker notices within a step). False when it was finished already."""
         self._require(id)
         return self._change(
-            "UPDATE requests SET state = 'cancelled', stage = '', seconds_left = NULL, preview = NULL, finished = ? WHERE id = ? AND state IN ('waiting', 'running')",
+            f"UPDATE requests SET state = 'cancelled', {_ENDED}, finished = ? WHERE id = ? AND state IN ('waiting', 'running', 'paused')",
             time.time(), id,
         )  # fmt: skip
+
+    def pause_request(self, id: str) -> None:
+        """Have the worker of a running request park it after its current step; it stays so until ``resume_request``. Raises RequestError when it is not running."""
+        self._require(id)
+        if not self._change("UPDATE requests SET pausing = 1, error = NULL WHERE id = ? AND state = 'running'", id):
+            raise RequestError("id", "That request is not running, so it cannot be paused.")
+
+    def resume_request(self, id: str) -> None:
+        """Let a paused request go on, in its old place in line. Raises RequestError when it is not paused."""
+        self._require(id)
+        if not self._change("UPDATE requests SET state = 'waiting' WHERE id = ? AND state = 'paused'", id):
+            raise RequestError("id", "That request is not paused.")
 
     def retry(self, id: str) -> str:
         """Put a failed or cancelled request back at the end of the queue, under the same id."""
@@ -139,9 +164,8 @@ class Queue:
         if job.state == "done":
             raise RequestError("id", f"Request {id} is done; there is nothing to retry. Queue it again for another video.")
         self._change(
-            "UPDATE requests SET state = 'waiting', position = (SELECT max(position) + 1 FROM requests), progress = 0, stage = '', step = 0, num_steps = 0, "
-            "seconds_left = NULL, error = NULL, crashes = 0, worker = NULL, lease_until = NULL, preview = NULL, hidden = 0, started = NULL, finished = NULL "
-            "WHERE id = ? AND state IN ('failed', 'cancelled')",
+            "UPDATE requests SET state = 'waiting', position = (SELECT max(position) + 1 FROM requests), progress = 0, step = 0, num_steps = 0, "
+            f"parked = 0, {_AT_REST}, error = NULL, crashes = 0, hidden = 0, started = NULL, finished = NULL WHERE id = ? AND state IN ('failed', 'cancelled')",
             id,
         )
         return id
@@ -165,23 +189,23 @@ class Queue:
             self.db.touch("queue")
 
     def edit(self, id: str, request: GenerationRequest) -> None:
-        """Replace a waiting request, which keeps its place. Raises RequestError for a bad one, or when the old one is not waiting any more."""
+        """Replace a request that waits or is paused, which keeps its place and starts anew. Raises RequestError for a bad one, or when the old one is not waiting any more."""
         self._require(id)
         text = dump_request(self._checked(request))
-        if not self._change("UPDATE requests SET request = ? WHERE id = ? AND state = 'waiting'", text, id):
+        if not self._change("UPDATE requests SET request = ?, parked = 0, progress = 0, step = 0, num_steps = 0 WHERE id = ? AND state IN ('waiting', 'paused')", text, id):
             raise RequestError("id", "That request has started or ended in the meantime, so it stays as it was. Press Generate to queue this version as a new one.")
 
     def cancel_waiting(self) -> list[str]:
         """Cancel everything that waits; the ids, for ``reinstate``."""
         with self.db.write() as tx:
-            ids = [row["id"] for row in tx.execute("UPDATE requests SET state = 'cancelled', finished = ? WHERE state = 'waiting' RETURNING id", (time.time(),))]
+            ids = [row["id"] for row in tx.execute("UPDATE requests SET state = 'cancelled', parked = 0, finished = ? WHERE state = 'waiting' RETURNING id", (time.time(),))]
             self.db.touch("queue")
         return ids
 
     def reinstate(self, ids: Sequence[str]) -> None:
         """Undo ``cancel_waiting``: each takes its old place."""
         with self.db.write() as tx:
-            tx.executemany("UPDATE requests SET state = 'waiting', finished = NULL WHERE id = ? AND state = 'cancelled'", [(id,) for id in ids])
+            tx.executemany("UPDATE requests SET state = 'waiting', finished = NULL, progress = 0, step = 0, num_steps = 0 WHERE id = ? AND state = 'cancelled'", [(id,) for id in ids])
             self.db.touch("queue")
 
     def clear_finished(self) -> list[str]:
@@ -218,8 +242,8 @@ class Queue:
             return None
         with self.db.write() as tx:
             row = tx.execute(
-                "UPDATE requests SET state = 'running', attempts = attempts + 1, worker = ?, lease_until = ?, started = ?, finished = NULL, "
-                "progress = 0, stage = '', step = 0, num_steps = 0, seconds_left = NULL, preview = NULL, error = NULL "
+                f"UPDATE requests SET state = 'running', attempts = attempts + 1, worker = ?, lease_until = ?, started = ?, finished = NULL, {_FROM_PARKED}, "
+                "num_steps = CASE WHEN parked > 0 THEN num_steps ELSE 0 END, stage = '', seconds_left = NULL, preview = NULL, error = NULL, pausing = 0 "
                 "WHERE id = (SELECT id FROM requests WHERE state = 'waiting' AND (? IS NULL OR id = ?) ORDER BY position LIMIT 1) "
                 "AND NOT (SELECT value FROM meta WHERE name = 'paused') RETURNING *",
                 (worker_id, time.monotonic() + seconds, time.time(), id, id),
@@ -228,9 +252,30 @@ class Queue:
                 self.db.touch("queue")
         return None if row is None else _job(row)
 
+    def order(self, id: str, worker_id: str, attempt: int) -> str:
+        """What this worker shall do with the request: 'go' on, 'pause' it, or 'stop', once it was cancelled or given to another. Reads only."""
+        rows = self.db.read("SELECT pausing FROM requests WHERE id = ? AND worker = ? AND attempts = ? AND state = 'running'", id, worker_id, attempt)
+        return "stop" if not rows else "pause" if rows[0]["pausing"] else "go"
+
     def holds(self, id: str, worker_id: str, attempt: int) -> bool:
-        """Whether the request is still this worker's: False once it was cancelled or given to another. Reads only."""
-        return bool(self.db.read("SELECT 1 FROM requests WHERE id = ? AND worker = ? AND attempts = ? AND state = 'running'", id, worker_id, attempt))
+        """Whether the request is still this worker's."""
+        return self.order(id, worker_id, attempt) != "stop"
+
+    def park(self, id: str, worker_id: str, attempt: int, steps: int, num_steps: int, state: str) -> bool:
+        """Let go of a request whose snapshot after ``steps`` is on disk: 'paused' by hand, or 'waiting' to go on as soon as the device is free. False: lost or cancelled."""
+        return self._fenced(f"state = ?, {_AT_REST}, parked = ?, step = ?, num_steps = ?, progress = ?", id, worker_id, attempt, state, steps, steps, num_steps, DENOISED * steps / num_steps)
+
+    def not_parked(self, id: str, worker_id: str, attempt: int, why: str) -> bool:
+        """Go on with a request that could not be paused, and say why."""
+        return self._fenced("pausing = 0, error = ?", id, worker_id, attempt, why)
+
+    def unpark(self, id: str, worker_id: str, attempt: int) -> bool:
+        """Forget a snapshot that cannot be gone on from: the request starts anew."""
+        return self._fenced("parked = 0, progress = 0, step = 0", id, worker_id, attempt)
+
+    def resumable(self) -> set[str]:
+        """Ids of the requests whose snapshots may be needed yet."""
+        return {row["id"] for row in self.db.read("SELECT id FROM requests WHERE state = 'running' OR parked > 0")}
 
     def heartbeat(
         self, id: str, worker_id: str, attempt: int, progress: float | None = None, stage: str | None = None, step: int | None = None,
@@ -248,13 +293,13 @@ class Queue:
         Called with ``Library.add`` inside one ``db.write()``, so that both are recorded or neither.
         """
         return self._fenced(
-            "state = 'done', progress = 1, stage = '', seconds_left = NULL, preview = NULL, lease_until = NULL, video = ?, finished = ?",
+            f"state = 'done', progress = 1, {_ENDED}, error = NULL, video = ?, finished = ?",
             id, worker_id, attempt, video, time.time(),
         )  # fmt: skip
 
     def fail(self, id: str, worker_id: str, attempt: int, error: str) -> bool:
         """Mark failed, with the reason in words. False when the request was no longer this worker's."""
-        return self._fenced("state = 'failed', stage = '', seconds_left = NULL, preview = NULL, lease_until = NULL, error = ?, finished = ?", id, worker_id, attempt, error, time.time())
+        return self._fenced(f"state = 'failed', {_ENDED}, error = ?, finished = ?", id, worker_id, attempt, error, time.time())
 
     # The supervisor's side
 
@@ -266,7 +311,7 @@ class Queue:
         """Put back what ``worker_id`` was running, or fail it if it did so to MAX_CRASHES workers; how many there were."""
         with self.db.write() as tx:
             failed = tx.execute(
-                "UPDATE requests SET state = 'failed', crashes = crashes + 1, stage = '', seconds_left = NULL, preview = NULL, lease_until = NULL, finished = ?, error = ? "
+                f"UPDATE requests SET state = 'failed', crashes = crashes + 1, {_ENDED}, finished = ?, error = ? "
                 "WHERE state = 'running' AND worker = ? AND crashes + 1 >= ?",
                 (time.time(), f"The worker process died {MAX_CRASHES} times while making this video; the last time it {how}. "
                  "It may need more memory than there is: try a smaller size, fewer frames or a decode chunk, then retry.", worker_id, MAX_CRASHES),
@@ -282,8 +327,7 @@ class Queue:
     def adopt(self, id: str, video: str) -> bool:
         """Mark an unfinished request done whose whole video was found. False when there is none of that id."""
         return self._change(
-            "UPDATE requests SET state = 'done', progress = 1, stage = '', seconds_left = NULL, preview = NULL, lease_until = NULL, video = ?, finished = ? "
-            "WHERE id = ? AND state IN ('waiting', 'running')",
+            f"UPDATE requests SET state = 'done', progress = 1, {_ENDED}, video = ?, finished = ? WHERE id = ? AND state IN ('waiting', 'running', 'paused')",
             video, time.time(), id,
         )  # fmt: skip
 
@@ -292,8 +336,7 @@ class Queue:
             return 0
         with self.db.write() as tx:
             count = tx.execute(
-                f"UPDATE requests SET {change}, state = 'waiting', worker = NULL, lease_until = NULL, progress = 0, stage = '', step = 0, "
-                f"seconds_left = NULL, preview = NULL WHERE state = 'running' AND {where}",
+                f"UPDATE requests SET {change}, state = CASE WHEN pausing THEN 'paused' ELSE 'waiting' END, {_FROM_PARKED}, {_AT_REST} WHERE state = 'running' AND {where}",
                 values,
             ).rowcount
             self.db.touch("queue")

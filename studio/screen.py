@@ -194,6 +194,10 @@ class Screen:
             case "retry":
                 queue.retry(id)
                 session.selected = None
+            case "pause-request":
+                queue.pause_request(id)
+            case "resume-request":
+                queue.resume_request(id)
             case "pause":
                 queue.pause()
             case "resume":

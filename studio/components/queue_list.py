@@ -10,11 +10,13 @@ from .words import about, clock, escape
 
 SHOWN = 40
 """Rows drawn; the rest is counted."""
-STATE_WORDS = {"waiting": "Waiting", "running": "Running", "done": "Done", "failed": "Failed", "cancelled": "Cancelled"}
+STATE_WORDS = {"waiting": "Waiting", "running": "Running", "paused": "Paused", "done": "Done", "failed": "Failed", "cancelled": "Cancelled"}
 
 
 def stage_words(job: Job) -> str:
     """What a running request is at: ``Step 5 of 20``."""
+    if job.pausing and job.stage in ("text", "denoise"):
+        return "Pausing after this step"
     if job.stage == "denoise":
         return f"Step {job.step} of {job.num_steps}"
     return {"text": "Reading the prompt", "decode": "Decoding the frames", "save": "Saving the file"}.get(job.stage, "Starting")
@@ -22,7 +24,7 @@ def stage_words(job: Job) -> str:
 
 def render_queue(jobs: Sequence[Job], counts: dict[str, int], paused: bool, seconds_left: float | None, faults: Mapping[str, str] = MappingProxyType({})) -> str:
     """HTML of the whole panel: heading, pause and clear, the time that all of it takes, one row for each request; ``faults`` tells what is wrong with videos."""
-    open_count = counts["running"] + counts["waiting"]
+    open_count = counts["running"] + counts["paused"] + counts["waiting"]
     finished = sum(counts[state] for state in FINISHED)
     turn = "resume" if paused else "pause"
     tools = [f'<button class="quiet" data-action="{turn}" title="{_turn_hint(paused)}">{turn.capitalize()}</button>'] if open_count or paused else []
@@ -63,7 +65,13 @@ def _row(job: Job, first: bool, several: bool, fault: str | None) -> str:
         percent = round(100 * job.progress)
         parts.append(f'<button class="job-prompt" data-action="follow" data-id="{job.id}" title="Watch it: {prompt}" dir="auto">{prompt}</button>')
         parts.append(f'<progress max="100" value="{percent}" aria-label="Progress">{percent} %</progress>')
-        parts.append(f'<div class="job-foot"><span>{stage_words(job)}</span>{_button("cancel", job)}</div>')
+        if job.error:
+            parts.append(f'<p class="job-fault">{escape(job.error)}</p>')
+        pause = _button("pause-request", job, "Pause") if job.stage in ("text", "denoise") and not job.pausing else ""
+        parts.append(f'<div class="job-foot"><span>{stage_words(job)}</span>{pause}{_button("cancel", job)}</div>')
+    elif job.state == "paused":
+        parts.append(f'<div class="job-prompt" title="{prompt}" dir="auto">{prompt}</div>{_parked_bar(job)}')
+        parts.append(f'<div class="job-foot"><span>{_parked_words(job)}</span>{_button("resume-request", job, "Resume")}{_button("cancel", job)}</div>')
     elif job.state == "done":
         parts.append(f'<button class="job-prompt" data-action="show" data-id="{job.verifies or job.id}" title="Show the video: {prompt}" dir="auto">{prompt}</button>')
         if fault:
@@ -72,6 +80,8 @@ def _row(job: Job, first: bool, several: bool, fault: str | None) -> str:
         parts.append(f'<div class="job-prompt" title="{prompt}" dir="auto">{prompt}</div>')
         if job.state == "failed":
             parts.append(f'<p class="job-error">{escape(job.error or "It failed.")}</p>')
+        if job.parked:
+            parts.append(f'{_parked_bar(job)}<p class="note">{_parked_words(job)} is on disk; it goes on by itself.</p>')
         if job.state == "waiting":
             places = [_icon("up", "↑", "Move up", job), _icon("down", "↓", "Move down", job), *([] if first else [_button("first", job, "Next")])] if several else []
             buttons = [*places, _button("edit", job), _button("copy", job), _button("cancel", job)]
@@ -86,11 +96,23 @@ def _right(job: Job) -> str:
     if job.state == "running":
         left = "" if job.seconds_left is None else f" · {clock(job.seconds_left)} left"
         return f"{round(100 * job.progress)} %{left}"
+    if job.state == "paused":
+        return f"{round(100 * job.progress)} %"
     if job.state == "waiting":
         return f"seed {job.request.seed}"
     if job.state == "done" and job.started and job.finished:
         return f"in {clock(job.finished - job.started)}"
     return ""
+
+
+def _parked_words(job: Job) -> str:
+    """Where an unfinished request lies on disk."""
+    return f"Step {job.parked} of {job.num_steps}" if job.parked else "Before its first step"
+
+
+def _parked_bar(job: Job) -> str:
+    percent = round(100 * job.progress)
+    return f'<progress max="100" value="{percent}" aria-label="Progress">{percent} %</progress>'
 
 
 def _button(action: str, job: Job, word: str | None = None) -> str:

@@ -13,6 +13,7 @@ from .comparing import compare_button
 from .queue_list import stage_words
 from .words import clock, escape, file_stem, file_url, settings_line
 
+PAUSE_HINT = "Puts the unfinished clip on disk and lets others go first; Resume goes on from there"
 MAX_VIEWER_HEIGHT = 560
 """Pixels; a clip's shape decides the width, up to the column's."""
 
@@ -25,12 +26,14 @@ def render_running(job: Job) -> str:
         picture = f'<img src="{file_url(job.preview, job.step)}" alt="Unfinished: {escape(request.prompt)}">'
     else:
         picture = '<div class="shimmer"></div>'
+    may_pause = job.stage in ("text", "denoise") and not job.pausing
+    pause = f'<button class="small" data-action="pause-request" data-id="{job.id}" aria-label="Pause this video" title="{PAUSE_HINT}">Pause</button>' if may_pause else ""
     return (
         f'<div class="stage live"{_shape(request.width, request.height)}>{picture}'
         f'<div class="stage-words"><span>{stage_words(job)}</span><span>{left}</span></div>'
         f'<div class="stage-bar"><i style="width:{percent}%"></i></div></div>'
         f'<div class="caption"><p class="caption-prompt" dir="auto">{escape(request.prompt)}</p><p class="caption-line">{_line(settings_line(request))}</p>'
-        f'<div class="caption-buttons"><button class="small" data-action="cancel" data-id="{job.id}">Cancel</button></div></div>'
+        f'<div class="caption-buttons">{pause}<button class="small" data-action="cancel" data-id="{job.id}">Cancel</button></div></div>'
     )
 
 

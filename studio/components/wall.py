@@ -69,6 +69,7 @@ def _state(job: Job, video: Video | None) -> dict[str, str]:
     words = {
         "waiting": "Waiting",
         "running": f"{stage_words(job)} · {round(100 * job.progress)} %",
+        "paused": f"Paused · {round(100 * job.progress)} %",
         "done": "Deleted",
         "failed": job.error or "It failed.",
         "cancelled": "Cancelled",

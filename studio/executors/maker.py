@@ -22,6 +22,7 @@ from core import GenerationCancelled, GenerationRequest, MiraPipeline, load_pipe
 from core.device import choose_device
 from core.device_lock import DeviceTurn, lock_path
 from core.metrics import faults
+from core.pipeline import StepCallback
 from core.provenance import made_with
 from core.types import MADE_WITH, RequestError
 from core.video_io import save_poster, to_uint8
@@ -30,7 +31,8 @@ from ..db import Database, require_space
 from ..library import Library
 from ..models import Models
 from ..queue import Job, Queue
-from .progress import DECODED, LEASE_SECONDS, Progress
+from .parking import Place, sweep
+from .progress import DECODED, LEASE_SECONDS, Parked, Progress
 from .verify import verdict
 from .words import explain, is_broken_device
 
@@ -50,8 +52,8 @@ class VideoMaker:
         """Why the last order could not be met."""
         db = Database(data_dir / "studio.db")
         self.queue, self.library = Queue(db), Library(data_dir, db)
-        self.work_dir, self.previews_dir = data_dir / "tmp" / "worker", data_dir / "previews"
-        for folder in (self.work_dir, self.previews_dir):
+        self.work_dir, self.previews_dir, self.parked_dir = data_dir / "tmp" / "worker", data_dir / "previews", data_dir / "parked"
+        for folder in (self.work_dir, self.previews_dir, self.parked_dir):
             folder.mkdir(parents=True, exist_ok=True)
         self.device_turn = DeviceTurn(lock_path(data_dir, choose_device(device)))
         self.aside = False
@@ -86,6 +88,7 @@ class VideoMaker:
                 self.aside = False
                 self.report("ready")
             job = self.queue.lease(self.worker_id, LEASE_SECONDS)
+            sweep(self.parked_dir, self.queue)
             if job is not None:
                 self.report("busy")
                 self.work(job)
@@ -98,11 +101,15 @@ class VideoMaker:
         """Make one video, or record in words why not."""
         log.info("request %s, attempt %d: %s", job.id, job.attempts, job.request)
         size = (job.request.model, job.request.num_frames, job.request.height, job.request.width)
-        progress = Progress(self.queue, self.worker_id, job, self.previews_dir / f"{job.id}.webp", self.tail_seconds.get(size))
+        place = Place(self.parked_dir, self.queue, self.worker_id, job)
+        progress = Progress(self.queue, self.worker_id, job, self.previews_dir / f"{job.id}.webp", place, self.device_turn.wanted, self.tail_seconds.get(size))
         try:
             with progress:
                 self.make(job, progress)
-            self.tail_seconds[size] = time.monotonic() - progress.denoised_at
+            if progress.denoised_at is not None:  # None in a request that goes on after its last step
+                self.tail_seconds[size] = time.monotonic() - progress.denoised_at
+        except Parked as parked:
+            log.info("%s", parked)
         except GenerationCancelled:
             log.info("request %s was cancelled or given to another worker", job.id)
         except Exception as error:
@@ -124,7 +131,7 @@ class VideoMaker:
         request = job.request
         require_space(self.data_dir, video_bytes(request))
         started = time.monotonic()
-        frames, made = self.frames(request, progress.on_step_end)
+        frames, made = self.frames(request, progress.on_step_end, progress.place)
         progress.stage("save", DECODED)
         part, final = self.work_dir / f"{job.id}.mp4", self.library.videos_dir / f"{job.id}.mp4"
         try:
@@ -136,15 +143,17 @@ class VideoMaker:
             with self.queue.db.write():
                 if not self.queue.finish(job.id, self.worker_id, job.attempts, str(final)):
                     raise GenerationCancelled(f"Request {job.id} was cancelled.")
-                self.library.add(job.id, request, part, part.with_suffix(".jpg"), elapsed=time.monotonic() - started, faults=wrong)
+                self.library.add(job.id, request, part, part.with_suffix(".jpg"), elapsed=progress.place.seconds + time.monotonic() - started, faults=wrong)
         finally:
             for file in (part, part.with_suffix(".jpg")):
                 file.unlink(missing_ok=True)
 
-    def frames(self, request: GenerationRequest, on_step_end: StepCallback) -> tuple[np.ndarray, dict[str, Any]]:
-        """What ``request`` (resolved) shows, [T, H, W, C], and what that was made with."""
+    def frames(self, request: GenerationRequest, on_step_end: StepCallback, place: Place | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        """What ``request`` (resolved) shows, [T, H, W, C], and what that was made with; it goes on from what lies at ``place``."""
         pipe = self.pipeline(request.model)
-        return pipe.generate(request, callback=on_step_end).frames[0], made_with(pipe, request.loras)
+        made = made_with(pipe, request.loras)
+        parked = None if place is None else place.find(request, made, pipe.transformer.device)
+        return pipe.generate(request, callback=on_step_end, resume=parked).frames[0], made
 
     def verify(self, job: Job, part: Path) -> None:
         """Keep the verdict on the video that ``part`` is the second making of; ``part`` itself is thrown away."""

@@ -7,6 +7,7 @@ import os
 import sqlite3
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ import numpy as np
 from PIL import Image
 
 from core import GenerationCancelled, MiraPipeline
+from core.files import WriteError
+from core.snapshot import Snapshot
 
 from ..db import StorageError
-from ..queue import Job, Queue
+from ..queue import DENOISED, Job, Queue
+from .parking import Place
 
 log = logging.getLogger(__name__)
 
@@ -28,31 +32,37 @@ PREVIEW_SHARE = 0.1
 """Previews may take at most this share of the time."""
 PREVIEW_SIDE = 256
 """Pixels of a preview's longer side."""
-DENOISED, DECODED = 0.9, 0.97
-"""Where the progress bar stands when the denoising and the decoding end."""
+DECODED = 0.97
+"""Where the progress bar stands when the decoding ends."""
+
+
+class Parked(Exception):
+    """The request was put on disk between two steps, to go on later."""
 
 
 class Progress:
     """Keeps the lease of one request by a thread of its own, so that neither a long step nor a long decode loses it.
 
-    ``on_step_end`` is the pipeline's callback: it raises GenerationCancelled once the request is cancelled or lost.
+    ``on_step_end`` is the pipeline's callback: it raises GenerationCancelled once the request is cancelled or lost, and Parked once
+    it is parked, because the request is to be paused or ``wanted`` says that the device is needed.
     """
 
-    def __init__(self, queue: Queue, worker_id: str, job: Job, preview_path: Path, tail_seconds: float | None = None):
-        self.queue, self.worker_id, self.job, self.preview_path = queue, worker_id, job, preview_path
+    def __init__(self, queue: Queue, worker_id: str, job: Job, preview_path: Path, place: Place, wanted: Callable[[], bool], tail_seconds: float | None = None):
+        self.queue, self.worker_id, self.job, self.preview_path, self.place, self.wanted = queue, worker_id, job, preview_path, place, wanted
         self.tail_seconds = tail_seconds
         """How long decoding and saving took for the last clip of this size, if there was one."""
+        self._may_park = True
         self.denoised_at: float | None = None
         self._lock = threading.Lock()
         self._news: dict[str, Any] = {}
         self._over = threading.Event()
         self._lost = threading.Event()
-        self._first_step_at: float | None = None
+        self._first_step: tuple[int, float] | None = None
         self._previewed_at, self._preview_cost = 0.0, 0.0
         self._thread = threading.Thread(target=self._keep_lease, name="lease", daemon=True)
 
     def __enter__(self) -> Progress:
-        self.stage("text", 0.0)
+        self.stage("text", self.job.progress)
         self._thread.start()
         return self
 
@@ -61,10 +71,12 @@ class Progress:
         self._thread.join()
         self.preview_path.unlink(missing_ok=True)
 
-    def check(self) -> None:
-        """Raise GenerationCancelled if the request is no longer this worker's."""
-        if self._lost.is_set() or not self.queue.holds(self.job.id, self.worker_id, self.job.attempts):
+    def check(self) -> str:
+        """What the request's worker shall do: 'go' or 'pause'. Raises GenerationCancelled if it is no longer this worker's."""
+        order = "stop" if self._lost.is_set() else self.queue.order(self.job.id, self.worker_id, self.job.attempts)
+        if order == "stop":
             raise GenerationCancelled(f"Request {self.job.id} was cancelled.")
+        return order
 
     def stage(self, name: str, progress: float) -> None:
         """A new stage begins."""
@@ -73,13 +85,14 @@ class Progress:
 
     def on_step_end(self, pipe: MiraPipeline, step: int, timestep: int, report: dict[str, Any]) -> None:
         """The pipeline's ``callback_on_step_end``; ``step`` counts from 0."""
-        self.check()
+        order = self.check()
         now, done, num_steps = time.monotonic(), step + 1, report["num_steps"]
         news = {"stage": "denoise", "step": done, "num_steps": num_steps, "progress": DENOISED * done / num_steps}
-        if self._first_step_at is None:
-            self._first_step_at = now
+        if self._first_step is None:
+            self._first_step = step, now
         else:
-            news["seconds_left"] = (now - self._first_step_at) / step * (num_steps - done) + (self.tail_seconds or 0.0)
+            first, then = self._first_step
+            news["seconds_left"] = (now - then) / (step - first) * (num_steps - done) + (self.tail_seconds or 0.0)
         if done == num_steps:
             news["stage"], self.denoised_at = "decode", now
         elif report["preview"] is not None and now - self._previewed_at > max(PREVIEW_SECONDS, self._preview_cost / PREVIEW_SHARE):
@@ -88,6 +101,23 @@ class Progress:
             self._previewed_at = time.monotonic()
             self._preview_cost = self._previewed_at - now
         self._tell(**news)
+        if order == "pause" or self._may_park and self.wanted():
+            self._park(report.get("snapshot"), done, num_steps, "paused" if order == "pause" else "waiting")
+
+    def _park(self, snapshot: Callable[[], Snapshot] | None, done: int, num_steps: int, state: str) -> None:
+        """Put the request aside and raise Parked; where that cannot be, go on, as stopping would lose what is done."""
+        try:
+            if snapshot is None or not self.place.ready:
+                raise StorageError("The device is lent for one video at a time and keeps nothing of an unfinished one.")
+            self.place.keep(snapshot())
+        except (StorageError, WriteError) as error:
+            log.warning("request %s cannot be parked: %s", self.job.id, error)
+            self._may_park = False
+            self.queue.not_parked(self.job.id, self.worker_id, self.job.attempts, f"It could not be paused and goes on. {error}")
+            return
+        if not self.queue.park(self.job.id, self.worker_id, self.job.attempts, done, num_steps, state):
+            raise GenerationCancelled(f"Request {self.job.id} was cancelled.")
+        raise Parked(f"Request {self.job.id} is parked after step {done} of {num_steps}.")
 
     def _tell(self, **news: Any) -> None:
         with self._lock:

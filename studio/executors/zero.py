@@ -31,6 +31,7 @@ from core.pipeline import GenerationCancelled, GenerationError, MiraPipeline, St
 from core.types import GenerationRequest
 
 from .maker import VideoMaker
+from .parking import Place
 from .progress import LEASE_SECONDS, PREVIEW_SECONDS
 from .words import explain
 
@@ -153,7 +154,7 @@ class EventMaker(VideoMaker):
     on_gpu: Callable[[GenerationRequest], Iterator[Told]]
     stopping: threading.Event
 
-    def frames(self, request: GenerationRequest, on_step_end: StepCallback) -> tuple[np.ndarray, dict[str, Any]]:
+    def frames(self, request: GenerationRequest, on_step_end: StepCallback, place: Place | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         find_model(request.model, self.data_dir)  # a download needs no GPU
         try:
             with contextlib.closing(self.on_gpu(request)) as told:

@@ -41,7 +41,7 @@ def test_stopped_after_any_step_and_resumed_gives_the_same_bits(pipe, sampler: s
     whole = pipe(**arguments, **more, callback_on_step_end=keep).frames
     for done, path in enumerate(taken, 1):
         seen = []
-        rest = pipe(**arguments, strength=more.get("strength"), resume=Snapshot.load(path, "this", "cpu"), callback_on_step_end=lambda p, step, t, report: seen.append((step, report["num_steps"])))
+        rest = pipe(**arguments, strength=more.get("strength"), resume=Snapshot.load(path, "this", "cpu")[0], callback_on_step_end=lambda p, step, t, report: seen.append((step, report["num_steps"])))
         assert torch.equal(rest.frames, whole), f"after {done} of {len(taken)}"
         assert seen == counted[done:], "steps are counted from where it began at first"
 
@@ -52,7 +52,8 @@ def test_a_snapshot_of_something_else_is_refused(pipe, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="The snapshot is of latents"):
         pipe(PROMPT, seed=7, resume=found[0], **SMALL | {"num_frames": 3})
     path = tmp_path / "one.pt"
-    found[0].save(path, of="this")
+    found[0].save(path, of="this", notes={"seconds": 2.5})
+    assert Snapshot.load(path, "this", "cpu")[1] == {"seconds": 2.5}
     with pytest.raises(SnapshotError, match="of another request"):
         Snapshot.load(path, "that", "cpu")
     path.write_bytes(path.read_bytes()[:1000])

@@ -8,10 +8,12 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
-from studio_app import ROOT, StudioApp
+from studio_app import ROOT, StudioApp, wait_for
 
 from core import read_settings
+from core.video_io import read_video
 
 SMALL = {"height": 32, "width": 32, "num_frames": 4, "num_inference_steps": 2, "sampler": "ddim", "seed": 1}
 
@@ -39,6 +41,20 @@ def test_the_queue_is_worked_by_name(studio_app: StudioApp) -> None:
     assert two in [row["id"] for row in everything["requests"]] and two in [row["id"] for row in everything["videos"]] and everything["counts"]["done"] >= 1 and not everything["paused"]
     with pytest.raises(Exception, match="no state 'asleep'"):
         studio_app.call("list_requests", "asleep")
+
+
+def test_a_paused_request_goes_on_to_the_same_bits(studio_app: StudioApp) -> None:
+    whole, paused = (studio_app.enqueue(num_inference_steps=250, eta=1.0) for _ in range(2))
+    studio_app.wait(whole, "done")
+    wait_for(lambda: studio_app.call("status", paused)["progress"] > 0, 60, "its first steps")
+    assert studio_app.call("pause_request", paused)["state"] == "running"
+    stopped = studio_app.wait(paused, "paused", "done")
+    assert stopped["state"] == "paused" and 0 < stopped["progress"] < 1 and (studio_app.data_dir / "parked" / f"{paused}.pt").exists()
+    assert studio_app.call("resume_request", paused)["state"] == "waiting"
+    files = [studio_app.wait(id, "done")["video"] for id in (whole, paused)]
+    assert np.array_equal(*(read_video(file) for file in files))
+    with pytest.raises(Exception, match="not running"):
+        studio_app.call("pause_request", paused)
 
 
 def test_videos_and_models_are_found_by_name(studio_app: StudioApp) -> None:

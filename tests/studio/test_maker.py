@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import errno
 import re
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from studio_app import wait_for
 
 from core import GenerationCancelled, GenerationRequest, read_settings, save_video
 from core.device_lock import device_held, lock_path
 from studio import db as db_module
 from studio.executors import maker as maker_module
 from studio.executors.maker import VideoMaker
+from studio.executors.parking import Place
 from studio.executors.progress import Progress
 from studio.executors.verify import verdict
 from studio.queue import Job
@@ -58,6 +62,74 @@ def test_cancel_stops_at_the_next_step(maker: VideoMaker, small: GenerationReque
     monkeypatch.setattr(Progress, "on_step_end", cancel_after_two)
     maker.work(job)
     assert steps == [0, 1, 2] and maker.queue.get(job.id).state == "cancelled" and maker.library.count() == 0
+
+
+def at_step(monkeypatch: pytest.MonkeyPatch, step: int, what: Callable[[], None]) -> list[int]:
+    """Have ``what`` happen during that step of the next request; the steps that are made, as they come."""
+    steps: list[int] = []
+    on_step_end = Progress.on_step_end
+
+    def happens(progress: Progress, pipe, number, timestep, report) -> None:
+        steps.append(number)
+        if number == step and steps.count(step) == 1:
+            what()
+        on_step_end(progress, pipe, number, timestep, report)
+
+    monkeypatch.setattr(Progress, "on_step_end", happens)
+    return steps
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_a_paused_request_goes_on_to_the_same_bits(maker: VideoMaker, small: GenerationRequest, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    small = small.replace(eta=1.0)
+    whole, job = lease(maker, small), None
+    maker.work(whole)
+    job = lease(maker, small)
+    steps = at_step(monkeypatch, step, lambda: maker.queue.pause_request(job.id))
+    maker.work(job)
+    paused, file = maker.queue.get(job.id), maker.parked_dir / f"{job.id}.pt"
+    assert steps == [*range(step + 1)] and (paused.state, paused.step, paused.num_steps) == ("paused", step + 1, 4) and file.exists()
+    assert not maker.turn() and file.exists(), "it stays where it is until it is resumed"
+    (maker.parked_dir / f".{whole.id}.0a1b.tmp.pt").touch()  # left by a worker that was killed while it wrote
+    maker.queue.resume_request(job.id)
+    assert maker.turn() and steps == [0, 1, 2, 3] and maker.queue.get(job.id).state == "done"
+    assert verdict(Path(maker.library.get(whole.id).path), Path(maker.library.get(job.id).path)).startswith("Bit-exact")
+    assert not maker.turn() and not list(maker.parked_dir.iterdir())
+
+
+@pytest.mark.parametrize("change", ["edited", "another model", "broken file"])
+def test_a_stale_snapshot_is_not_gone_on_from(maker: VideoMaker, small: GenerationRequest, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    job = lease(maker, small)
+    steps = at_step(monkeypatch, 2, lambda: maker.queue.pause_request(job.id))
+    maker.work(job)
+    file = maker.parked_dir / f"{job.id}.pt"
+    assert steps == [0, 1, 2] and file.exists()
+    maker.queue.resume_request(job.id)
+    if change == "edited":
+        maker.queue.edit(job.id, small.replace(seed=2))
+        assert not maker.queue.resumable()
+    elif change == "another model":
+        monkeypatch.setattr(maker_module, "made_with", lambda *_: {"model_hash": "other"})
+    else:
+        file.write_bytes(b"PK")
+    assert maker.turn() and steps == [0, 1, 2, 0, 1, 2, 3] and maker.queue.get(job.id).state == "done"
+    maker.turn()
+    assert not list(maker.parked_dir.iterdir())
+
+
+def test_a_pause_that_the_disk_does_not_take_is_said_and_the_request_goes_on(maker: VideoMaker, small: GenerationRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = lease(maker, small)
+    told = []
+
+    def pause() -> None:
+        maker.queue.pause_request(job.id)
+        monkeypatch.setattr(db_module, "free_bytes", lambda folder: 2**20)
+
+    at_step(monkeypatch, 1, pause)
+    monkeypatch.setattr(maker_module, "save_poster", lambda *_: told.append(maker.queue.get(job.id)) or Path(_[1]).touch())
+    maker.work(job)
+    assert told[0].state == "running" and not told[0].pausing and re.search("could not be paused and goes on.*disk is full", told[0].error)
+    assert maker.queue.get(job.id).state == "done" and maker.queue.get(job.id).error is None
 
 
 def test_a_lost_lease_leaves_no_video(maker: VideoMaker, small: GenerationRequest, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +181,7 @@ def test_a_full_disk_is_told_before_the_work_starts(maker: VideoMaker, small: Ge
 
 def test_a_cancelled_request_stops_the_decode_from_being_saved(maker: VideoMaker, small: GenerationRequest) -> None:
     job = lease(maker, small)
-    with Progress(maker.queue, "w", job, maker.previews_dir / "p.webp") as progress:
+    with Progress(maker.queue, "w", job, maker.previews_dir / "p.webp", Place(maker.parked_dir, maker.queue, "w", job), lambda: False) as progress:
         maker.queue.cancel(job.id)
         with pytest.raises(GenerationCancelled):
             progress.stage("save", 0.97)
@@ -160,3 +232,28 @@ def test_a_training_run_gets_the_device_and_requests_wait_for_it(maker: VideoMak
     assert not maker.turn() and maker.device_turn.take()
     maker.device_turn.give()
     assert maker.pipe is not None
+
+
+def test_a_training_run_parks_the_running_request_which_goes_on_by_itself(maker: VideoMaker, small: GenerationRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted, over, got = threading.Event(), threading.Event(), []
+
+    def train() -> None:
+        wanted.wait(60)
+        with device_held(lock_path(maker.data_dir, "cpu")):
+            got.append(maker.queue.get(id))
+            over.wait(60)
+
+    def ask() -> None:
+        wanted.set()
+        wait_for(maker.device_turn.wanted, 60, "the training to ask")
+
+    id = maker.queue.enqueue(small)
+    steps = at_step(monkeypatch, 1, ask)
+    trainer = threading.Thread(target=train)
+    trainer.start()
+    assert maker.turn() and steps == [0, 1]
+    wait_for(lambda: got, 60, "the device to change hands")
+    assert (got[0].state, got[0].parked, got[0].step) == ("waiting", 2, 2) and not maker.turn() and maker.pipe is None
+    over.set()
+    trainer.join()
+    assert maker.turn() and steps == [0, 1, 2, 3] and maker.queue.get(id).state == "done"

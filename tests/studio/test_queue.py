@@ -102,6 +102,48 @@ def test_heartbeat_shows_progress_and_cancel_stops_the_worker(queue: Queue) -> N
     assert queue.retry(id) == id and queue.get(id).state == "waiting" and queue.get(id).attempts == 1
 
 
+def test_a_running_request_is_paused_and_goes_on_where_it_was(queue: Queue) -> None:
+    id, other = queue.enqueue_many([request(), request("other")])
+    with pytest.raises(RequestError, match="not running"):
+        queue.pause_request(id)
+    job = queue.lease("w", 60)
+    assert queue.order(id, "w", 1) == "go"
+    queue.pause_request(id)
+    assert queue.order(id, "w", 1) == "pause" and queue.get(id).pausing
+    assert queue.park(id, "w", 1, 3, 9, "paused") and not queue.park(id, "w", 1, 4, 9, "paused")
+    seen = queue.get(id)
+    assert (seen.state, seen.parked, seen.step, seen.num_steps, round(seen.progress, 6), seen.pausing) == ("paused", 3, 3, 9, 0.3, 0)
+    assert queue.lease("w", 60).id == other and queue.resumable() == {id, other}
+    assert queue.finish(other, "w", 1, "x.mp4") and queue.lease("w", 60) is None, "a paused one waits for its owner"
+    queue.resume_request(id)
+    with pytest.raises(RequestError, match="not paused"):
+        queue.resume_request(id)
+    again = queue.lease("w", 60)
+    assert again.id == id and (again.parked, again.step, again.num_steps, round(again.progress, 6)) == (3, 3, 9, 0.3)
+    queue.heartbeat(id, "w", 2, progress=0.6, step=6)
+    assert queue.worker_died("w", "was killed") == 1 and queue.get(id).step == 3, "what a killed worker had resumed is resumed again"
+    queue.lease("w", 60)
+    queue.pause_request(id)
+    assert queue.requeue() == 1 and queue.get(id).state == "paused", "a studio that is stopped in between keeps it paused"
+    queue.edit(id, request("changed"))
+    assert queue.get(id).parked == 0 and queue.get(id).progress == 0 and not queue.resumable()
+    assert queue.cancel(id) and queue.get(id).state == "cancelled"
+
+
+def test_a_database_of_an_earlier_version_keeps_its_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(db_module, "SCHEMA", db_module.SCHEMA[:6])
+        old = Database(tmp_path / "studio.db")
+        with old.write() as tx:
+            tx.execute("INSERT INTO requests (id, position, request, state, created, verifies) VALUES ('r', 2.5, '{\"prompt\": \"a\"}', 'waiting', 1, 'v')")
+        old.close()
+    queue = Queue(Database(tmp_path / "studio.db"))
+    job = queue.lease("w", 60)
+    assert (job.id, job.request.prompt, job.verifies, job.parked) == ("r", "a", "v", 0)
+    queue.pause_request("r")
+    assert queue.park("r", "w", 1, 1, 2, "paused") and queue.get("r").state == "paused"
+
+
 def test_a_late_worker_writes_nothing(queue: Queue) -> None:
     id = queue.enqueue(request())
     late = queue.lease("one", -1)
@@ -147,7 +189,7 @@ def test_pause_clear_and_versions(queue: Queue) -> None:
     assert queue.heartbeat(job.id, "w", 1) and queue.version() == before, "renewing the lease shows nothing new"
     assert queue.heartbeat(job.id, "w", 1, progress=0.1) and queue.version() > before
     queue.finish(job.id, "w", 1, "v.mp4")
-    assert queue.counts() == {"waiting": 1, "running": 0, "done": 1, "failed": 0, "cancelled": 0}
+    assert queue.counts() == {"waiting": 1, "running": 0, "paused": 0, "done": 1, "failed": 0, "cancelled": 0}
     assert queue.clear_finished() == [ids[0]]
     assert [j.id for j in queue.list()] == [ids[1]] and queue.get(ids[0]).state == "done"
     queue.restore([ids[0]])
