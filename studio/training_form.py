@@ -11,7 +11,8 @@ from typing import Any, get_type_hints
 
 from core.field_docs import field_docs
 from core.types import RequestError
-from training.config import OPTIMIZERS, USER_TARGETS, ConfigError, TrainConfig, as_words, load_config, make_config
+from training.config import CHOICES as ALL_CHOICES
+from training.config import USER_TARGETS, ConfigError, TrainConfig, as_words, load_config, make_config
 from training.preflight import Preflight, preflight
 from training.runs import ROOT, Run
 
@@ -23,7 +24,7 @@ from .services import Services
 PRESETS = ("lora_nano", "lora_128", "finetune_128", "finetune_384")
 """Files of training/configs, for those who bring clips of their own."""
 CONFIGS = ROOT / "training" / "configs"
-CHOICES: dict[str, tuple[str, ...]] = {"target": USER_TARGETS, "optimizer": OPTIMIZERS, "mixed_precision": ("auto", "bf16", "fp32")}
+CHOICES: dict[str, tuple[str, ...]] = {**ALL_CHOICES, "target": USER_TARGETS}
 BASIC = ("model", "dataset", "target", "max_train_steps", "learning_rate", "train_batch_size", "num_frames", "sizes", "validation_prompts")
 """Shown first."""
 OURS = ("output_dir", "data_dir", "resume")

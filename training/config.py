@@ -16,12 +16,18 @@ from omegaconf.errors import OmegaConfBaseException
 
 from core.types import nearest
 
-OPTIMIZERS = ("adamw", "muon")
+OPTIMIZERS = ("adamw", "adamw8bit", "muon")
+SCHEDULES = ("linear", "cosine", "constant")
+PRECISIONS = ("auto", "bf16", "fp16", "fp32")
+SHARDINGS = ("none", "zero2", "full")
 TARGETS = ("transformer", "temporal", "lora", "vae_decoder", "vae", "text_encoder")
 LATENT_TARGETS = ("transformer", "temporal", "lora")
 """Those that train the transformer, or a part of it, on latents."""
 USER_TARGETS = (*LATENT_TARGETS, "vae_decoder")
 """Those that train on anyone's videos."""
+
+CHOICES = {"target": TARGETS, "optimizer": OPTIMIZERS, "lr_schedule": SCHEDULES, "mixed_precision": PRECISIONS, "sharding": SHARDINGS}
+"""Settings that are one of a few words."""
 
 
 class ConfigError(ValueError):
@@ -109,6 +115,8 @@ class TrainConfig:
     """Batches whose gradients make one optimizer step."""
     gradient_checkpointing: bool = False
     """Compute activations a second time rather than keep them: less memory, about a third more time."""
+    selective_checkpointing: bool = False
+    """With gradient_checkpointing: keep the results of matrix products and attention, and compute only the cheap rest again."""
     snr_gamma: float = 0.0
     """Min-SNR weighting of noise steps (5 is usual); 0 weighs all alike, as Mira does."""
     noise_offset: float = 0.0
@@ -124,10 +132,12 @@ class TrainConfig:
     """Peak, after warm-up."""
     lr_warmup_steps: int = 100
     """Linear warm-up."""
+    lr_schedule: str = "linear"
+    """How the rate falls at the end, to a twentieth: linear or cosine; constant: it does not fall."""
     lr_decay_steps: int = 0
-    """Length of the linear decay to a twentieth at the end; before it the rate is constant."""
+    """Length of that fall; before it the rate is constant. 0: it does not fall."""
     optimizer: str = "adamw"
-    """adamw, or muon (for the matrices inside a transformer's blocks; AdamW has the rest)."""
+    """adamw, adamw8bit (a quarter of its memory; needs bitsandbytes and a GPU), or muon (for the matrices inside a transformer's blocks; AdamW has the rest)."""
     muon_scale: float = 1.0
     """Muon's learning rate as a multiple of learning_rate."""
     adam_beta2: float = 0.99
@@ -139,11 +149,13 @@ class TrainConfig:
     ema_decay: float = 0.999
     """Exponential moving average of the weights; it is what gets exported."""
     mixed_precision: str = "auto"
-    """auto, bf16 or fp32: the type of matrix products (weights and optimizer stay in fp32)."""
+    """auto, bf16, fp16 or fp32: the type of matrix products (what is trained and its optimizer stay in fp32; fp16 scales the loss)."""
     num_threads: int = 0
     """CPU threads; 0 means all cores."""
     num_processes: int = 1
     """Processes on this machine that share every batch, one a GPU (torchrun starts them on several machines, see training/processes.py)."""
+    sharding: str = "none"
+    """What several processes divide beside the batch: none (DDP), zero2 (gradients and optimizer), full (weights too, FSDP2)."""
 
     caption_dropout: float = 0.1
     """Share of captions replaced by the empty one, for guidance."""
@@ -194,12 +206,13 @@ class TrainConfig:
 
     def validate(self) -> None:
         """Raises ConfigError at the first setting that cannot be used."""
-        if self.target not in TARGETS:
-            raise ConfigError(f"target is {self.target!r}; it must be one of {', '.join(TARGETS)}.{nearest(self.target, TARGETS)}")
-        if self.optimizer not in OPTIMIZERS:
-            raise ConfigError(f"optimizer is {self.optimizer!r}; it must be one of {', '.join(OPTIMIZERS)}.{nearest(self.optimizer, OPTIMIZERS)}")
-        if self.mixed_precision not in ("auto", "bf16", "fp32"):
-            raise ConfigError(f"mixed_precision is {self.mixed_precision!r}; it must be auto, bf16 or fp32.")
+        for name, allowed in CHOICES.items():
+            if (value := getattr(self, name)) not in allowed:
+                raise ConfigError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}.{nearest(value, allowed)}")
+        if self.lr_schedule == "cosine" and not self.lr_decay_steps:
+            raise ConfigError("lr_schedule is cosine and lr_decay_steps is 0; say over how many of the last steps the rate falls.")
+        if self.sharding != "none" and (self.optimizer != "adamw" or self.mixed_precision == "fp16"):
+            raise ConfigError(f"sharding is {self.sharding}; it goes with optimizer=adamw and mixed_precision=bf16 or fp32.")
         if (self.target in LATENT_TARGETS or self.dataset) and not self.model:
             raise ConfigError("model is empty; name what to start from: mira-nano, a release such as TencentARC/Mira-v0:128, or a model folder.")
         if self.target in LATENT_TARGETS and not self.dataset:

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
+from .processes import Processes
+
 
 class EMA:
     """Of the weights that are trained: keeps ``average = d average + (1 - d) weights`` with the decay warmed up as min(decay, (1 + n) / (10 + n)).
@@ -34,7 +36,7 @@ class EMA:
     def load_state_dict(self, state: dict) -> None:
         self.updates = state["updates"]
         for name, value in state["average"].items():
-            self.average[name].copy_(value)
+            self.average[name].copy_(Processes.part_of(value, self.average[name]))
 
 
 @contextmanager

@@ -1,6 +1,8 @@
-"""Several processes that train one model, each on its share of every batch: torch's DistributedDataParallel, set up by accelerate.
+"""Several processes that train one model, each on its share of every batch: torch's DistributedDataParallel or its FSDP2, set up by accelerate.
 
-They are started by ``num_processes=N`` on one machine, or by ``torchrun`` (or ``accelerate launch``) on one or many, ``-m training`` being
+With FSDP2 (``fully_shard``) each process keeps a part of every weight, its gradient and its optimizer's moments: ``sharding=full`` gathers a
+block's weights whenever it runs; ``sharding=zero2`` keeps them gathered from the forward pass to the backward pass, which is ZeRO's second
+stage (Rajbhandari et al. 2020, arXiv:1910.02054), what Mira was trained with through DeepSpeed. Checkpoints are whole either way. They are started by ``num_processes=N`` on one machine, or by ``torchrun`` (or ``accelerate launch``) on one or many, ``-m training`` being
 what it starts. A batch is divided among them, so that a run does the same, up to rounding, in one process or in many.
 """
 
@@ -16,6 +18,9 @@ from typing import Any, NoReturn
 import torch
 from accelerate import PartialState
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from core.device import available_cpus, choose_device
@@ -56,8 +61,8 @@ def check_divides(config: TrainConfig, count: int) -> None:
 class Processes:
     """This process among those that train together; alone where no launcher started it."""
 
-    def __init__(self, device: str = "auto"):
-        self.device = choose_device(device)
+    def __init__(self, device: str = "auto", sharding: str = "none"):
+        self.device, self.sharding = choose_device(device), sharding
         self.rank, self.count, self._state = 0, 1, None
         if started_by_a_launcher():
             self._state = PartialState(cpu=self.device.type == "cpu", timeout=PATIENCE)
@@ -78,16 +83,49 @@ class Processes:
         """This process's part of a batch: of a tensor's first dimension, or of a list."""
         return items if self.count == 1 else items[self.rank :: self.count]
 
-    def prepare(self, network: nn.Module) -> nn.Module:
-        """``network`` whose gradients are the mean over all processes; weights that a step leaves out (temporal blocks of single frames) are no error."""
+    @property
+    def sharded(self) -> bool:
+        """Whether each process keeps only a part of the weights."""
+        return self.count > 1 and self.sharding != "none"
+
+    def prepare(self, network: nn.Module, units: Sequence[nn.Module | list[nn.Module]], dtype: torch.dtype | None = None) -> nn.Module:
+        """``network`` whose gradients are the mean over all processes; weights that a step leaves out (temporal blocks of single frames) are no error.
+
+        ``units`` are the modules whose weights are gathered together where they are sharded, the inner ones first; they compute in ``dtype``.
+        """
         if self.count == 1:
             return network
-        return DistributedDataParallel(network, device_ids=[self.device] if self.device.type == "cuda" else None, find_unused_parameters=True)
+        if not self.sharded:
+            return DistributedDataParallel(network, device_ids=[self.device] if self.device.type == "cuda" else None, find_unused_parameters=True)
+        policy = MixedPrecisionPolicy(param_dtype=dtype, cast_forward_inputs=False)
+        mesh = init_device_mesh(self.device.type, (self.count,))
+        for unit in units:
+            fully_shard(unit, mesh=mesh, reshard_after_forward=self.sharding == "full", mp_policy=policy)
+        return network
+
+    @contextmanager
+    def apart(self, network: nn.Module) -> Iterator[None]:
+        """Gradients stay in this process: for all but the last batch of a step."""
+        with network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext():
+            roots = [module for module in network.modules() if isinstance(module, FSDPModule)] if self.sharded else []
+            for module in roots:
+                module.set_requires_gradient_sync(False, recurse=False)
+            yield
+            for module in roots:
+                module.set_requires_gradient_sync(True, recurse=False)
+
+    def whole(self, state: Any) -> Any:
+        """``state`` with every tensor whole, on the CPU where it was in parts. All processes call it together."""
+        if isinstance(state, DTensor):
+            return state.full_tensor().cpu()
+        if isinstance(state, dict):
+            return {name: self.whole(value) for name, value in state.items()}
+        return [self.whole(value) for value in state] if isinstance(state, list) else state
 
     @staticmethod
-    def apart(network: nn.Module) -> AbstractContextManager:
-        """Gradients stay in this process: for all but the last batch of a step."""
-        return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
+    def part_of(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        """What this process keeps of a whole tensor, if ``like`` is kept in parts. All processes call it together."""
+        return distribute_tensor(value.to(like.device), like.device_mesh, like.placements) if isinstance(like, DTensor) else value
 
     def mean(self, value: torch.Tensor) -> float:
         """A number's mean over the processes."""

@@ -15,10 +15,11 @@ import shutil
 import signal
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -56,7 +57,9 @@ class Task(Protocol):
     network: torch.nn.Module
     """What the loss runs on ``model``'s weights; the loop puts one in its place whose gradients all processes share."""
     casts_weights: bool
-    """Whether the task computes in the training's number format by itself; otherwise the loop uses autocast."""
+    """Whether the task computes in ``training_dtype`` by itself; otherwise the loop uses autocast."""
+    units: Sequence[torch.nn.Module | list[torch.nn.Module]]
+    """Modules whose weights are gathered together where processes share them, the inner ones first. Only of tasks for several processes."""
 
     def batch(self, index: int) -> dict[str, Any]:
         """Data, a function of (seed, index); a step takes ``gradient_accumulation_steps`` of them. Called ahead, in a thread."""
@@ -79,23 +82,37 @@ def step_generator(seed: int, step: int) -> torch.Generator:
 
 
 def learning_rate_at(config: TrainConfig, step: int) -> float:
-    """Linear warm-up, a plateau, and at the end a linear decay to a twentieth."""
+    """Linear warm-up, a plateau, and at the end a linear or cosine fall to a twentieth (cosine: Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5)."""
     rate = min(1.0, (step + 1) / max(1, config.lr_warmup_steps))
     left = config.total_steps - step
-    if config.lr_decay_steps and left < config.lr_decay_steps:
-        rate = min(rate, 0.05 + 0.95 * left / config.lr_decay_steps)
+    if config.lr_schedule != "constant" and left < config.lr_decay_steps:
+        share = left / config.lr_decay_steps
+        rate = min(rate, 0.05 + 0.95 * (share if config.lr_schedule == "linear" else (1 - math.cos(math.pi * share)) / 2))
     return config.learning_rate * rate
 
 
-def make_optimizers(model: torch.nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """AdamW for all weights, or Muon for the matrices inside the blocks and AdamW for the rest.
+def training_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
+    """The number format of a run's matrix products; ``auto`` takes what the device is best at."""
+    return choose_dtype(config.mixed_precision, device)
 
-    One learning rate and one schedule serve both, see ``Muon``.
+
+def make_optimizers(model: torch.nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """AdamW for all weights (its moments in 8 bits, Dettmers et al. 2022, arXiv:2110.02861), or Muon for the matrices inside the blocks and AdamW for the rest.
+
+    One learning rate and one schedule serve both, see ``Muon``. Raises ConfigError for 8 bits where they cannot be had.
     """
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     matrices = {name for name, p in parameters.items() if config.optimizer == "muon" and p.ndim == 2 and "blocks." in name and name.endswith(".weight")}
     rest = [p for name, p in parameters.items() if name not in matrices]
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr=config.learning_rate, betas=(0.9, config.adam_beta2), weight_decay=config.weight_decay, fused=True)]
+    settings = {"lr": config.learning_rate, "betas": (0.9, config.adam_beta2), "weight_decay": config.weight_decay}
+    if config.optimizer == "adamw8bit":
+        device = next(iter(parameters.values())).device
+        if find_spec("bitsandbytes") is None or device.type != "cuda":
+            raise ConfigError(f"optimizer=adamw8bit needs a GPU and the package bitsandbytes (pip install bitsandbytes); {'this run is on the CPU' if device.type != 'cuda' else 'it is not installed'}. Use adamw.")
+        import bitsandbytes
+
+        return [bitsandbytes.optim.AdamW8bit(rest, **settings)]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, **settings, fused=True)]
     if matrices:
         optimizers.append(Muon([parameters[name] for name in sorted(matrices)], lr=config.learning_rate, weight_decay=config.weight_decay))
     return optimizers
@@ -115,22 +132,20 @@ class Trainer:
         self.processes = processes or Processes(str(next(task.model.parameters()).device))
         self.output_dir = Path(config.output_dir)
         self.step = 0
-        task.network = self.processes.prepare(task.network)
-        self.optimizers = make_optimizers(task.model, config)
-        self.ema = EMA(task.model, config.ema_decay)
         self.device = next(task.model.parameters()).device
-        self.stopping = False
+        self.dtype = training_dtype(config, self.device)
+        task.network = self.processes.prepare(task.network, getattr(task, "units", ()), self.dtype if task.casts_weights else None)
+        self.optimizers = make_optimizers(task.model, config)
+        self.scaler = torch.amp.GradScaler(self.device.type, init_scale=2.0**10, enabled=self.dtype == torch.float16)
+        self.ema = EMA(task.model, config.ema_decay)
+        self.told_to_stop = self.stopping = False
         self.status = Status("training", os.getpid(), psutil.Process().create_time())
         self.recent: deque[float] = deque(maxlen=DIVERGENCE_STEPS)
         self.lowest = math.inf
 
     def autocast(self):
         """The context of forward passes."""
-        if self.task.casts_weights:
-            return nullcontext()
-        wanted = self.config.mixed_precision
-        bf16 = wanted == "bf16" or (wanted == "auto" and choose_dtype("auto", self.device) == torch.bfloat16)
-        return torch.autocast(self.device.type, torch.bfloat16) if bf16 else nullcontext()
+        return nullcontext() if self.task.casts_weights or self.dtype == torch.float32 else torch.autocast(self.device.type, self.dtype)
 
     def run(self) -> Path:
         """Train to the end (or to SIGTERM) and return the last checkpoint."""
@@ -155,7 +170,7 @@ class Trainer:
                     if self.step % config.log_every == 0:
                         self.record(losses, (time.time() - started) / (self.step - since))
                         losses, started, since = [], time.time(), self.step
-                    asked, self.stopping = self.processes.any(self.processes.main and (self.output_dir / SAVE_NOW).exists(), self.stopping)
+                    asked, self.stopping = self.processes.any(self.processes.main and (self.output_dir / SAVE_NOW).exists(), self.told_to_stop)  # a signal reaches processes at different steps
                     if (self.step % config.checkpoint_every == 0 and self.step < config.total_steps) or asked:
                         self.save()
                         (self.output_dir / SAVE_NOW).unlink(missing_ok=True)
@@ -186,10 +201,13 @@ class Trainer:
                 value += self.processes.mean(loss.detach()) / len(batches)
                 told.append(figures)
                 self.check(value, rate)
-                (loss / len(batches)).backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.task.model.parameters(), self.config.max_grad_norm)
+                self.scaler.scale(loss / len(batches)).backward()
         for optimizer in self.optimizers:
-            optimizer.step()
+            self.scaler.unscale_(optimizer)
+        norm = self.processes.whole(torch.nn.utils.clip_grad_norm_(self.task.model.parameters(), self.config.max_grad_norm))
+        for optimizer in self.optimizers:
+            self.scaler.step(optimizer)
+        self.scaler.update()
         self.ema.update(self.task.model)
         names = {name for figures in told for name in figures}
         means = {name: float(np.mean([figures[name] for figures in told if name in figures])) for name in sorted(names)}
@@ -232,23 +250,28 @@ class Trainer:
         """Write checkpoints/step-N under another name, sync, rename, mark it complete, and drop the oldest ones."""
         root = self.output_dir / "checkpoints"
         final = root / f"step-{self.step}"
-        if self.processes.main and not (final / ".complete").exists():
-            self._write(final)
+        known, _ = self.processes.any((final / ".complete").exists(), False)
+        if not known:
+            state = self.processes.whole(self.state())
+            if self.processes.main:
+                self._write(final, state)
         self.processes.wait()
         return final
 
-    def _write(self, final: Path) -> None:
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint is made of: every weight, and what ``resume`` needs."""
+        weights = {name: p.detach() for name, p in self.task.model.named_parameters()}
+        return {"step": self.step, "weights": weights, "optimizers": [o.state_dict() for o in self.optimizers], "ema": self.ema.state_dict(), "scaler": self.scaler.state_dict()}
+
+    def _write(self, final: Path, state: dict[str, Any]) -> None:
         root = final.parent
         work = root / f".step-{self.step}.tmp"
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
-        weights = {**{name: p.detach() for name, p in self.task.model.named_parameters()}, **self.ema.average}
+        now = state.pop("weights")
+        weights = {**now, **state["ema"]["average"]}
         self.task.save(work, weights)
-        trained = {name: p for name, p in self.task.model.state_dict().items() if name in self.ema.average}
-        torch.save(
-            {"step": self.step, "model": trained, "optimizers": [o.state_dict() for o in self.optimizers], "ema": self.ema.state_dict()},
-            work / "training_state.pt",
-        )
+        torch.save({**state, "model": {name: now[name] for name in state["ema"]["average"]}}, work / "training_state.pt")
         loss = self.judge(weights)
         if loss is not None:
             (work / "validation.json").write_text(json.dumps({"step": self.step, "validation_loss": loss}))
@@ -290,18 +313,28 @@ class Trainer:
         if not re.fullmatch(r"step-\d+", folder.name) or not (folder / ".complete").exists():
             raise ConfigError(f"resume={choice}: {folder} is not a whole checkpoint; there are {sorted(p.name for p in (self.output_dir / 'checkpoints').glob('step-*'))}.")
         state = torch.load(folder / "training_state.pt", map_location=self.device, weights_only=True)
-        missing, unexpected = self.task.model.load_state_dict(state["model"], strict=False)
-        if unexpected or set(missing) & set(self.ema.average):
-            raise ConfigError(f"{folder} is of another architecture: {len(unexpected)} of its tensors are unknown to the model, such as {next(iter(unexpected), next(iter(missing), None))}. Name the model that the run began with.")
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        own, saved = dict(self.task.model.named_parameters()), state["model"]
+        strange = [name for name in {**saved, **self.ema.average} if name not in saved or name not in own or saved[name].shape != own[name].shape]
+        if strange:
+            raise ConfigError(f"{folder} is of another architecture: {len(strange)} of its tensors do not fit the model, such as {strange[0]}. Name the model that the run began with.")
+        if len(state["optimizers"]) != len(self.optimizers):
+            raise ConfigError(f"{folder} was made with another optimizer. Go on with that one, or begin a run from its weights.")
+        with torch.no_grad():
+            for name, value in saved.items():
+                own[name].copy_(self.processes.part_of(value, own[name]))
+        for optimizer, of_it in zip(self.optimizers, state["optimizers"]):
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            for number, moments in of_it["state"].items():
+                of_it["state"][number] = {k: self.processes.part_of(v, parameters[number]) if torch.is_tensor(v) and v.shape == parameters[number].shape else v for k, v in moments.items()}
+            optimizer.load_state_dict(of_it)
         self.ema.load_state_dict(state["ema"])
+        self.scaler.load_state_dict(state.get("scaler") or self.scaler.state_dict())
         self.step = state["step"]
         log.info("resumed at step %d from %s", self.step, folder)
 
     def _stop(self, *_: Any) -> None:
         log.info("SIGTERM: stopping after this step")
-        self.stopping = True
+        self.told_to_stop = True
 
 
 def config_ahead(config: TrainConfig) -> Callable[[Task, int], list[dict[str, Any]]]:
@@ -326,7 +359,7 @@ def train(config: TrainConfig, device: str = "auto") -> Path:
     (output_dir / SAVE_NOW).unlink(missing_ok=True)
     last = latest_checkpoint(output_dir)
     status = Status("waiting", os.getpid(), psutil.Process().create_time(), int(last.name.split("-")[1]) if last else 0)
-    processes, trainer = Processes(device), None
+    processes, trainer = Processes(device, config.sharding), None
     tell = (lambda new: new.write(output_dir)) if processes.main else (lambda new: None)
     try:
         check_divides(config, processes.count)

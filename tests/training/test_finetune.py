@@ -4,10 +4,12 @@ import json
 import os
 import shutil
 import signal
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from core import GenerationRequest, MiraTransformer3DModel, load_pipeline, save_video
 from core.device_lock import DeviceTurn, lock_path
@@ -22,6 +24,7 @@ from training.config import ConfigError, load_config, save_config
 from training.preflight import preflight
 from training.runs import TRASH, Runs, Status, read_run
 from training.targets.decoder import VideoFrames
+from training.targets.transformer import TransformerTask
 from training.trainer import Diverged, train
 
 @pytest.fixture(scope="module", autouse=True)
@@ -284,11 +287,48 @@ def test_samples_are_made_by_the_pipeline_at_each_checkpoint(place, tmp_path):
 
 def test_accumulated_gradients_and_checkpointing_change_nothing_but_rounding(place, tmp_path):
     plain = train(config(place, tmp_path / "plain", "target=temporal", "max_train_steps=2"))
-    spared = train(config(place, tmp_path / "spared", "target=temporal", "max_train_steps=2", "gradient_checkpointing=true"))
-    for ours, theirs in zip(trained(plain)[0].values(), trained(spared)[0].values()):
-        torch.testing.assert_close(ours, theirs)
+    for name, word in (("spared", "selective_checkpointing=false"), ("selective", "selective_checkpointing=true")):
+        spared = train(config(place, tmp_path / name, "target=temporal", "max_train_steps=2", "gradient_checkpointing=true", word))
+        for ours, theirs in zip(trained(plain)[0].values(), trained(spared)[0].values()):
+            torch.testing.assert_close(ours, theirs)
     twice = train(config(place, tmp_path / "twice", "target=temporal", "max_train_steps=2", "gradient_accumulation_steps=2"))
     assert any(not torch.equal(a, b) for a, b in zip(trained(plain)[0].values(), trained(twice)[0].values()))
+
+
+def test_fp16_scales_the_loss_and_resumes_exactly(place, tmp_path):
+    words = ("target=transformer", "mixed_precision=fp16")
+    full = train(config(place, tmp_path / "full", "target=transformer"))
+    whole = train(config(place, tmp_path / "whole", *words))
+    train(config(place, tmp_path / "parts", *words, "max_train_steps=2"))
+    parts = train(config(place, tmp_path / "parts", *words))
+    for ours, theirs in zip(trained(whole), trained(parts)):
+        assert all(torch.equal(ours[k], theirs[k]) for k in ours)
+    assert torch.load(whole / "training_state.pt", weights_only=True)["scaler"]["scale"] > 1
+    losses = [[row["loss"] for row in read_run(tmp_path / name).metrics() if "loss" in row] for name in ("full", "whole")]
+    assert losses[0] == pytest.approx(losses[1], rel=2e-2) and losses[0] != losses[1]  # no step was left out for an overflow
+
+
+def test_selective_checkpointing_keeps_matrix_products_and_computes_the_rest_again(place, tmp_path):
+    def operations(*words):
+        task = TransformerTask(config(place, tmp_path, "target=transformer", *words), torch.device("cpu"))
+        with CountOps() as count:
+            task.loss(task.batch(0), 0)[0].backward()
+        return count.seen
+
+    plain, spared, selective = (operations(*words) for words in ((), ("gradient_checkpointing=true",), ("gradient_checkpointing=true", "selective_checkpointing=true")))
+    assert spared["addmm"] > plain["addmm"] == selective["addmm"] and spared["gelu"] == selective["gelu"] > plain["gelu"]
+
+
+class CountOps(TorchDispatchMode):
+    """Counts operations by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
 
 
 def test_a_second_run_finds_its_latents_ready(place, tmp_path, monkeypatch):

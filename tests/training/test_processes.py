@@ -1,9 +1,9 @@
 """One run in several processes, over gloo: the same as in one, up to rounding."""
 
 import json
+import multiprocessing
 import os
-import subprocess
-import sys
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +14,10 @@ from tiny import save_tiny_model
 
 from core import save_video
 from core.device_lock import DeviceTurn, lock_path
-from training.config import TrainConfig, load_config, save_config
+from training.__main__ import main
+from training.config import TrainConfig, load_config
 from training.runs import Runs
-from training.trainer import train
-
-ROOT = Path(__file__).resolve().parents[2]
+from training.trainer import latest_checkpoint, train
 
 
 @pytest.fixture(scope="module")
@@ -40,15 +39,28 @@ def config(place: Path, out: Path, *words: str) -> TrainConfig:
     return load_config(None, [*plain, "checkpoint_every=2", "log_every=1", "mixed_precision=fp32", "num_threads=1", "validation_clips=2", "lr_warmup_steps=1", "learning_rate=1e-3", *words])
 
 
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["training.trainer", "training.targets.transformer", "training.targets.decoder", "torch.distributed.fsdp", "peft"])  # read once for all
+
+
+def be_one_of_two(wanted: TrainConfig, rank: int, port: int) -> None:
+    """What a launcher's process does."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    train(wanted, "cpu")
+
+
 def train_in_two(wanted: TrainConfig) -> Path:
-    """The last checkpoint of ``python -m training`` in two processes."""
-    wanted.num_processes = 2
-    folder = Path(wanted.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_config(wanted, folder / "wanted.yaml")
-    done = subprocess.run([sys.executable, "-m", "training", "--config", str(folder / "wanted.yaml"), "--device", "cpu"], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return sorted((folder / "checkpoints").glob("step-*"))[-1]
+    """The last checkpoint of a training in two processes."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    both = [FORKS.Process(target=be_one_of_two, args=(wanted, rank, port)) for rank in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(240)
+    assert [process.exitcode for process in both] == [0, 0]
+    return latest_checkpoint(Path(wanted.output_dir))
 
 
 def trained(checkpoint: Path) -> dict[str, torch.Tensor]:
@@ -60,13 +72,19 @@ def trained(checkpoint: Path) -> dict[str, torch.Tensor]:
     "words",
     [
         ("target=transformer", "gradient_accumulation_steps=2", "noise_offset=0.1"),
-        ("target=lora", "gradient_checkpointing=true", "snr_gamma=5"),
+        ("target=transformer", "gradient_accumulation_steps=2", "sharding=full"),
+        ("target=lora", "gradient_checkpointing=true", "snr_gamma=5", "sharding=full"),
+        ("target=temporal", "sharding=zero2"),
         ("target=vae_decoder",),
+        ("target=vae_decoder", "sharding=full"),
     ],
-    ids=["transformer", "lora", "vae_decoder"],
+    ids=["transformer", "transformer sharded", "lora sharded", "temporal zero2", "vae_decoder", "vae_decoder sharded"],
 )
 def test_two_processes_make_what_one_makes(place, tmp_path, words):
-    one, two = train(config(place, tmp_path / "one", *words)), train_in_two(config(place, tmp_path / "two", *words))
+    one = train(config(place, tmp_path / "one", *words))
+    if "target=lora" in words:
+        train_in_two(config(place, tmp_path / "two", *words, "max_train_steps=2"))
+    two = train_in_two(config(place, tmp_path / "two", *words))
     start, ours, theirs = trained(one.with_name("step-2")), trained(one), trained(two)
     assert one.name == two.name == "step-4" and ours.keys() == theirs.keys()
 
@@ -80,7 +98,7 @@ def test_two_processes_make_what_one_makes(place, tmp_path, words):
 
 def test_a_run_of_two_is_paused_and_goes_on_in_one(place, tmp_path):
     runs, folder = Runs(tmp_path / "runs"), tmp_path / "runs" / "long"
-    wanted = config(place, folder, "target=lora", "max_train_steps=100000", "checkpoint_every=100000", "num_processes=2", f"data_dir={tmp_path}")
+    wanted = config(place, folder, "target=lora", "max_train_steps=100000", "checkpoint_every=100000", "num_processes=2", "sharding=full", f"data_dir={tmp_path}")
     runs.launch("long", wanted, "cpu")
     wait_for(lambda: runs.get("long").step > 1, 120, lambda: (folder / "log.txt").read_text()[-3000:])
     runs.save_now("long")
@@ -98,10 +116,12 @@ def test_a_run_of_two_is_paused_and_goes_on_in_one(place, tmp_path):
     [
         (["train_batch_size=3"], "train_batch_size is 3; 2 processes share it"),
         (["target=text_encoder", 'dataset=""'], "trained by one process"),
+        (["sharding=full", "optimizer=muon"], "sharding is full; it goes with optimizer=adamw"),
         (["num_processes=0"], "num_processes is 0; it must be at least 1"),
     ],
 )
-def test_what_cannot_be_divided_is_said_before_it_begins(place, tmp_path, words, message):
-    command = [sys.executable, "-m", "training", "--device", "cpu", f"model={place / 'model'}", f"dataset={place / 'videos'}", "target=lora", f"output_dir={tmp_path}", "num_processes=2", *words]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2 and done.stderr.startswith("error: ") and message in done.stderr and done.stderr.count("\n") == 1
+def test_what_cannot_be_divided_is_said_before_it_begins(place, tmp_path, capsys, words, message):
+    command = ["--device", "cpu", f"model={place / 'model'}", f"dataset={place / 'videos'}", "target=lora", f"output_dir={tmp_path}", "num_processes=2", *words]
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and message in said and said.count("\n") == 1

@@ -272,6 +272,11 @@ def test_the_learning_rate_warms_up_stays_and_falls():
     c = load_config(None, ["target=vae", "learning_rate=0.5", "lr_warmup_steps=10", "lr_decay_steps=20", "max_train_steps=100"])
     rates = [learning_rate_at(c, s) for s in range(100)]
     assert rates[0] == pytest.approx(0.05) and rates[9] == rates[79] == 0.5 and rates[99] == pytest.approx((0.05 + 0.95 / 20) / 2)
+    c.lr_schedule = "cosine"
+    fall = [learning_rate_at(c, s) for s in range(100)]
+    assert fall[:81] == rates[:81] and fall[90] == pytest.approx(0.5 * (0.05 + 0.95 / 2)) and fall[85] > rates[85] and fall[99] < rates[99]
+    c.lr_schedule = "constant"
+    assert learning_rate_at(c, 99) == 0.5
 
 
 @pytest.mark.parametrize(
@@ -282,6 +287,8 @@ def test_the_learning_rate_warms_up_stays_and_falls():
         (["learning_rate=fast"], "learning_rate|fast"),
         (["target=transformer", "model=x"], "dataset is empty"),
         (["checkpoint_every=0", "target=vae"], "at least 1"),
+        (["target=vae", "lr_schedule=cosin"], "Did you mean 'cosine'"),
+        (["target=vae", "lr_schedule=cosine"], "over how many of the last steps"),
     ],
 )
 def test_settings_that_cannot_be_used_are_named(words, message):
@@ -301,6 +308,11 @@ def test_the_recipes_are_valid(name):
     import training
 
     assert load_config(Path(training.__file__).parent / "configs" / f"{name}.yaml", [] if name.startswith("nano") else ["dataset=videos"]).total_steps > 0
+
+
+def test_eight_bit_moments_are_refused_where_they_cannot_be_had(base, tmp_path):
+    with pytest.raises(ConfigError, match="needs a GPU and the package bitsandbytes"):
+        train(transformer_config(base, tmp_path, optimizer="adamw8bit"))
 
 
 def test_sigterm_stops_after_a_step_with_a_checkpoint(base, tmp_path):

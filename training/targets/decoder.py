@@ -40,14 +40,20 @@ class DecoderTask:
     def __init__(self, config: TrainConfig, device: torch.device, processes: Processes | None = None):
         self.config, self.device = config, device
         self.processes = processes or Processes(str(device))
-        self.model = TemporalVAE.from_pretrained(model_folder(config) / "vae").to(device).float().train()
-        self.model.encoder.requires_grad_(False)
-        self.model.quant_conv.requires_grad_(False)
-        if device.type == "cpu":
-            use_exact_temporal_convolutions(self.model)
+        self.model = self._model()
         self.dataset = VideoFrames(config)
         self.perceptual = _lpips(device)
         self.network: torch.nn.Module = Decoder(self.model)
+        self.units = [self.model.decoder]
+
+    def _model(self) -> TemporalVAE:
+        """The VAE that the run starts from; its decoder is trained."""
+        model = TemporalVAE.from_pretrained(model_folder(self.config) / "vae").to(self.device).float().train()
+        model.encoder.requires_grad_(False)
+        model.quant_conv.requires_grad_(False)
+        if self.device.type == "cpu":
+            use_exact_temporal_convolutions(model)
+        return model
 
     def batch(self, index: int) -> dict[str, Any]:
         """``frames`` uint8 [B, T, H, W, 3] of takes of one shape: this process's share."""
@@ -77,15 +83,16 @@ class DecoderTask:
     @torch.no_grad()
     def validate(self, weights: dict[str, torch.Tensor]) -> float | None:
         """Mean loss of the held-out clips; None where no clip is held out."""
-        with using(self.model, weights):
-            losses = [float(self._loss(Decoder(self.model), {"frames": frames[None]})[0]) for frames in self.dataset.held_out_frames()]
+        model = self._model() if self.processes.sharded else self.model
+        with using(model, weights):
+            losses = [float(self._loss(Decoder(model), {"frames": frames[None]})[0]) for frames in self.dataset.held_out_frames()]
         return float(np.mean(losses)) if losses else None
 
     @torch.no_grad()
     def save(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
         """``folder/vae``: the whole VAE."""
         vae = TemporalVAE.from_config(self.model.config)
-        vae.load_state_dict({**{name: p.cpu() for name, p in self.model.state_dict().items()}, **{name: p.cpu() for name, p in weights.items()}})
+        vae.load_state_dict({name: p.cpu() for name, p in weights.items()})
         vae.save_pretrained(folder / "vae")
 
 

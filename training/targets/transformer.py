@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from core.checkpoints import find_model, text_encoder_folder
-from core.device import choose_dtype
 from core.loras import MADE_FROM
 from core.provenance import model_hash
 from core.schedulers import MiraScheduler
@@ -25,7 +27,7 @@ from ..latents import VideoLatents
 from ..losses import diffusion_loss, draw_timesteps, draw_training_noise
 from ..precompute import LatentDataset
 from ..processes import Processes
-from ..trainer import step_generator, step_rng
+from ..trainer import step_generator, step_rng, training_dtype
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +37,12 @@ TEMPORAL = "temporal_transformer_blocks."
 LORA_FILE = "lora.safetensors"
 VALIDATED_AT = (100, 250, 400, 550, 700, 850)
 """Noise steps, of 1,000, at which the loss of held-out clips is measured."""
+_aten = torch.ops.aten
+EXPENSIVE = (
+    _aten.mm.default, _aten.addmm.default, _aten.bmm.default, _aten.baddbmm.default, _aten._scaled_dot_product_flash_attention.default, _aten._scaled_dot_product_flash_attention_for_cpu.default,
+    _aten._scaled_dot_product_efficient_attention.default, _aten._scaled_dot_product_cudnn_attention.default,
+)  # fmt: skip
+"""Operations whose results selective checkpointing keeps, as torchtitan does: matrix products and attention."""
 
 
 class TransformerTask:
@@ -45,14 +53,16 @@ class TransformerTask:
     def __init__(self, config: TrainConfig, device: torch.device, progress: Callable[[int, int], None] | None = None, processes: Processes | None = None):
         self.config, self.device = config, device
         self.processes = processes or Processes(str(device))
-        self.dtype = torch.float32 if config.mixed_precision == "fp32" else choose_dtype("bf16" if config.mixed_precision == "bf16" else "auto", device)
+        self.dtype = training_dtype(config, device)
         self.folder = model_folder(config)
         self.text_encoder = LazyTextEncoder(text_encoder_folder(self.folder, Path(config.data_dir) / "models"), Path(config.data_dir) / "cache" / "prompts", device, self.dtype)
         self.dataset = self._dataset(progress)
         self.model = self._model().to(device).train()
         if self.model.config.in_channels != self.dataset.channels:
             raise ConfigError(f"The transformer takes {self.model.config.in_channels} latent channels, the latents of {config.dataset} have {self.dataset.channels}.")
-        self.network: torch.nn.Module = Predictor(self.model, self.dtype)
+        self.network: torch.nn.Module = Predictor(self.model, self.dtype, self.processes.sharded)
+        spatial, temporal = self.model.transformer_blocks, self.model.temporal_transformer_blocks
+        self.units = [*([block.attn2.to_k, block.attn2.to_v] for block in spatial), *spatial, *temporal, self.model]  # the text is projected before its block runs
         if config.scheduler or not (self.folder / "scheduler").is_dir():
             self.scheduler = MiraScheduler(**config.scheduler)
         else:
@@ -97,7 +107,8 @@ class TransformerTask:
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
         if config.gradient_checkpointing:
-            model.enable_gradient_checkpointing()
+            kept = {"context_fn": partial(create_selective_checkpoint_contexts, list(EXPENSIVE))} if config.selective_checkpointing else {}
+            model.enable_gradient_checkpointing(lambda block, *args: checkpoint(block.__call__, *args, use_reentrant=False, **kept))
         return model
 
     def batch(self, index: int) -> dict[str, Any]:
@@ -149,12 +160,20 @@ class TransformerTask:
 
     # -- what a checkpoint is judged by -------------------------------------------------------------
 
+    @contextmanager
+    def judged(self, weights: dict[str, torch.Tensor]) -> Iterator[MiraTransformer3DModel]:
+        """The model with these weights: the one that is trained, or another where each process has only a part of that."""
+        model = self._model().to(self.device) if self.processes.sharded else self.model
+        with using(model, weights):
+            yield model
+
     @torch.no_grad()
     def validate(self, weights: dict[str, torch.Tensor]) -> float | None:
         """Mean loss of the held-out clips at VALIDATED_AT with noise that never changes; None where no clip is held out."""
         batches = self.dataset.held_out_batches(np.random.default_rng(0))
-        network, losses = Predictor(self.model, self.dtype), []
-        with using(self.model, weights):
+        losses = []
+        with self.judged(weights) as model:
+            network = Predictor(model, self.dtype)
             for number, batch in enumerate(batches):
                 batch["prompt_embeds"] = self.encode(batch.pop("texts"))
                 for step in VALIDATED_AT:
@@ -177,8 +196,8 @@ class TransformerTask:
         if takes:
             longest = max(takes, key=lambda take: take.num_frames)
             shape = {"num_frames": longest.num_frames, "height": longest.height, "width": longest.width, "fps": max(1, min(120, round(longest.fps)))}
-        with using(self.model, weights):
-            pipe = MiraPipeline(self.model, TemporalVAE.from_pretrained(self.folder / "vae", dtype=self.dtype).to(self.device), self.scheduler)
+        with self.judged(weights) as model:
+            pipe = MiraPipeline(model, TemporalVAE.from_pretrained(self.folder / "vae", dtype=self.dtype).to(self.device), self.scheduler)
             pipe.lazy_text_encoder = self.text_encoder
             pipe.set_progress_bar_config(disable=True)
             for number, prompt in enumerate(config.validation_prompts):
@@ -195,8 +214,8 @@ class TransformerTask:
             from safetensors import safe_open
             from safetensors.torch import load_file, save_file
 
-            with using(self.model, weights):
-                self.model.save_lora_adapter(folder, weight_name=LORA_FILE)
+            with self.judged(weights) as model:
+                model.save_lora_adapter(folder, weight_name=LORA_FILE)
             with safe_open(folder / LORA_FILE, "pt") as file:
                 metadata = file.metadata()
             origin = {"run": Path(self.config.output_dir).name, "model": self.config.model, "dataset": Path(self.config.dataset).name, "dataset_hash": getattr(self.dataset, "hash", None)}
@@ -204,8 +223,7 @@ class TransformerTask:
             return
         with torch.device("meta"):
             model = MiraTransformer3DModel.from_config(self.model.config)
-        frozen = {name: p.data for name, p in self.model.named_parameters() if name not in weights}
-        model.load_state_dict({**weights, **frozen}, assign=True)
+        model.load_state_dict(weights, assign=True)
         model.save_pretrained(folder / "transformer")
         self.scheduler.save_pretrained(folder / "scheduler")
 
@@ -217,13 +235,15 @@ class Predictor(torch.nn.Module):
     time, when cast weights are gone: they need it.
     """
 
-    def __init__(self, model: MiraTransformer3DModel, dtype: torch.dtype):
+    def __init__(self, model: MiraTransformer3DModel, dtype: torch.dtype, sharded: bool = False):
         super().__init__()
-        self.model, self.dtype = model, dtype
+        self.model, self.dtype, self.sharded = model, dtype, sharded
 
     def forward(self, noisy: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, fps: torch.Tensor, **options: Any) -> MiraTransformerOutput:
         if self.dtype == torch.float32:
             return self.model(noisy, timesteps, text, fps, **options)
+        if self.sharded:  # weights are gathered in that number format
+            return self.model(noisy.to(self.dtype), timesteps, text.to(self.dtype), fps, **options)
         if self.model.gradient_checkpointing:
             with torch.autocast(noisy.device.type, self.dtype):
                 return self.model(noisy, timesteps, text, fps, **options)
