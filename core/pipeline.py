@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
+from .economy import Economy
 from .loras import apply_loras
 from .presets import default_preset
 from .schedulers import MiraScheduler, draw_noise, make_sampler
@@ -86,7 +87,34 @@ class MiraPipeline(DiffusionPipeline):
         """Where the weights come from; ``load_pipeline`` sets it."""
         self.data_dir = Path("workspace")
         """Where LoRAs lie; ``load_pipeline`` sets it."""
+        self.economy = Economy()
+        """What clips are spared now; ``spare`` changes it."""
+        self.stage = "text"
+        """What the last call was at: 'text', 'denoise' or 'decode'."""
         self._interrupted = False
+
+    def spare(self, economy: Economy) -> None:
+        """Make the next clips with ``economy``. Parts that need not take turns any more are brought back to the device."""
+        home = self._execution_device
+        self.economy = economy
+        if economy.turns_on is None:
+            self.transformer.to(home)
+            self.vae.to(home)
+        if self.lazy_text_encoder is not None:
+            place = torch.device("cpu") if economy.text_on_cpu else home
+            if economy.unload_text or self.lazy_text_encoder.device.type != place.type:
+                self.lazy_text_encoder.release()
+            self.lazy_text_encoder.to(place)
+
+    @property
+    def _execution_device(self) -> torch.device:
+        return torch.device(self.economy.turns_on) if self.economy.turns_on else super()._execution_device
+
+    def _turn(self, part: str) -> None:
+        """Where parts take turns on the device, it is that of ``part``: 'text', 'transformer' or 'vae'."""
+        if self.economy.turns_on:
+            for name in sorted(("transformer", "vae"), key=lambda name: name == part):  # the one that goes makes room first
+                getattr(self, name).to(self.economy.turns_on if name == part else "cpu")
 
     def interrupt(self) -> None:
         """Stop the running generation after its current step (from another thread, or from a callback): it raises GenerationCancelled."""
@@ -109,12 +137,15 @@ class MiraPipeline(DiffusionPipeline):
         if self.text_encoder is not None and self.tokenizer is not None:
             return encode_prompts(prompts, self.tokenizer, self.text_encoder)
         if self.lazy_text_encoder is not None:
-            return self.lazy_text_encoder(prompts)
+            embeds = self.lazy_text_encoder(prompts)
+            if self.economy.unload_text:
+                self.lazy_text_encoder.release()
+            return embeds
         raise ValueError("This pipeline has no text encoder. Load it with text_encoder=True, or pass prompt_embeds (and negative_prompt_embeds for guidance).")
 
     def generate(self, request: GenerationRequest, callback: StepCallback | None = None, output_type: str = "np", resume: Snapshot | None = None) -> MiraPipelineOutput:
         """The video of one request, or the rest of it from where ``resume`` was taken. Raises RequestError for one that cannot be met, GenerationCancelled when interrupted."""
-        request = request.resolved()
+        request, self.stage = request.resolved(), "text"
         apply_loras(self.transformer, request.loras, self.data_dir)
         sampling = {name: getattr(request, name) for name in _SHARED_FIELDS}
         return self(request.prompt, request.negative_prompt, seed=request.seed, callback_on_step_end=callback, output_type=output_type, resume=resume, start_latents=None if resume else self.encode_start(request), **sampling)
@@ -124,6 +155,7 @@ class MiraPipeline(DiffusionPipeline):
         """The latents ``[1, C, T, h, w]`` of what a resolved request starts from; None where it starts from noise. Raises RequestError."""
         if request.start_from is None:
             return None
+        self._turn("vae")
         frames = torch.from_numpy(load_start(request)).to(self._execution_device)  # T H W C
         return encode_video(self.vae, frames.permute(3, 0, 1, 2)[None].to(self.vae.dtype).div(127.5).sub(1)).float()
 
@@ -170,7 +202,7 @@ class MiraPipeline(DiffusionPipeline):
 
         Raises RequestError for a value that cannot be used, GenerationCancelled when interrupted, GenerationError for NaN.
         """
-        self._interrupted = False
+        self._interrupted, self.stage = False, "text"
         if output_type not in ("np", "pt", "pil", "latent"):
             raise RequestError("output_type", f"output_type is {output_type!r}; np, pt, pil or latent are known.")
         prompts = _texts(prompt, prompt_embeds)
@@ -186,7 +218,10 @@ class MiraPipeline(DiffusionPipeline):
         if resume is not None:
             resume = resume.checked(shape).to(device)
             latents, start_latents = resume.noise, resume.start_latents
+        self._turn("text")
         context = self._context(prompts, negatives, prompt_embeds, negative_prompt_embeds, guided, device) if resume is None else resume.context
+        self.stage = "denoise"
+        self._turn("transformer")
 
         solver = make_sampler(self.scheduler, settings.sampler, settings.num_inference_steps, settings.eta)
         if latents is None:
@@ -266,6 +301,10 @@ class MiraPipeline(DiffusionPipeline):
     def _predict(self, x_t: Tensor, timestep: int, text: ProjectedText, fps: Tensor, guidance_scale: float) -> Tensor:
         """The transformer's prediction in fp32; classifier-free guidance (arXiv:2207.12598, eq. 6) in one forward of 2 B."""
         copies = len(fps) // len(x_t)
+        if copies == 2 and self.economy.one_at_a_time:
+            halves = [([(keys[half], values[half]) for keys, values in text], fps[half]) for half in (slice(0, len(x_t)), slice(len(x_t), None))]
+            unconditional, conditional = (self._predict(x_t, timestep, *half, 1) for half in halves)
+            return unconditional + guidance_scale * (conditional - unconditional)
         prediction = self.transformer(
             hidden_states=torch.cat([x_t] * copies).to(self.transformer.dtype),
             timestep=torch.full((len(fps),), timestep, device=x_t.device),
@@ -290,6 +329,9 @@ class MiraPipeline(DiffusionPipeline):
     def _finish(self, latents: Tensor, output_type: str, chunk_frames: int | None) -> np.ndarray | Tensor | list[list[Image.Image]]:
         if output_type == "latent":
             return latents
+        self.stage = "decode"
+        self._turn("vae")
+        chunk_frames = self.economy.decode_chunk_frames or chunk_frames
         video = decode_latents(self.vae, latents, chunk_frames).float()  # b c t h w in -1..1
         frames = (video / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 4, 1)  # b t h w c
         if not torch.isfinite(frames).all():

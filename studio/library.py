@@ -124,6 +124,11 @@ class Library:
         rows = self.db.read("SELECT * FROM videos WHERE id = ? AND deleted IS NULL", id)
         return self._videos(rows)[0] if rows else None
 
+    def largest(self, model: str) -> GenerationRequest | None:
+        """The request of the largest video that ``model`` has made here; None where it has made none."""
+        rows = self.db.read("SELECT request FROM videos WHERE json_extract(request, '$.model') = ? AND elapsed IS NOT NULL ORDER BY num_frames * width * height DESC LIMIT 1", model)
+        return load_request(rows[0]["request"]) if rows else None
+
     def faults(self) -> dict[str, str]:
         """What is plainly wrong with videos, by id; those with nothing wrong are left out."""
         return {row["id"]: row["faults"] for row in self.db.read("SELECT id, faults FROM videos WHERE faults IS NOT NULL AND deleted IS NULL ORDER BY created DESC LIMIT 500")}

@@ -20,6 +20,7 @@ TITLES = {
     "output_fps": "File fps",
     "decode_chunk_frames": "Frames decoded at once",
     "loras": "LoRAs",
+    "memory": "To save memory",
 }
 """Where the field's own name is not what the page calls it."""
 UNITS = {"num_inference_steps": "{} steps", "num_frames": "{} frames", "output_fps": "{} fps", "height": "{} px high", "width": "{} px wide"}

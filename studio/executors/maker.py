@@ -21,6 +21,7 @@ import torch
 from core import GenerationCancelled, GenerationRequest, MiraPipeline, load_pipeline, save_video
 from core.device import choose_device
 from core.device_lock import DeviceTurn, lock_path
+from core.economy import Economy, OutOfMemory
 from core.metrics import faults
 from core.pipeline import StepCallback
 from core.provenance import made_with
@@ -34,7 +35,7 @@ from ..queue import Job, Queue
 from .parking import Place, sweep
 from .progress import DECODED, LEASE_SECONDS, Parked, Progress
 from .verify import verdict
-from .words import explain, is_broken_device
+from .words import explain, is_broken_device, is_out_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +115,7 @@ class VideoMaker:
             log.info("request %s was cancelled or given to another worker", job.id)
         except Exception as error:
             log.exception("request %s failed", job.id)
-            self.queue.fail(job.id, self.worker_id, job.attempts, explain(error, job.request, self.data_dir))
+            self.queue.fail(job.id, self.worker_id, job.attempts, explain(error, job.request, self.data_dir, self.library.largest(job.request.model)))
             if is_broken_device(error):
                 self.leave()
         else:
@@ -149,11 +150,39 @@ class VideoMaker:
                 file.unlink(missing_ok=True)
 
     def frames(self, request: GenerationRequest, on_step_end: StepCallback, place: Place | None = None) -> tuple[np.ndarray, dict[str, Any]]:
-        """What ``request`` (resolved) shows, [T, H, W, C], and what that was made with; it goes on from what lies at ``place``."""
+        """What ``request`` (resolved) shows, [T, H, W, C], and what that was made with; it goes on from what lies at ``place``.
+
+        Where memory runs out it goes on from the last step that was done, with one thing more spared, for this request alone. Raises
+        OutOfMemory when nothing is left to spare.
+        """
         pipe = self.pipeline(request.model)
-        made = made_with(pipe, request.loras)
-        parked = None if place is None else place.find(request, made, pipe.transformer.device)
-        return pipe.generate(request, callback=on_step_end, resume=parked).frames[0], made
+        device, made = pipe.transformer.device, made_with(pipe, request.loras)
+        place = place or Place()
+        done = place.find(request, made, device)
+
+        def remember(pipe: MiraPipeline, step: int, timestep: int, report: dict[str, Any]) -> None:
+            nonlocal done
+            on_step_end(pipe, step, timestep, report)
+            done = report["snapshot"]()
+
+        try:
+            while True:
+                pipe.spare(place.economy)
+                try:
+                    frames = pipe.generate(request, callback=remember, resume=done).frames[0]
+                    return frames, made | place.economy.told
+                except Exception as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    ran_out = str(error)
+                release_memory()  # out here, where no exception holds the tensors any more
+                log.warning("memory ran out (%s) with %s: %s", pipe.stage, place.economy, ran_out)
+                more = place.economy.more(pipe.stage, request, str(device), pipe.lazy_text_encoder is not None and pipe.lazy_text_encoder.loaded)
+                if more is None:
+                    raise OutOfMemory(ran_out, place.economy)
+                place.economy = more
+        finally:
+            pipe.spare(Economy())
 
     def verify(self, job: Job, part: Path) -> None:
         """Keep the verdict on the video that ``part`` is the second making of; ``part`` itself is thrown away."""

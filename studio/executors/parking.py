@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import time
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 
+from core.economy import Economy
 from core.snapshot import Snapshot, SnapshotError
 from core.types import GenerationRequest
 
@@ -20,11 +22,13 @@ log = logging.getLogger(__name__)
 
 
 class Place:
-    """The place of one request in ``folder``, for one worker that has leased it."""
+    """The place of one request in ``folder``, for one worker that has leased it. Without these nothing is found or kept."""
 
-    def __init__(self, folder: Path, queue: Queue, worker_id: str, job: Job):
+    def __init__(self, folder: Path | None = None, queue: Queue | None = None, worker_id: str = "", job: Job | None = None):
         self.queue, self.worker_id, self.job = queue, worker_id, job
-        self.path = folder / f"{job.id}.pt"
+        self.path = None if job is None else folder / f"{job.id}.pt"
+        self.economy = Economy()
+        """What the request is spared, as memory ran out."""
         self.seconds = 0.0
         """How long the steps took that were found here."""
         self._started = time.monotonic()
@@ -33,12 +37,12 @@ class Place:
     @property
     def ready(self) -> bool:
         """Whether it is known what the request is made with, so that a snapshot can say so."""
-        return self._of is not None
+        return self.path is not None and self._of is not None
 
     def find(self, request: GenerationRequest, made: dict[str, Any], device: torch.device) -> Snapshot | None:
         """What a request that is ``made`` with this goes on from; None when it starts anew, also because its snapshot cannot be used any more."""
         self._of = json.dumps([request.to_dict(), made], sort_keys=True)
-        if not self.job.parked:
+        if self.job is None or not self.job.parked:
             return None
         try:
             snapshot, notes = Snapshot.load(self.path, self._of, device)
@@ -46,13 +50,13 @@ class Place:
             log.warning("request %s starts anew: %s", self.job.id, error)
             self.queue.unpark(self.job.id, self.worker_id, self.job.attempts)
             return None
-        self.seconds = notes["seconds"]
+        self.seconds, self.economy = notes["seconds"], Economy(**notes["economy"])
         return snapshot
 
     def keep(self, snapshot: Snapshot) -> None:
         """Write ``snapshot``. Raises StorageError or WriteError."""
         require_space(self.path.parent, snapshot.num_bytes)
-        snapshot.save(self.path, self._of, {"seconds": self.seconds + time.monotonic() - self._started})
+        snapshot.save(self.path, self._of, {"seconds": self.seconds + time.monotonic() - self._started, "economy": dataclasses.asdict(self.economy)})
 
 
 def sweep(folder: Path, queue: Queue) -> None:

@@ -12,7 +12,7 @@ from core.video_io import read_settings, read_video
 
 SEEN = 2.0
 """Mean difference of 255 up to which two clips look the same: what other kernels and versions make of the same weights."""
-NAMES = {"model_hash": "the model's weights", "dtype": "the number format", "device": "the device"}
+NAMES = {"model_hash": "the model's weights", "dtype": "the number format", "device": "the device", "memory": "what was done to save memory"}
 
 
 def verdict(old: Path, new: Path) -> str:

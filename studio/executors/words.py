@@ -7,6 +7,7 @@ from pathlib import Path
 
 from core.checkpoints import CheckpointError
 from core.device import ResourceError
+from core.economy import OutOfMemory
 from core.files import WriteError
 from core.pipeline import GenerationError
 from core.types import GenerationRequest, RequestError
@@ -14,8 +15,8 @@ from core.types import GenerationRequest, RequestError
 from ..db import MIN_FREE_BYTES, StorageError, disk_full
 
 
-def explain(error: BaseException, request: GenerationRequest, data_dir: Path) -> str:
-    """One or two sentences: what happened, and what would help."""
+def explain(error: BaseException, request: GenerationRequest, data_dir: Path, largest: GenerationRequest | None = None) -> str:
+    """One or two sentences: what happened, and what would help. ``largest``: what this model has made here, that took the most memory."""
     if isinstance(error, (RequestError, StorageError, GenerationError, CheckpointError, ResourceError)):
         return str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -23,9 +24,11 @@ def explain(error: BaseException, request: GenerationRequest, data_dir: Path) ->
     if isinstance(error, (WriteError, FileNotFoundError)):
         return str(error)
     if is_out_of_memory(error):
+        tried = f", even with {', '.join(error.tried.words)}" if isinstance(error, OutOfMemory) and error.tried.words else ""
+        fits = "" if largest is None else f"The largest that it has made here has {largest.num_frames} frames of {largest.width}×{largest.height}. "
         return (
-            f"There was not enough memory for {request.num_frames} frames of {request.width}×{request.height} with {request.model}. "
-            "Try fewer frames or a smaller size, set decode_chunk_frames, or close other programs; then retry."
+            f"There was not enough memory for {request.num_frames} frames of {request.width}×{request.height} with {request.model}{tried}. "
+            f"{fits}Try fewer frames or a smaller size, or close other programs; then retry."
         )
     first_line = str(error).strip().split("\n")[0][:300]
     return f"Something unexpected happened ({type(error).__name__}: {first_line}). The details are in {data_dir / 'logs' / 'worker.log'}. Retry, or try other settings."

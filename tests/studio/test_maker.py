@@ -14,8 +14,10 @@ import torch
 from studio_app import wait_for
 
 from core import GenerationCancelled, GenerationRequest, read_settings, save_video
+from core import pipeline as pipeline_module
 from core.device_lock import device_held, lock_path
 from studio import db as db_module
+from studio.downloads import file_facts
 from studio.executors import maker as maker_module
 from studio.executors.maker import VideoMaker
 from studio.executors.parking import Place
@@ -257,3 +259,56 @@ def test_a_training_run_parks_the_running_request_which_goes_on_by_itself(maker:
     over.set()
     trainer.join()
     assert maker.turn() and steps == [0, 1, 2, 3] and maker.queue.get(id).state == "done"
+
+
+def runs_out(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, until: Callable[..., bool]) -> list[bool]:
+    """Have memory run out in ``owner.name`` until it is called as ``until`` says; how each call went."""
+    calls: list[bool] = []
+    works = getattr(owner, name)
+
+    def tight(*arguments, **named):
+        calls.append(until(*arguments, **named))
+        if not calls[-1]:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+        return works(*arguments, **named)
+
+    monkeypatch.setattr(owner, name, tight)
+    return calls
+
+
+def test_out_of_memory_in_the_decode_takes_smaller_chunks_and_keeps_the_steps(maker: VideoMaker, small: GenerationRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = small.replace(num_frames=12)
+    job, after = lease(maker, small), maker.queue.enqueue(small)
+    steps = at_step(monkeypatch, 99, lambda: None)
+    with monkeypatch.context() as tight:
+        calls = runs_out(tight, pipeline_module, "decode_latents", lambda vae, latents, chunk_frames=None: chunk_frames == 4)
+        maker.work(job)
+    assert calls == [False, False, False, True] and steps == [0, 1, 2, 3], "no step is made twice"
+    video = maker.library.get(job.id)
+    told = read_settings(video.path)["made_with"]["memory"]
+    assert told == "the text encoder unloaded after use, decoding 4 frames at a time"
+    assert ("To save memory", told) in file_facts(video)
+    assert maker.turn() and "memory" not in read_settings(maker.library.get(after).path)["made_with"], "the next one is spared nothing"
+
+
+def test_out_of_memory_in_a_step_takes_one_thing_at_a_time_and_goes_on_from_there(maker: VideoMaker, small: GenerationRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = small.replace(guidance_scale=3.0)
+    whole = lease(maker, small)
+    maker.work(whole)
+    job = lease(maker, small)
+    steps = at_step(monkeypatch, 99, lambda: None)
+    with monkeypatch.context() as tight:
+        calls = runs_out(tight, maker.pipe.transformer, "forward", lambda hidden_states, **_: len(hidden_states) == 1 or len(steps) < 2)
+        maker.work(job)
+    assert calls == [True, True, False, False, *[True] * 4] and steps == [0, 1, 2, 3]
+    assert read_settings(maker.library.get(job.id).path)["made_with"]["memory"] == "the text encoder unloaded after use, guidance in two passes"
+    assert verdict(Path(maker.library.get(whole.id).path), Path(maker.library.get(job.id).path)).startswith(("Bit-exact", "Within tolerance"))
+
+
+def test_what_cannot_be_made_in_this_memory_says_what_can(maker: VideoMaker, small: GenerationRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    maker.work(lease(maker, small))
+    job = lease(maker, small.replace(num_frames=6))
+    runs_out(monkeypatch, pipeline_module, "decode_latents", lambda *_, **__: False)
+    maker.work(job)
+    failed = maker.queue.get(job.id)
+    assert failed.state == "failed" and re.search("not enough memory for 6 frames of 32×32 .* even with .*decoding frame by frame.*largest that it has made here has 4 frames of 32×32", failed.error), failed.error

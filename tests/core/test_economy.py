@@ -1,0 +1,63 @@
+"""The ladder that is walked when memory runs out, and that what is spared changes nothing but by rounding."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import tiny_pipeline
+
+from core import GenerationRequest
+from core.economy import Economy
+
+REQUEST = GenerationRequest("a small red ball", num_frames=24, guidance_scale=3.0).resolved()
+SMALL = dict(height=32, width=32, num_frames=4, num_inference_steps=2, guidance_scale=3.0, fps=6, sampler="ddim", seed=3)
+
+
+def rungs(stage: str, device: str, request: GenerationRequest = REQUEST) -> list[str]:
+    """What is spared at the end of each rung that comes last, in the order of the ladder."""
+    found, economy = [], Economy()
+    while (more := economy.more(stage, request, device, text_loaded=True)) is not None:
+        found.append(next(words for words in more.words if words not in economy.words))
+        economy = more
+    return found
+
+
+def test_the_ladder_begins_with_what_changes_nothing_and_ends() -> None:
+    turns, unload, halves = "transformer and VAE on the device in turns", "the text encoder unloaded after use", "guidance in two passes"
+    chunks = ["decoding 10 frames at a time", "decoding 4 frames at a time", "decoding frame by frame"]
+    assert rungs("text", "cuda:0") == ["the text encoder on the CPU", turns] and rungs("text", "cpu") == []
+    assert rungs("denoise", "cuda:0") == [unload, turns, halves] and rungs("denoise", "cpu") == [unload, halves]
+    assert rungs("denoise", "cpu", REQUEST.replace(guidance_scale=1.0)) == [unload]
+    assert rungs("decode", "cuda:0") == [unload, turns, *chunks] and rungs("decode", "cpu") == [unload, *chunks]
+    assert rungs("decode", "cpu", REQUEST.replace(decode_chunk_frames=4)) == [unload, chunks[2]]
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return tiny_pipeline()
+
+
+def test_guidance_in_two_passes_is_the_same_but_for_rounding(pipe) -> None:
+    prompts = ["a small red ball", "a blue box"]
+    batches = []
+    handle = pipe.transformer.register_forward_pre_hook(lambda module, args, kwargs: batches.append(len(args[0] if args else kwargs["hidden_states"])), with_kwargs=True)
+    whole = pipe(prompts, output_type="latent", **SMALL).frames
+    pipe.spare(Economy(one_at_a_time=True))
+    halves = pipe(prompts, output_type="latent", **SMALL).frames
+    pipe.spare(Economy())
+    handle.remove()
+    assert batches == [4, 4, 2, 2, 2, 2]
+    torch.testing.assert_close(halves, whole, rtol=1e-4, atol=1e-4)
+
+
+def test_parts_take_turns_and_come_back(pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    moves: list[tuple[str, str]] = []
+    whole = pipe("a small red ball", output_type="pt", **SMALL).frames
+    for name in ("transformer", "vae"):
+        part = getattr(pipe, name)
+        monkeypatch.setattr(part, "to", lambda place, name=name, to=part.to: moves.append((name, str(place))) or to(place))
+    pipe.spare(Economy(turns_on="cpu:0"))  # stands in for a GPU
+    assert torch.equal(pipe("a small red ball", output_type="pt", **SMALL).frames, whole)
+    pipe.spare(Economy())
+    text, denoise, decode = [("transformer", "cpu"), ("vae", "cpu")], [("vae", "cpu"), ("transformer", "cpu:0")], [("transformer", "cpu"), ("vae", "cpu:0")]
+    assert moves == [*text, *denoise, *decode, ("transformer", "cpu:0"), ("vae", "cpu:0")]
