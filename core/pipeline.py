@@ -21,14 +21,15 @@ from transformers import PreTrainedTokenizerBase, T5EncoderModel
 from .economy import Economy
 from .loras import apply_loras
 from .presets import default_preset
+from .quality import EXACT, QUALITIES
 from .schedulers import MiraScheduler, draw_noise, make_sampler
 from .snapshot import Snapshot
 from .start import load_start
+from .step_cache import StepCache
 from .text_encoder import LazyTextEncoder, encode_prompts
-from .transformer import MiraTransformer3DModel, ProjectedText
+from .transformer import MiraTransformer3DModel, Modulation, ProjectedText
 from .types import MAX_SEED, GenerationRequest, RequestError
 from .vae import decode_latents, encode_video, preview_frames
-from .windows import decode_in_windows, predict_in_windows
 
 # A model folder names its parts as ["core", "MiraTransformer3DModel"]: the public names, wherever the modules move.
 for _classes in (pipeline_loading_utils.LOADABLE_CLASSES.setdefault("core", {}), pipeline_loading_utils.ALL_IMPORTABLE_CLASSES):
@@ -173,6 +174,7 @@ class MiraPipeline(DiffusionPipeline):
         guidance_scale: float | None = None,
         eta: float | None = None,
         sampler: str | None = None,
+        quality: str = EXACT,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         seed: int | Sequence[int] | None = None,
         latents: Tensor | None = None,
@@ -183,7 +185,6 @@ class MiraPipeline(DiffusionPipeline):
         output_type: Literal["np", "pt", "pil", "latent"] = "np",
         callback_on_step_end: StepCallback | None = None,
         decode_chunk_frames: int | None = None,
-        window_frames: int | None = None,
         resume: Snapshot | None = None,
         return_dict: bool = True,
     ) -> MiraPipelineOutput | tuple:
@@ -198,9 +199,9 @@ class MiraPipeline(DiffusionPipeline):
                 clip: at every step they take the place of what was sampled, noised to that step (as in Mira's sampler and RePaint, arXiv:2201.09865,
                 eq. 8), and in the end as they are. With ``strength`` they are the whole clip, noised so far that this share of the steps remains
                 (SDEdit, arXiv:2108.01073).
+            quality: A key of ``core.quality.QUALITIES``: how much of the work is spared, at a price; "quality" spares none.
             eta: Share of fresh noise in a ddim step; other samplers ignore it.
             decode_chunk_frames: None decodes a clip whole; 10 gives the original code's independent chunks.
-            window_frames: Frames that the transformer and the decoder are given at once (see ``core.windows``); of a longer clip they never see more.
             resume: What a callback's ``snapshot`` gave, in a call with the same arguments; its noise, start and embeddings take the place of theirs.
 
         Raises RequestError for a value that cannot be used, GenerationCancelled when interrupted, GenerationError for NaN.
@@ -210,7 +211,7 @@ class MiraPipeline(DiffusionPipeline):
             raise RequestError("output_type", f"output_type is {output_type!r}; np, pt, pil or latent are known.")
         prompts = _texts(prompt, prompt_embeds)
         batch_size = len(prompts)
-        asked = dict(height=height, width=width, num_frames=num_frames, fps=fps, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, eta=eta, sampler=sampler, decode_chunk_frames=decode_chunk_frames, window_frames=window_frames)
+        asked = dict(height=height, width=width, num_frames=num_frames, fps=fps, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, eta=eta, sampler=sampler, quality=quality, decode_chunk_frames=decode_chunk_frames)
         negatives = _spread("negative_prompt", negative_prompt or "", batch_size)
         preset = default_preset(self.model_name).name
         settings = [GenerationRequest(text, negative, preset=preset, **asked).resolved() for text, negative in zip(prompts, negatives)][0]
@@ -244,19 +245,23 @@ class MiraPipeline(DiffusionPipeline):
             begin, state = resume.step, resume.state
             resume.restore(solver, generators)
         num_steps = len(solver.timesteps)
-        fps_condition = torch.full((len(context),), settings.fps, device=device)
         text = self.transformer.project_text(context)
+        modulation = self.transformer.modulate_steps(torch.tensor(solver.timesteps, device=device), settings.fps)
+        saving = QUALITIES[settings.quality]
+        cache = StepCache(saving.first_block) if saving.first_block else None
+        prompts_alone = [(key[-batch_size:], value[-batch_size:]) for key, value in text]
+        finite = []
 
         with self.progress_bar(total=num_steps - begin) as progress_bar:
             for step, timestep in list(enumerate(solver.timesteps))[begin:]:
                 x_t = solver.latents(state, step)
                 if kept is not None:
                     x_t = self._keep(kept, x_t, noise, timestep)
-                predict = partial(self._predict, timestep=timestep, text=text, fps=fps_condition, guidance_scale=settings.guidance_scale)
-                prediction = predict_in_windows(predict, self.scheduler, x_t, timestep, settings.window_frames or settings.num_frames)
+                prediction = self._predict(x_t, modulation(step), text if step < saving.guided * num_steps else prompts_alone, settings.guidance_scale, cache)
                 state = solver.step(prediction, step, state, generators)
-                if not torch.isfinite(state).all():
-                    raise GenerationError(f"The latents are no longer finite numbers after step {step + 1} of {num_steps} ({settings.sampler}, {self.transformer.dtype}). Try bfloat16 or float32, a smaller guidance_scale, or more steps.")
+                finite.append(torch.isfinite(state).all())
+                if device.type != "cuda":  # where a look at the result would have the device wait for this process
+                    self._require_finite(finite, begin, num_steps, settings.sampler)
                 progress_bar.update()
                 if callback_on_step_end is not None:
                     snapshot = partial(Snapshot.take, step + 1, state, noise, start_latents, context, solver, generators)
@@ -265,10 +270,11 @@ class MiraPipeline(DiffusionPipeline):
                 if self._interrupted:
                     raise GenerationCancelled(f"Cancelled after step {step + 1} of {num_steps}.")
 
+        self._require_finite(finite, begin, num_steps, settings.sampler)
         result = solver.latents(state, num_steps)
         if kept is not None:
             result = torch.cat([kept, result[:, :, kept.shape[2] :]], 2)
-        frames = self._finish(result, output_type, settings.decode_chunk_frames, settings.window_frames)
+        frames = self._finish(result, output_type, settings.decode_chunk_frames)
         self.maybe_free_model_hooks()
         return MiraPipelineOutput(frames=frames) if return_dict else (frames,)
 
@@ -302,23 +308,25 @@ class MiraPipeline(DiffusionPipeline):
             raise RequestError("negative_prompt_embeds", f"negative_prompt_embeds have the shape {tuple(negative.shape)}, prompt_embeds {tuple(prompt_embeds.shape)}; they must agree.")
         return torch.cat([negative.to(device), prompt_embeds.to(device)]).to(self.transformer.dtype)
 
-    def _predict(self, x_t: Tensor, timestep: int, text: ProjectedText, fps: Tensor, guidance_scale: float) -> Tensor:
-        """The transformer's prediction in fp32; classifier-free guidance (arXiv:2207.12598, eq. 6) in one forward of 2 B."""
-        copies = len(fps) // len(x_t)
+    def _predict(self, x_t: Tensor, modulation: Modulation, text: ProjectedText, guidance_scale: float, cache: StepCache | None) -> Tensor:
+        """The transformer's prediction in fp32; classifier-free guidance (arXiv:2207.12598, eq. 6) in one forward of 2 B where ``text`` has both halves."""
+        copies = len(text[0][0]) // len(x_t)
         if copies == 2 and self.economy.one_at_a_time:
-            halves = [([(keys[half], values[half]) for keys, values in text], fps[half]) for half in (slice(0, len(x_t)), slice(len(x_t), None))]
-            unconditional, conditional = (self._predict(x_t, timestep, *half, 1) for half in halves)
+            halves = [[(key[half], value[half]) for key, value in text] for half in (slice(0, len(x_t)), slice(len(x_t), None))]
+            unconditional, conditional = (self._predict(x_t, modulation, half, 1, None) for half in halves)  # each in full: the cache knows both together
             return unconditional + guidance_scale * (conditional - unconditional)
-        prediction = self.transformer(
-            hidden_states=torch.cat([x_t] * copies).to(self.transformer.dtype),
-            timestep=torch.full((len(fps),), timestep, device=x_t.device),
-            encoder_hidden_states=text,
-            fps=fps,
-        ).sample.float()  # b c t h w
+        latents = torch.cat([x_t] * copies).to(self.transformer.dtype)
+        prediction = self.transformer(hidden_states=latents, timestep=modulation, encoder_hidden_states=text, cache=cache).sample.float()  # b c t h w
         if copies == 1:
             return prediction
         unconditional, conditional = prediction.chunk(2)
         return unconditional + guidance_scale * (conditional - unconditional)
+
+    def _require_finite(self, finite: list[Tensor], begin: int, num_steps: int, sampler: str) -> None:
+        """Raise GenerationError where the last state, or one before it, was not ``finite``; the first of them is that of step ``begin``."""
+        if finite and not finite[-1]:
+            step = begin + [bool(each) for each in finite].index(False) + 1
+            raise GenerationError(f"The latents are no longer finite numbers after step {step} of {num_steps} ({sampler}, {self.transformer.dtype}). Try bfloat16 or float32, a smaller guidance_scale, or more steps.")
 
     def _preview(self, prediction: Tensor, x_t: Tensor, timestep: int) -> Callable[[], np.ndarray] | None:
         if self.config.latent_rgb is None:
@@ -330,14 +338,13 @@ class MiraPipeline(DiffusionPipeline):
         x0 = self.scheduler.to_x0(prediction, x_t, torch.full((len(x_t),), timestep))
         return np.asarray(preview_frames(x0.cpu(), self.config.latent_rgb))
 
-    def _finish(self, latents: Tensor, output_type: str, chunk_frames: int | None, window_frames: int | None) -> np.ndarray | Tensor | list[list[Image.Image]]:
+    def _finish(self, latents: Tensor, output_type: str, chunk_frames: int | None) -> np.ndarray | Tensor | list[list[Image.Image]]:
         if output_type == "latent":
             return latents
         self.stage = "decode"
         self._turn("vae")
         chunk_frames = self.economy.decode_chunk_frames or chunk_frames
-        decode = partial(decode_latents, self.vae, chunk_frames=chunk_frames)
-        video = decode_in_windows(decode, latents, (None if chunk_frames else window_frames) or latents.shape[2]).float()  # b c t h w in -1..1
+        video = decode_latents(self.vae, latents, chunk_frames).float()  # b c t h w in -1..1
         frames = (video / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 4, 1)  # b t h w c
         if not torch.isfinite(frames).all():
             raise GenerationError(f"The VAE decoded finite latents to values that are not finite numbers ({self.vae.dtype}). Run the VAE in float32.")
@@ -349,7 +356,7 @@ class MiraPipeline(DiffusionPipeline):
         return [[Image.fromarray(frame) for frame in clip] for clip in (array * 255).round().astype(np.uint8)]
 
 
-_SHARED_FIELDS = ("height", "width", "num_frames", "fps", "num_inference_steps", "guidance_scale", "eta", "sampler", "decode_chunk_frames", "window_frames", "strength")
+_SHARED_FIELDS = ("height", "width", "num_frames", "fps", "num_inference_steps", "guidance_scale", "eta", "sampler", "quality", "decode_chunk_frames", "strength")
 """Fields of a request that are arguments of a call under the same name."""
 
 

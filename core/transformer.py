@@ -9,8 +9,10 @@ section 2.3). Parameter names are those of Mira's checkpoints. Shapes: see ``cor
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,10 +31,23 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from .attention import attend
+from .step_cache import StepCache
 
 WHOLE_FRAME = "frame"
+TOKENS_AT_ONCE = 1024
+"""On a CPU, how many tokens go through a block together: what it holds meanwhile stays in the caches, and is not asked of the system anew."""
+
 ProjectedText = list[tuple[Tensor, Tensor]]
 """The text's keys and values [B, L, D] in the cross-attention of every layer."""
+
+
+class Modulation(NamedTuple):
+    """What a noise step and a frame rate make of every block, for B clips or one for all of them."""
+
+    blocks: Tensor
+    """[2 layers, B or 1, 6, D]: spatial blocks, then temporal ones."""
+    last: Tensor
+    """[B or 1, 2, D]: of the last layer."""
 
 
 @dataclass
@@ -42,16 +57,16 @@ class MiraTransformerOutput(BaseOutput):
     sample: Tensor
 
 
-@lru_cache(maxsize=32)
-def _spatial_positions(dim: int, height: int, width: int, base_size: int) -> Tensor:
+@lru_cache(maxsize=8)
+def _spatial_positions(dim: int, height: int, width: int, base_size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """2-D sine-cosine positions [N, dim] of a grid, stretched to the base grid as in PixArt."""
-    return get_2d_sincos_pos_embed(dim, (height, width), base_size=base_size, output_type="pt").float()
+    return get_2d_sincos_pos_embed(dim, (height, width), base_size=base_size, output_type="pt").float().to(device, dtype)
 
 
-@lru_cache(maxsize=32)
-def _temporal_positions(dim: int, num_frames: int) -> Tensor:
+@lru_cache(maxsize=8)
+def _temporal_positions(dim: int, num_frames: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """1-D sine-cosine positions [T, dim]; they go on past any trained length."""
-    return get_1d_sincos_pos_embed_from_grid(dim, torch.arange(num_frames), output_type="pt").float()
+    return get_1d_sincos_pos_embed_from_grid(dim, torch.arange(num_frames), output_type="pt").float().to(device, dtype)
 
 
 class PatchEmbed(nn.Module):
@@ -65,7 +80,7 @@ class PatchEmbed(nn.Module):
     def forward(self, latents: Tensor) -> Tensor:  # (B T) C H W
         height, width = (side // self.patch_size for side in latents.shape[-2:])
         tokens = self.proj(latents).flatten(2).transpose(1, 2).contiguous()  # (B T) N D; a linear layer on strided rows is far slower
-        return tokens + _spatial_positions(self.dim, height, width, self.base_size).to(tokens)
+        return tokens + _spatial_positions(self.dim, height, width, self.base_size, tokens.device, tokens.dtype)
 
 
 class MiraEmbeddings(nn.Module):
@@ -112,8 +127,9 @@ class Attention(nn.Module):
     def keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         return self.to_k(tokens), self.to_v(tokens)
 
-    def forward(self, tokens: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return self.to_out[0](attend(self.to_q(tokens), key, value, self.heads))
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Of projected queries [G, N, D] and the keys and values [G, M, D] that they ask."""
+        return self.to_out[0](attend(query, key, value, self.heads))
 
 
 class Gelu(nn.Module):
@@ -149,27 +165,72 @@ class TransformerBlock(nn.Module):
         self.attn2 = Attention(dim, heads, bias) if cross_attention else None
         self.ff = FeedForward(dim)
         self.scale_shift_table = nn.Parameter(torch.randn(6, dim) / dim**0.5)
-
-    def _norm(self, tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-        return torch.addcmul(shift, F.layer_norm(tokens, tokens.shape[-1:], eps=self.eps), 1 + scale)
+        self.joined = False
+        """Whether the projections that share an input lie side by side in memory; see ``join_projections``."""
 
     def forward(self, tokens: Tensor, modulation: Tensor, *text: Tensor) -> Tensor:
-        """``tokens`` [G, N, D] in G groups that attend among themselves, ``modulation`` [G, 6, D], the text's key and value [B, L, D]."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = (self.scale_shift_table + modulation).to(tokens.dtype).unsqueeze(2).unbind(1)  # G 1 D
+        """``tokens`` [B, G, N, D] in G groups a clip that attend among themselves, ``modulation`` [B or 1, 6, D], the text's key and value [B, L, D]."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = modulation.to(tokens.dtype)[:, :, None, None].unbind(1)  # B 1 1 D
         normed = self._norm(tokens, shift1, scale1)
-        tokens = torch.addcmul(tokens, gate1, self.attn1(normed, *self.attn1.keys_values(normed)))
+        query, key, value, *own = (x.flatten(0, 1) for x in self._project(normed))  # (B G) N D
+        tokens = torch.addcmul(tokens, gate1, self.attn1(query, key, value).view_as(tokens))
         if self.attn2 is not None:
-            tokens = tokens + self._cross_attention(tokens, normed, *text)
+            tokens = tokens + self._cross_attention(tokens, own, *text)
         return torch.addcmul(tokens, gate2, self.ff(self._norm(tokens, shift2, scale2)))
 
-    def _cross_attention(self, tokens: Tensor, normed: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attention to the text and, with ``text_spatial_cond``, to the frame as it was before self-attention."""
-        clips = len(key)
-        if not self.text_spatial_cond:  # all frames of a clip ask the same keys
-            return self.attn2(tokens.reshape(clips, -1, tokens.shape[-1]), key, value).reshape(tokens.shape)
-        own = (x.unflatten(0, (clips, -1)) for x in self.attn2.keys_values(normed))  # B T N D
-        key, value = (torch.cat([x[:, None].expand(-1, y.shape[1], -1, -1), y], 2).flatten(0, 1) for x, y in zip((key, value), own))
-        return self.attn2(tokens, key, value)  # (B T) L+N D
+    def _norm(self, tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        """The layer norm, modulated: in one pass over the tokens where all clips share the modulation, as they do in a sampler."""
+        if len(scale) == 1:
+            return F.layer_norm(tokens, tokens.shape[-1:], 1 + scale.flatten(), shift.flatten(), self.eps)
+        return torch.addcmul(shift, F.layer_norm(tokens, tokens.shape[-1:], eps=self.eps), 1 + scale)
+
+    def _cross_attention(self, tokens: Tensor, own: list[Tensor], key: Tensor, value: Tensor) -> Tensor:
+        """Attention to the text and, with ``text_spatial_cond``, to the frame as it was before self-attention: its ``own`` key and value."""
+        groups = tokens.shape[1]
+        query = self.attn2.to_q(tokens)
+        if not own:  # all frames of a clip ask the same keys
+            return self.attn2(query.flatten(1, 2), key, value).view_as(tokens)
+        text = (x[:, None].expand(-1, groups, -1, -1).flatten(0, 1) for x in (key, value))
+        key, value = (torch.cat([x, y], 1) for x, y in zip(text, own))  # (B T) L+N D
+        return self.attn2(query.flatten(0, 1), key, value).view_as(tokens)
+
+    def _sharing(self) -> list[nn.Module]:
+        """The projections of the block's normed input: queries, keys and values, and with ``text_spatial_cond`` the frame's for the cross-attention."""
+        own = [self.attn2.to_k, self.attn2.to_v] if self.text_spatial_cond else []
+        return [self.attn1.to_q, self.attn1.to_k, self.attn1.to_v, *own]
+
+    def _project(self, normed: Tensor) -> Sequence[Tensor]:
+        """``normed`` through every projection of ``_sharing``."""
+        layers = self._sharing()
+        if not self.joined or torch.is_grad_enabled() or any(type(layer) is not nn.Linear for layer in layers):
+            return [layer(normed) for layer in layers]
+        weight, bias = layers[0].weight, layers[0].bias
+        rows = len(layers) * len(weight)
+        weight = weight.as_strided((rows, weight.shape[1]), weight.stride())
+        return F.linear(normed, weight, None if bias is None else bias.as_strided((rows,), (1,))).chunk(len(layers), -1)
+
+    @torch.no_grad()
+    def join_projections(self) -> None:
+        """Lay the weights of the projections that share an input side by side in memory, so that one matrix product does them all.
+
+        They stay parameters of their own, under their own names and with what changes them (an optimizer, a loaded checkpoint) changing
+        the whole; nothing is held twice. Left apart are adapted (LoRA) and quantised layers. Costs nothing where it is done already.
+        """
+        layers = self._sharing()
+        self.joined = all(type(layer) is nn.Linear and type(layer.weight.data) is Tensor for layer in layers)
+        if self.joined:
+            _side_by_side([layer.weight for layer in layers])
+            if layers[0].bias is not None:
+                _side_by_side([layer.bias for layer in layers])
+
+
+def _side_by_side(parameters: Sequence[nn.Parameter]) -> None:
+    """Let the parameters, all of one shape, be parts of one tensor in this order."""
+    first = parameters[0]
+    storage, start = first.untyped_storage().data_ptr(), first.storage_offset()
+    if any(p.untyped_storage().data_ptr() != storage or p.storage_offset() != start + i * first.numel() for i, p in enumerate(parameters)):
+        for parameter, part in zip(parameters, torch.cat([p.data for p in parameters]).chunk(len(parameters))):
+            parameter.data = part
 
 
 class MiraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
@@ -241,47 +302,52 @@ class MiraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
     def forward(
         self,
         hidden_states: Tensor,
-        timestep: Tensor | float,
+        timestep: Tensor | float | Modulation,
         encoder_hidden_states: Tensor | ProjectedText,
         fps: Tensor | float | None = None,
         enable_temporal_attention: bool = True,
+        cache: StepCache | None = None,
         return_dict: bool = True,
     ) -> MiraTransformerOutput | tuple[Tensor]:
         """Predict the noise (or v) in ``hidden_states``.
 
         Args:
             hidden_states: Noisy latents [B, C, T, H, W]; H and W multiples of the patch size.
-            timestep: Noise step of each clip [B], or one number for all.
+            timestep: Noise step of each clip [B], or one number for all; or what ``modulate`` made of it and of ``fps``.
             encoder_hidden_states: Prompt embeddings [B, L, D], or what ``project_text`` made of them.
             fps: Frame rate of each clip [B], or one number for all.
+            cache: Of the sampling that this step belongs to; spares layers (``core.step_cache``).
             enable_temporal_attention: False leaves the temporal blocks out (frames are then separate images).
 
         Raises:
             ValueError: For a shape that it cannot take; the message has the numbers.
         """
-        B, C, T, H, W = self._check(hidden_states, encoder_hidden_states, fps)
+        B, C, T, H, W = self._check(hidden_states, encoder_hidden_states, timestep, fps)
         p = self.config.patch_size
         h, w = H // p, W // p
         dtype = hidden_states.dtype
 
-        tokens = self.pos_embed(hidden_states.transpose(1, 2).flatten(0, 1))  # (B T) N D
-        modulation, embedding = self.adaln_single(self._per_clip(timestep, hidden_states), self._per_clip(fps, hidden_states), dtype)
+        tokens = self.pos_embed(hidden_states.transpose(1, 2).flatten(0, 1)).unflatten(0, (B, T))  # B T N D
         text = encoder_hidden_states if isinstance(encoder_hidden_states, list) else self.project_text(encoder_hidden_states.to(dtype))
-
-        by_frame = modulation.repeat_interleave(T, 0)  # (B T) 6 D
-        groups = B * self._groups_per_clip(h, w)
-        by_group = modulation.repeat_interleave(groups // B, 0)
+        if not isinstance(timestep, Modulation):
+            timestep = self.modulate(self._per_clip(timestep, hidden_states), self._per_clip(fps, hidden_states))
+        of_spatial, of_temporal = timestep.blocks.chunk(2)  # layers B 6 D
+        before = tokens.clone() if cache is not None else None  # blocks may work in the place of their input
         for layer, (spatial, temporal) in enumerate(zip(self.transformer_blocks, self.temporal_transformer_blocks)):
-            tokens = self._run(spatial, tokens, by_frame, *text[layer])
+            tokens = self._run(spatial, tokens[:, None], of_spatial[layer], *text[layer])[:, 0]
             if enable_temporal_attention:
                 if layer == 0:
-                    tokens = (tokens.unflatten(0, (B, T)) + _temporal_positions(self.dim, T).to(tokens)[:, None]).flatten(0, 1)
-                tokens = self._along_time(tokens, B, T, h, w)
-                tokens = self._run(temporal, tokens, by_group)
-                tokens = self._by_frame(tokens, B, T, h, w)
+                    tokens = tokens + _temporal_positions(self.dim, T, tokens.device, dtype)[:, None]
+                tokens = self._by_frame(self._run(temporal, self._along_time(tokens, h, w), of_temporal[layer]))
+            if layer == 0 and cache is not None and (guessed := cache.spare(before, tokens)) is not None:
+                tokens = guessed
+                break
+        else:
+            if cache is not None:
+                cache.keep(tokens)
 
-        shift, scale = (self.scale_shift_table + embedding[:, None]).to(tokens.dtype).repeat_interleave(T, 0).unsqueeze(2).unbind(1)
-        tokens = self.proj_out(F.layer_norm(tokens, (self.dim,), eps=1e-6) * (1 + scale) + shift)  # (B T) N (p p C)
+        shift, scale = timestep.last.to(dtype)[:, :, None, None].unbind(1)
+        tokens = self.proj_out(F.layer_norm(tokens, (self.dim,), eps=1e-6) * (1 + scale) + shift)  # B T N (p p C)
         sample = tokens.view(B, T, h, w, p, p, -1).permute(0, 6, 1, 2, 4, 3, 5).reshape(B, -1, T, H, W)
         sample = sample[:, :C]
         return MiraTransformerOutput(sample=sample) if return_dict else (sample,)
@@ -294,8 +360,25 @@ class MiraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         """
         if encoder_hidden_states.ndim != 3 or encoder_hidden_states.shape[2] != self.config.caption_channels:
             raise ValueError(f"Prompt embeddings must be [B, L, {self.config.caption_channels}]; these are {list(encoder_hidden_states.shape)}.")
+        if not torch.is_grad_enabled():
+            for block in (*self.transformer_blocks, *self.temporal_transformer_blocks):
+                block.join_projections()
         text = self.caption_projection(encoder_hidden_states)  # B L D
         return [block.attn2.keys_values(text) for block in self.transformer_blocks]
+
+    @apply_forward_hook
+    def modulate(self, timestep: Tensor, fps: Tensor | None) -> Modulation:
+        """What ``timestep`` [B] and ``fps`` [B] make of every block."""
+        vectors, embedding = self.adaln_single(timestep, fps, self.dtype)
+        tables = torch.stack([block.scale_shift_table for block in (*self.transformer_blocks, *self.temporal_transformer_blocks)])
+        return Modulation(tables[:, None] + vectors, self.scale_shift_table + embedding[:, None])
+
+    @apply_forward_hook
+    def modulate_steps(self, timesteps: Tensor, fps: float) -> Callable[[int], Modulation]:
+        """The same for all steps of a sampler, whose clips share them: what is looked up with the number of a step, on the device and without waiting for it."""
+        vectors, embeddings = self.adaln_single(timesteps, torch.full_like(timesteps, fps), self.dtype)
+        tables = torch.stack([block.scale_shift_table for block in (*self.transformer_blocks, *self.temporal_transformer_blocks)])
+        return lambda step: Modulation(tables[:, None] + vectors[step : step + 1], self.scale_shift_table + embeddings[step : step + 1, None])
 
     @torch.no_grad()
     def look_over_time(self, window_attn: tuple[int, int] | str | None) -> None:
@@ -321,32 +404,38 @@ class MiraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             return 1, 1
         return (h, w) if window == WHOLE_FRAME else tuple(window)
 
-    def _groups_per_clip(self, h: int, w: int) -> int:
+    def _along_time(self, tokens: Tensor, h: int, w: int) -> Tensor:
+        """B T (h w) D -> B rows columns T h' w' D, a view: a clip's windows of h' x w' patches, each over all frames."""
         rows, columns = self._window(h, w)
-        return (h // rows) * (w // columns)
+        grid = tokens.view(len(tokens), -1, h // rows, rows, w // columns, columns, self.dim)
+        return grid.permute(0, 2, 4, 1, 3, 5, 6)
 
-    def _along_time(self, tokens: Tensor, B: int, T: int, h: int, w: int) -> Tensor:
-        """(B T) (h w) D -> (B windows) (T patches) D."""
-        rows, columns = self._window(h, w)
-        if (rows, columns) == (h, w):
-            return tokens.reshape(B, -1, self.dim)
-        grid = tokens.view(B, T, h // rows, rows, w // columns, columns, self.dim)
-        return grid.permute(0, 2, 4, 1, 3, 5, 6).reshape(-1, T * rows * columns, self.dim)
-
-    def _by_frame(self, tokens: Tensor, B: int, T: int, h: int, w: int) -> Tensor:
-        """The way back: (B windows) (T patches) D -> (B T) (h w) D."""
-        rows, columns = self._window(h, w)
-        if (rows, columns) == (h, w):
-            return tokens.reshape(B * T, -1, self.dim)
-        grid = tokens.view(B, h // rows, w // columns, T, rows, columns, self.dim)
-        return grid.permute(0, 3, 1, 4, 2, 5, 6).reshape(B * T, h * w, self.dim)
+    def _by_frame(self, windows: Tensor) -> Tensor:
+        """The way back."""
+        return windows.permute(0, 3, 1, 4, 2, 5, 6).reshape(len(windows), windows.shape[3], -1, self.dim)
 
     # -- small helpers ------------------------------------------------------------------------------
 
-    def _run(self, block: TransformerBlock, *inputs: Tensor) -> Tensor:
-        if torch.is_grad_enabled() and self.gradient_checkpointing:
-            return self._gradient_checkpointing_func(block, *inputs)
-        return block(*inputs)
+    def _run(self, block: TransformerBlock, groups: Tensor, modulation: Tensor, *text: Tensor) -> Tensor:
+        """``groups`` [B, rows, columns, ..., D] of tokens through a block, which looks at each group alone.
+
+        On a CPU many tokens go a few groups at a time, each part in the place of its input.
+        """
+        rows, columns, *within = groups.shape[1:-1]
+        size = math.prod(within)
+        at_once = TOKENS_AT_ONCE * torch.get_num_threads()
+        if torch.is_grad_enabled() or groups.is_cuda or groups.numel() <= at_once * self.dim:
+            inputs = (groups.flatten(1, 2).flatten(2, -2), modulation, *text)
+            checkpointed = torch.is_grad_enabled() and self.gradient_checkpointing
+            return (self._gradient_checkpointing_func(block, *inputs) if checkpointed else block(*inputs)).view(groups.shape)
+        at_once = max(1, at_once // size)
+        for clip, places in enumerate(groups):
+            own = [x[clip : clip + 1] for x in text]
+            for some_rows in places.split(max(1, at_once // columns)):
+                for part in some_rows.split(at_once, 1):
+                    changed = block(part.reshape(1, -1, size, self.dim), modulation[clip : clip + 1] if len(modulation) > 1 else modulation, *own)
+                    part.copy_(changed.view(part.shape))
+        return groups
 
     @staticmethod
     def _per_clip(value: Tensor | float | None, like: Tensor) -> Tensor | None:
@@ -358,7 +447,7 @@ class MiraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             raise ValueError(f"timestep and fps take one number, or one for each of the {len(like)} clips; there are {len(value)}.")
         return value.expand(len(like))
 
-    def _check(self, latents: Tensor, text: Tensor | ProjectedText, fps: Tensor | float | None) -> torch.Size:
+    def _check(self, latents: Tensor, text: Tensor | ProjectedText, timestep: Tensor | float | Modulation, fps: Tensor | float | None) -> torch.Size:
         config = self.config
         if latents.ndim != 5 or latents.shape[1] != config.in_channels:
             raise ValueError(f"Latents must be [B, {config.in_channels}, T, H, W]; these are {list(latents.shape)}.")
@@ -374,7 +463,7 @@ class MiraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
                 raise ValueError(f"The projected text is of {len(text[0][0])} prompts in {len(text)} layers; {len(latents)} in {config.num_layers} are needed.")
         elif len(text) != len(latents):
             raise ValueError(f"Prompt embeddings are for {len(text)} clips; there are {len(latents)}.")
-        if config.fps_cond and fps is None:
+        if config.fps_cond and fps is None and not isinstance(timestep, Modulation):
             raise ValueError("This model is conditioned on the frame rate: give fps (8 as Mira was sampled with).")
         return latents.shape
 

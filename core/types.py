@@ -122,12 +122,12 @@ class GenerationRequest:
     """Share of fresh noise in each ddim step: 0 none, 1 as in Mira."""
     sampler: str | None = None
     """Name in ``core.SAMPLERS``."""
+    quality: str = "quality"
+    """How exactly the steps are done: ``quality`` in full; ``balanced`` and ``fast`` spare layers and guidance where little changes."""
     seed: int | None = None
     """0 to 2^63-1. The same seed gives the same noise on every device and in every batch."""
     decode_chunk_frames: int | None = None
     """None decodes the clip whole; 10 gives the original code's independent chunks, seams included."""
-    window_frames: int | None = None
-    """Frames that the model sees at once: a longer clip is planned on as many keyframes and worked out window by window. Empty: all of them."""
     start_from: str | None = None
     """A picture or a video to start from: its last frames are kept and continued, or with ``strength`` the whole of it is changed."""
     start_frames: int | None = None
@@ -183,6 +183,7 @@ class GenerationRequest:
     def validate(self) -> None:
         """Check a request whose Nones are filled. Raises RequestError at the first value that cannot be used."""
         from .loras import parse_loras
+        from .quality import QUALITIES
         from .schedulers_info import SAMPLERS
 
         if not self.prompt.strip():
@@ -206,10 +207,10 @@ class GenerationRequest:
                 raise RequestError(name, f"{name} is {value}; it must be from {low} to {high}.")
         if self.sampler not in SAMPLERS:
             raise RequestError("sampler", f"There is no sampler {self.sampler!r}.{nearest(self.sampler, SAMPLERS)} Known: {', '.join(SAMPLERS)}.")
+        if self.quality not in QUALITIES:
+            raise RequestError("quality", f"There is no quality {self.quality!r}.{nearest(self.quality, QUALITIES)} Known: {', '.join(QUALITIES)}.")
         self._validate_start()
         parse_loras(self.loras)
-        if self.window_frames is not None and self.window_frames < 2:
-            raise RequestError("window_frames", f"window_frames is {self.window_frames}; it must be at least 2, or empty for a model that sees the whole clip at once.")
         if self.decode_chunk_frames is not None and self.decode_chunk_frames < 1:
             raise RequestError("decode_chunk_frames", f"decode_chunk_frames is {self.decode_chunk_frames}; it must be at least 1, or empty to decode the clip whole.")
 

@@ -50,7 +50,8 @@ def _block(block: TransformerBlock, tokens: Tensor, modulation: Tensor, text: Te
     if text is not None:
         tokens = _attention(block.attn2, tokens, torch.cat([text, normed], 1) if with_frame else text) + tokens
     normed = F.layer_norm(tokens, tokens.shape[-1:], eps=block.eps) * (1 + scale2) + shift2
-    return gate2 * block.ff(normed) + tokens
+    first, _, second = block.ff.net
+    return gate2 * second(F.gelu(first.proj(normed), approximate="tanh")) + tokens
 
 
 def _attention(attention: Attention, tokens: Tensor, context: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from safetensors import safe_open
 
 from core import MiraTransformer3DModel
 from core.attention import attend
+from core.step_cache import StepCache
 from plain import plain_forward
 
 DATA = Path(__file__).parents[1] / "data"
@@ -104,12 +105,11 @@ def test_one_window_over_the_grid_is_the_whole_frame():
 def test_windows_keep_far_patches_apart():
     """A change in the left window reaches the right one only through the spatial blocks, so never without them."""
     model = small(window_attn=(2, 3), num_layers=1)
-    tokens = torch.randn(2 * 3 * 12, 32).view(2 * 3, 12, 32)  # B=2, T=3, grid 2 x 6
-    grouped = model._along_time(tokens, 2, 3, 2, 6)
-    assert grouped.shape == (4, 3 * 6, 32)
-    torch.testing.assert_close(model._by_frame(grouped, 2, 3, 2, 6), tokens)
-    left = tokens.view(2, 3, 2, 6, 32)[0, :, :, :3].reshape(-1, 32)
-    torch.testing.assert_close(grouped[0], left)
+    tokens = torch.randn(2, 3, 12, 32)  # a grid of 2 x 6 in 3 frames
+    windows = model._along_time(tokens, 2, 6)
+    assert windows.shape == (2, 1, 2, 3, 2, 3, 32)
+    torch.testing.assert_close(model._by_frame(windows), tokens)
+    torch.testing.assert_close(windows[0, 0, 0], tokens.view(2, 3, 2, 6, 32)[0, :, :, :3])
 
 
 @torch.no_grad()
@@ -210,3 +210,63 @@ def test_a_trained_model_takes_another_window():
     assert torch.equal(attention.to_q.weight, attention.to_k.weight) and model.config.window_attn == "frame"
     with pytest.raises(ValueError, match="window_attn is 'all'"):
         model.look_over_time("all")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("changes", [{}, dict(window_attn=(2, 3)), dict(window_attn="frame"), dict(text_spatial_cond=False)])
+def test_a_few_groups_at_a_time_give_the_same(changes, monkeypatch):
+    """As a CPU does with many tokens; clips at different noise steps, and windows in more rows and columns than go together."""
+    model, both = small(**changes), inputs(T=5, H=8, W=12)
+    whole = model(**both).sample
+    seen = []
+    block = model.transformer_blocks[0].forward
+    monkeypatch.setattr(model.transformer_blocks[0], "forward", lambda tokens, *rest: seen.append(tokens.shape[:3]) or block(tokens, *rest))
+    monkeypatch.setattr("core.transformer.TOKENS_AT_ONCE", 50)
+    torch.testing.assert_close(model(**both).sample, whole, rtol=1e-4, atol=1e-5)
+    assert seen == 2 * [(1, 2, 24), (1, 2, 24), (1, 1, 24)]
+
+
+@torch.no_grad()
+def test_the_modulation_of_all_steps_ahead_is_that_of_each_step():
+    model, both = small(), inputs()
+    steps = model.modulate_steps(torch.tensor([700, 20]), 8)
+    for number, timestep in enumerate((700, 20)):
+        ahead = model(both["hidden_states"], steps(number), both["encoder_hidden_states"]).sample
+        torch.testing.assert_close(ahead, model(**both | {"timestep": timestep}).sample, rtol=1e-4, atol=1e-5)
+
+
+def test_projections_side_by_side_stay_the_parameters_they_were(tmp_path):
+    """One product for all that share an input: what changes a weight still does, files keep their names, and adapters are heard."""
+    from peft import LoraConfig
+
+    model, both = small(), inputs()
+    with torch.no_grad():
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        first = model(**both).sample
+        block = model.transformer_blocks[0]
+        assert block.joined and len({p.weight.untyped_storage().data_ptr() for p in block._sharing()}) == 1 and len(block._sharing()) == 5
+        assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+        model.save_pretrained(tmp_path)
+        torch.testing.assert_close(MiraTransformer3DModel.from_pretrained(tmp_path)(**both).sample, first)
+        block.attn2.to_v.weight.mul_(2)
+        changed = model(**both).sample
+        assert not torch.allclose(changed, first)
+    model(**both).sample.sum().backward()
+    assert all(p.weight.grad is not None and p.weight.grad.shape == p.weight.shape for p in block._sharing())
+    with torch.no_grad():
+        text = model.project_text(both["encoder_hidden_states"])
+        model.add_adapter(LoraConfig(r=2, target_modules=["to_v"], init_lora_weights=False))
+        assert not torch.allclose(model(**both | {"encoder_hidden_states": text}).sample, changed)
+
+
+@torch.no_grad()
+def test_a_step_cache_spares_layers_and_at_zero_none():
+    model, both = small(num_layers=3), inputs()
+    steps = [model(**both | {"timestep": t}).sample for t in (500, 499)]
+    for threshold, spared in ((0.0, 0), (10.0, 1)):
+        cache = StepCache(threshold)
+        cached = [model(**both | {"timestep": t}, cache=cache).sample for t in (500, 499)]
+        assert cache.spared == spared and torch.equal(cached[0], steps[0]) and torch.equal(cached[1], steps[1]) == (not spared)
+        assert (cached[1] - steps[1]).abs().mean() < 0.1 * (steps[1] - steps[1].mean()).abs().mean()
+    alone = {name: value[:1] for name, value in both.items()}
+    assert torch.equal(model(**alone, cache=cache).sample, model(**alone).sample) and cache.spared == 1
