@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,11 +21,14 @@ def lock_path(data_dir: str | Path, device: object) -> Path:
 
 @contextlib.contextmanager
 def device_held(path: Path) -> Iterator[None]:
-    """Hold the device for a long time, once it is free. Those who hold it for short times see that it is wanted, and let go."""
+    """Hold the device for a long time, once it is free, in the order of asking. Those who hold it for short times see that it is wanted, and let go."""
     path.parent.mkdir(parents=True, exist_ok=True)
     wanted = path.with_name(f"{path.stem}.wanted-{os.getpid()}")
     wanted.touch()
     try:
+        mine = _asked(wanted)
+        while any(_asked(file) < mine for file in _living(path)):
+            time.sleep(0.1)
         with filelock.FileLock(path).acquire(poll_interval=0.1):
             yield
     finally:
@@ -54,8 +59,23 @@ class DeviceTurn:
 
     def wanted(self) -> bool:
         """Whether a living process asks for it for long, or has it; what a dead one left is removed."""
-        for file in self.path.parent.glob(f"{self.path.stem}.wanted-*"):
-            if psutil.pid_exists(int(file.name.rpartition("-")[2])):
-                return True
+        return bool(_living(self.path))
+
+
+def _living(path: Path) -> list[Path]:
+    """What living processes put there to ask for the device for long; what a dead one left is removed."""
+    found = []
+    for file in path.parent.glob(f"{path.stem}.wanted-*"):
+        if psutil.pid_exists(int(file.name.rpartition("-")[2])):
+            found.append(file)
+        else:
             file.unlink(missing_ok=True)
-        return False
+    return found
+
+
+def _asked(file: Path) -> tuple[int, str]:
+    """When a process asked, for sorting; one that has let go meanwhile comes last."""
+    try:
+        return file.stat().st_mtime_ns, file.name
+    except FileNotFoundError:
+        return sys.maxsize, file.name

@@ -21,7 +21,7 @@ from .db import size_words
 from .examples import example_prompts
 from .services import Services
 
-PRESETS = ("lora_nano", "lora_128", "finetune_128", "finetune_384")
+PRESETS = ("lora_nano", "nano", "lora_128", "finetune_128", "finetune_384")
 """Files of training/configs, for those who bring clips of their own."""
 CONFIGS = ROOT / "training" / "configs"
 CHOICES: dict[str, tuple[str, ...]] = {**ALL_CHOICES, "target": USER_TARGETS}

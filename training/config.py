@@ -20,6 +20,7 @@ OPTIMIZERS = ("adamw", "adamw8bit", "muon")
 SCHEDULES = ("linear", "cosine", "constant")
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 SHARDINGS = ("none", "zero2", "full")
+TRACKERS = ("tensorboard", "trackio", "wandb")
 TARGETS = ("transformer", "temporal", "lora", "vae_decoder", "vae", "text_encoder")
 LATENT_TARGETS = ("transformer", "temporal", "lora")
 """Those that train the transformer, or a part of it, on latents."""
@@ -89,6 +90,8 @@ class TrainConfig:
     """Checkpoints at multiples of this many steps are kept for good; 0 keeps none so."""
     log_every: int = 20
     """Steps between lines of metrics.jsonl."""
+    report_to: list[str] = field(default_factory=lambda: ["tensorboard"])
+    """Where its figures go beside metrics.jsonl: tensorboard and trackio stay on this machine, wandb sends them to its servers; may be empty."""
 
     train_batch_size: int = 4
     """Clips a step."""
@@ -209,6 +212,9 @@ class TrainConfig:
         for name, allowed in CHOICES.items():
             if (value := getattr(self, name)) not in allowed:
                 raise ConfigError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}.{nearest(value, allowed)}")
+        for name in self.report_to:
+            if name not in TRACKERS:
+                raise ConfigError(f"report_to holds {name!r}; it can hold {', '.join(TRACKERS)}.{nearest(name, TRACKERS)}")
         if self.lr_schedule == "cosine" and not self.lr_decay_steps:
             raise ConfigError("lr_schedule is cosine and lr_decay_steps is 0; say over how many of the last steps the rate falls.")
         if self.sharding != "none" and (self.optimizer != "adamw" or self.mixed_precision == "fp16"):

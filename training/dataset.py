@@ -5,6 +5,7 @@
     TABLE.csv of MiraData (file_path or video_id, six captions, start and end) or of WebVid (videoid, name, page_dir)
 
     python -m training.dataset check SOURCE [--preview DIR] [--json] [key=value ...]
+    python -m training.dataset split SOURCE OUT [--threshold 27]     long videos to clips of one shot each
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -176,15 +177,21 @@ def _decoded(path: Path) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """``check SOURCE``: exit status 0 when there is a clip to train on, 1 when there is none, 2 for a source that cannot be used."""
+    """``check`` and ``split``: exit status 0 when there is a clip to train on, 1 when there is none, 2 for a source that cannot be used."""
     parser = argparse.ArgumentParser(prog="python -m training.dataset", description="Look at a dataset as training will.")
-    commands = parser.add_subparsers(required=True)
+    commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="how many clips can be used, and why others cannot")
     check.add_argument("source")
     check.add_argument("words", nargs="*", metavar="key=value", help="settings of the training, such as num_frames=[24] sizes=[128x80] frame_stride=4 dataset_root=DIR")
     check.add_argument("--preview", type=Path, metavar="DIR", help=f"write what training will see of the first {PREVIEWED} clips into this folder")
     check.add_argument("--json", action="store_true")
     check.add_argument("--events", action="store_true", help="JSON lines: how far it is, at last the report")
+    split = commands.add_parser("split", help="cut long videos into clips of one shot each, with their captions")
+    split.add_argument("source")
+    split.add_argument("out", type=Path)
+    split.add_argument("--threshold", type=float, default=27.0, help="change of colour and light, of 255, that is a cut; lower finds more (%(default)g)")
+    split.add_argument("--root", type=Path, help="where the paths in a table begin")
+    split.add_argument("--events", action="store_true", help="JSON lines: how far it is")
     args, words = parser.parse_known_args(argv)  # words may also stand between and after the options
     if unknown := [word for word in words if word.startswith("-") or "=" not in word]:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
@@ -192,6 +199,8 @@ def main(argv: list[str] | None = None) -> int:
     from .takes import write_preview
 
     told = lambda done, total: print(json.dumps({"done": done, "of": total}), flush=True)  # noqa: E731
+    if args.command == "split":
+        return _split(args, told if args.events else None)
     try:
         config = load_config(None, [f"dataset={json.dumps(args.source)}", "target=lora", "model=any", *args.words, *words])
         report = examine(args.source, config.dataset_root or None, config.shortest, config.frame_stride, told if args.events else None)
@@ -202,6 +211,21 @@ def main(argv: list[str] | None = None) -> int:
     facts = {**report.to_dict(), "preview": shown}
     print(json.dumps({"report": facts}) if args.events else json.dumps(facts, indent=1) if args.json else report.text())
     return 0 if report.clips else 1
+
+
+def _split(args: argparse.Namespace, progress: Callable[[int, int], None] | None) -> int:
+    from core.files import WriteError
+
+    from .split import split_videos
+
+    try:
+        pieces, left_out = split_videos(args.source, args.out, args.threshold, args.root, progress)
+    except (ConfigError, WriteError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if progress is None:
+        print("\n".join([f"{len(pieces)} clips are in {args.out}.", *(f"left out: {item.name} {item.reason}" for item in left_out)]))
+    return 0 if pieces else 1
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -85,7 +86,7 @@ def examine(source: str | Path, root: str | Path | None = None, num_frames: int 
     for remarks on still clips, cuts and near-duplicates. Raises ConfigError for a source that names no clips.
     """
     clips, rejects = find_clips(source, root)
-    report, seen = Report(str(source), rejects=list(rejects)), []
+    report, seen = Report(str(source), rejects=list(rejects)), Lookalikes()
     for number, clip in enumerate(clips, 1):
         try:
             usable = _measured(clip, num_frames)
@@ -118,7 +119,7 @@ def _spread(usable: Usable, count: int) -> list[float]:
     return np.linspace(first, last, min(count, usable.num_frames)).tolist()
 
 
-def _remarks(frames: np.ndarray, seen: list[tuple[str, np.ndarray]], name: str) -> list[str]:
+def _remarks(frames: np.ndarray, seen: Lookalikes, name: str) -> list[str]:
     """What looks wrong with a clip's frames [T, 32, 32, 3]; its middle one joins ``seen``."""
     remarks = []
     looked = Frames(frames)
@@ -127,8 +128,23 @@ def _remarks(frames: np.ndarray, seen: list[tuple[str, np.ndarray]], name: str) 
     if places := cuts(looked):
         remarks.append(f"may hold a cut about {places[0] / len(frames):.0%} of the way in: split it there")
     middle = frames[len(frames) // 2].astype(np.float32).reshape(8, 4, 8, 4, 3).mean((1, 3))
-    twin = next((other for other, picture in seen if np.abs(picture - middle).mean() < ALIKE), None)
-    if twin is not None:
+    if (twin := seen.add(name, middle)) is not None:
         remarks.append(f"looks nearly like {twin}")
-    seen.append((name, middle))
     return remarks
+
+
+class Lookalikes:
+    """Pictures of which each is compared only with those of nearly its mean colour: all that can be alike, and few of many."""
+
+    def __init__(self):
+        self._cells: dict[tuple[int, ...], list[tuple[str, np.ndarray]]] = {}
+
+    def add(self, name: str, picture: np.ndarray) -> str | None:
+        """The first of the earlier pictures [8, 8, 3] that differs by less than ALIKE on average; None where there is none.
+
+        Pictures that alike differ by less than 3 ALIKE in the mean of each colour: they lie in cells of that size that touch.
+        """
+        cell = tuple(int(mean // (3 * ALIKE)) for mean in picture.mean((0, 1)))
+        near = [other for step in product((-1, 0, 1), repeat=3) for other in self._cells.get(tuple(map(sum, zip(cell, step))), ())]
+        self._cells.setdefault(cell, []).append((name, picture))
+        return next((other for other, seen in near if np.abs(seen - picture).mean() < ALIKE), None)

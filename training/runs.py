@@ -2,7 +2,7 @@
 
     config.yaml       the settings (of the last start)
     status.json       what the run is doing, and which process does it
-    metrics.jsonl     a line every ``log_every`` steps
+    metrics.jsonl     a line every ``log_every`` steps; the same in tensorboard/
     log.txt           what the process printed, with its command first
     environment.json  versions, machine; dataset.json: what was trained on, and what was not
     checkpoints/step-N/, samples/step-N/*.mp4
@@ -30,13 +30,15 @@ import psutil
 
 from core.files import replacing
 
-from .config import ConfigError, TrainConfig, load_config, save_config
+from .config import LATENT_TARGETS, ConfigError, TrainConfig, load_config, save_config
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKING = ("starting", "waiting", "preparing", "training")
 """States in which a process is at work."""
 SAVE_NOW = "save-now"
 """A file of this name in a run folder asks for a checkpoint after the present step."""
+SAMPLE_NOW = "sample-now"
+"""And one of this name for videos of its prompts."""
 TRASH = ".trash"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -176,6 +178,13 @@ class Runs:
     def save_now(self, name: str) -> None:
         """Ask for a checkpoint, with its samples, after the present step."""
         (self._working(name).folder / SAVE_NOW).touch()
+
+    def sample_now(self, name: str) -> None:
+        """Ask for videos of the run's prompts after the present step, without a checkpoint. Raises ConfigError where it makes none."""
+        run = self._working(name)
+        if run.config is None or not run.config.validation_prompts or run.config.target not in LATENT_TARGETS:
+            raise ConfigError(f"{name} has no sample prompts, so it makes no videos.")
+        (run.folder / SAMPLE_NOW).touch()
 
     def delete(self, name: str) -> str:
         """Put a run into the trash; returns what ``restore`` takes. Raises ConfigError for one that is at work."""

@@ -34,7 +34,8 @@ from .config import ConfigError, TrainConfig, save_config
 from .ema import EMA
 from .muon import Muon
 from .processes import Processes, check_divides
-from .runs import SAVE_NOW, Status, environment, whole_checkpoints
+from .runs import SAMPLE_NOW, SAVE_NOW, Status, environment, whole_checkpoints
+from .trackers import Log, open_trackers
 
 log = logging.getLogger(__name__)
 
@@ -138,6 +139,7 @@ class Trainer:
         self.optimizers = make_optimizers(task.model, config)
         self.scaler = torch.amp.GradScaler(self.device.type, init_scale=2.0**10, enabled=self.dtype == torch.float16)
         self.ema = EMA(task.model, config.ema_decay)
+        self.trackers: list[Log] = []
         self.told_to_stop = self.stopping = False
         self.status = Status("training", os.getpid(), psutil.Process().create_time())
         self.recent: deque[float] = deque(maxlen=DIVERGENCE_STEPS)
@@ -154,6 +156,7 @@ class Trainer:
         self.resume()
         if self.processes.main:
             save_config(config, self.output_dir / "config.yaml")
+            self.trackers = open_trackers(config, self.step)
         previous = signal.signal(signal.SIGTERM, self._stop)
         started, since, losses = time.time(), self.step, []
         self.tell("training")
@@ -170,11 +173,18 @@ class Trainer:
                     if self.step % config.log_every == 0:
                         self.record(losses, (time.time() - started) / (self.step - since))
                         losses, started, since = [], time.time(), self.step
-                    asked, self.stopping = self.processes.any(self.processes.main and (self.output_dir / SAVE_NOW).exists(), self.told_to_stop)  # a signal reaches processes at different steps
+                    wanted = [self.processes.main and (self.output_dir / name).exists() for name in (SAVE_NOW, SAMPLE_NOW)]
+                    asked, sample, self.stopping = self.processes.any(*wanted, self.told_to_stop)  # a signal reaches processes at different steps
                     if (self.step % config.checkpoint_every == 0 and self.step < config.total_steps) or asked:
                         self.save()
                         (self.output_dir / SAVE_NOW).unlink(missing_ok=True)
                         started, since = time.time(), self.step
+                    elif sample:
+                        state = self.processes.whole(self.state())
+                        self.sample({**state["weights"], **state["ema"]["average"]})
+                        started, since = time.time(), self.step
+                    if sample and self.processes.main:
+                        (self.output_dir / SAMPLE_NOW).unlink(missing_ok=True)
                 following.cancel()
         finally:
             signal.signal(signal.SIGTERM, previous)
@@ -245,6 +255,8 @@ class Trainer:
         with (self.output_dir / "metrics.jsonl").open("a") as f:
             f.write(json.dumps(row) + "\n")
         log.info("%s", row)
+        for tracker in self.trackers:
+            tracker(self.step, {name: value for name, value in row.items() if name not in ("step", "time")})
 
     def save(self) -> Path:
         """Write checkpoints/step-N under another name, sync, rename, mark it complete, and drop the oldest ones."""
@@ -283,8 +295,12 @@ class Trainer:
         work.rename(final)
         (final / ".complete").touch()
         self.prune()
-        if self.config.validation_prompts and hasattr(self.task, "sample"):
-            self.task.sample(weights, self.output_dir / "samples" / final.name)
+        self.sample(weights)
+
+    def sample(self, weights: dict[str, torch.Tensor]) -> None:
+        """Videos of the run's prompts, by a task that makes any."""
+        if self.processes.main and self.config.validation_prompts and hasattr(self.task, "sample"):
+            self.task.sample(weights, self.output_dir / "samples" / f"step-{self.step}")
 
     def judge(self, weights: dict[str, torch.Tensor]) -> float | None:
         """The loss of the held-out clips, noted in metrics.jsonl; None for a task that has none."""
@@ -356,7 +372,8 @@ def train(config: TrainConfig, device: str = "auto") -> Path:
     torch.manual_seed(config.seed)
     output_dir = Path(config.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    (output_dir / SAVE_NOW).unlink(missing_ok=True)
+    for name in (SAVE_NOW, SAMPLE_NOW):
+        (output_dir / name).unlink(missing_ok=True)
     last = latest_checkpoint(output_dir)
     status = Status("waiting", os.getpid(), psutil.Process().create_time(), int(last.name.split("-")[1]) if last else 0)
     processes, trainer = Processes(device, config.sharding), None

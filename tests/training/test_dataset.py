@@ -14,7 +14,7 @@ from core import save_video
 from core.video_io import read_video
 from training.config import ConfigError, load_config
 from training.dataset import captions_of, find_clips, main
-from training.doctor import examine
+from training.doctor import Lookalikes, examine
 from training.takes import take_of, takes_of
 from training.video import UnusableVideo, probe_video, read_frames
 
@@ -129,6 +129,13 @@ def test_paths_out_of_the_root_are_refused(folder):
     assert len(clips) == 1 and all("leads out of" in reject.reason for reject in rejects) and len(rejects) == 2
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252", "latin-1"])
+def test_tables_in_other_encodings(folder, encoding):
+    (folder / "t.csv").write_bytes("file_name,text\na.mp4,Ein großer Ball\n".encode(encoding))
+    (clip,), _ = find_clips(folder / "t.csv")
+    assert clip.captions == ("Ein großer Ball",)
+
+
 @pytest.mark.parametrize("content, message", [("a,b\n1,2\n", "names no files: it has the columns a, b"), ("", "holds no videos")])
 def test_tables_without_clips_are_refused(tmp_path, content, message):
     (tmp_path / "t.csv").write_text(content)
@@ -138,7 +145,8 @@ def test_tables_without_clips_are_refused(tmp_path, content, message):
 
 def test_the_doctor_names_what_is_wrong(folder):
     whole = (folder / "a.mp4").read_bytes()
-    for name, content in (("broken", whole[: len(whole) // 2]), ("empty", b""), ("text", b"no video at all")):
+    header = subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(folder / "a.mp4"), "-frames:v", "0", "-f", "mp4", "-movflags", "empty_moov", "-"], capture_output=True).stdout
+    for name, content in (("broken", whole[: len(whole) // 2]), ("empty", b""), ("text", b"no video at all"), ("frameless", header)):
         (folder / f"{name}.mp4").write_bytes(content)
         (folder / f"{name}.txt").write_text("x")
     save_video(numbered(4), folder / "short.mp4", fps=10)
@@ -150,7 +158,7 @@ def test_the_doctor_names_what_is_wrong(folder):
         (folder / f"{name}.txt").write_text(name)
     report = examine(folder, num_frames=8)
     reasons = {reject.name: reject.reason for reject in report.rejects}
-    assert set(reasons) == {"broken.mp4", "empty.mp4", "text.mp4", "short.mp4"} and reasons["short.mp4"] == "is too short: 4 frames, and 8 are needed"
+    assert set(reasons) == {"broken.mp4", "empty.mp4", "text.mp4", "frameless.mp4", "short.mp4"} and reasons["frameless.mp4"] == "holds no frame" and reasons["short.mp4"] == "is too short: 4 frames, and 8 are needed"
     remarks = {(remark.name, remark.reason) for remark in report.remarks}
     assert ("still.mp4", "stands still") in remarks and ("twin.mp4", "looks nearly like still.mp4") in remarks
     assert any(name == "cut.mp4" and "may hold a cut about 50%" in reason for name, reason in remarks)
@@ -180,6 +188,37 @@ def test_the_preview_shows_what_the_trainer_reads(folder, capsys, tmp_path):
         assert seen.shape == read.shape and item["captions"] == list(take.captions) and item["fps"] == pytest.approx(take.fps, abs=0.01)
         assert np.abs(seen.astype(float) - read).mean() < 8
     assert len(last["report"]["preview"]) == len(takes)
+
+
+def test_long_videos_are_split_at_their_cuts_frame_by_frame(tmp_path, capsys):
+    source, out = tmp_path / "long", tmp_path / "clips"
+    shots = [np.full((12, 48, 64, 3), colour, np.uint8) for colour in ((200, 30, 30), (20, 160, 60), (30, 40, 220))]
+    for number, shot in enumerate(shots):
+        for t, frame in enumerate(shot):
+            frame[40:46, 4 * t : 4 * t + 8] = 255
+    save_video(np.concatenate([*shots, shots[0][:2]]), source / "a.mp4", fps=12)
+    (source / "a.txt").write_text("three colours")
+    save_video(shots[1], source / "mute.mp4", fps=12)
+    (source / "broken.mp4").write_bytes(b"no video")
+    (source / "broken.txt").write_text("x")
+    assert main(["split", str(source), str(out)]) == 0
+    told = capsys.readouterr().out
+    assert "4 clips are in" in told and "left out: a.mp4, shot 3 is too short: 0.17 s" in told and "left out: broken.mp4 cannot be read" in told
+    assert sorted(p.name for p in out.iterdir()) == ["a-000.mp4", "a-000.txt", "a-001.mp4", "a-001.txt", "a-002.mp4", "a-002.txt", "mute-000.mp4"]
+    for number, shot in enumerate(shots):
+        frames = read_video(out / f"a-{number:03}.mp4")
+        assert frames.shape == shot.shape and np.abs(frames.astype(float) - shot).mean(axis=(1, 2, 3)).max() < 8
+    assert main(["split", str(source), str(source / "pieces")]) == 2 and "Name a folder beside it" in capsys.readouterr().err
+
+
+def test_lookalikes_are_those_of_comparing_all_with_all():
+    rng = np.random.default_rng(0)
+    pictures = [rng.uniform(0, 255, (1, 1, 3)) + rng.normal(0, 1.2, (8, 8, 3)) for _ in range(200)]
+    pictures += [picture + rng.normal(0, 1.2, (8, 8, 3)) for picture in pictures]
+    seen = Lookalikes()
+    found = [seen.add(str(number), picture) for number, picture in enumerate(pictures)]
+    alike = [any(np.abs(a - b).mean() < 2 for a in pictures[:number]) for number, b in enumerate(pictures)]
+    assert [twin is not None for twin in found] == alike and 100 < sum(alike) < 300
 
 
 def test_takes_stay_inside_their_clip_and_fit_it(folder):

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
@@ -12,20 +14,20 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from core import GenerationRequest, MiraTransformer3DModel, load_pipeline, save_video
-from core.device_lock import DeviceTurn, lock_path
+from core.device_lock import DeviceTurn, device_held, lock_path
 from core.loras import FOLDER, apply_loras, made_from
 from core.provenance import made_with
 from core.temporal_vae import TemporalVAE
 from core.types import RequestError
 from studio_app import wait_for
-from tiny import TEXT_DIM, save_tiny_model
+from tiny import TEXT_DIM, save_tiny_model, tiny_pipeline
 from training.__main__ import main
 from training.config import ConfigError, load_config, save_config
 from training.preflight import preflight
-from training.runs import TRASH, Runs, Status, read_run
+from training.runs import ROOT, SAMPLE_NOW, TRASH, Runs, Status, read_run
 from training.targets.decoder import VideoFrames
 from training.targets.transformer import TransformerTask
-from training.trainer import Diverged, train
+from training.trainer import Diverged, Trainer, train
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
@@ -279,10 +281,34 @@ def test_loras_that_cannot_be_read_are_named(text):
         GenerationRequest("x", loras=text).resolved()
 
 
-def test_samples_are_made_by_the_pipeline_at_each_checkpoint(place, tmp_path):
+def test_samples_are_made_by_the_pipeline_at_each_checkpoint_and_when_asked_for(place, tmp_path, monkeypatch):
+    step = Trainer.train_step
+    monkeypatch.setattr(Trainer, "train_step", lambda trainer, batches: ((tmp_path / SAMPLE_NOW).touch() if trainer.step == 2 else None, step(trainer, batches))[1])
     train(config(place, tmp_path, "target=lora", "validation_prompts=[a red ball]", "validation_steps=2"))
     samples = read_run(tmp_path).samples()
-    assert list(samples) == [2, 4] and all(len(files) == 1 for files in samples.values())
+    assert list(samples) == [2, 3, 4] and all(len(files) == 1 for files in samples.values())
+    assert [path.name for path in read_run(tmp_path).checkpoints()] == ["step-2", "step-4"] and not (tmp_path / SAMPLE_NOW).exists()
+
+
+def test_a_checkpoint_of_another_model_is_refused(place, tmp_path):
+    other = tiny_pipeline(num_layers=1, num_attention_heads=4)
+    other.save_pretrained(tmp_path / "model")
+    last = train(config(place, tmp_path / "one", "target=transformer", "max_train_steps=1"))
+    with pytest.raises(ConfigError, match="of another architecture: .* of its tensors do not fit the model, such as"):
+        train(config(place, tmp_path / "two", "target=transformer", f"model={tmp_path / 'model'}", f"resume={last}"))
+
+
+def test_runs_get_the_device_in_the_order_of_asking(tmp_path):
+    path = lock_path(tmp_path, "cpu")
+    code = "import sys, time; from pathlib import Path; from core.device_lock import device_held\nwith device_held(Path(sys.argv[1])): print(sys.argv[2], flush=True); time.sleep(0.2)"
+    with device_held(path):
+        waiting = []
+        for number in range(3):
+            waiting.append(subprocess.Popen([sys.executable, "-c", code, str(path), str(number)], stdout=(tmp_path / "order").open("a"), cwd=ROOT))
+            wait_for(lambda: len(list(path.parent.glob("*.wanted-*"))) == number + 2, 60, "its turn")
+    for process in waiting:
+        assert process.wait(60) == 0
+    assert (tmp_path / "order").read_text().split() == ["0", "1", "2"]
 
 
 def test_accumulated_gradients_and_checkpointing_change_nothing_but_rounding(place, tmp_path):

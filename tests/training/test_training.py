@@ -165,6 +165,19 @@ def test_the_log_has_a_line_a_step(base, tmp_path):
     assert [r["step"] for r in rows] == [1, 2, 3, 4] and all(math.isfinite(r["loss"]) for r in rows)
 
 
+def test_figures_also_go_to_tensorboard_and_nowhere_else_by_default(base, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(transformer_config(base, tmp_path, max_train_steps=2))
+    train(transformer_config(base, tmp_path))
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(e.step, round(e.value, 4)) for e in events.Scalars("loss")] == [(row["step"], round(row["loss"], 4)) for row in rows]
+    assert load_config(None, ["target=vae"]).report_to == ["tensorboard"]
+    with pytest.raises(ConfigError, match="report_to names wandb, which is not installed. pip install wandb"):
+        train(transformer_config(base, tmp_path / "other", report_to=["wandb"]))
+
+
 def test_exported_parts_load_and_make_a_video(base, tmp_path):
     run = train(transformer_config(base, tmp_path / "run"))
     export_model(str(base / "base"), str(base / "base"), str(run), str(tmp_path / "model"))
@@ -287,6 +300,7 @@ def test_the_learning_rate_warms_up_stays_and_falls():
         (["learning_rate=fast"], "learning_rate|fast"),
         (["target=transformer", "model=x"], "dataset is empty"),
         (["checkpoint_every=0", "target=vae"], "at least 1"),
+        (["target=vae", "report_to=[wandbb]"], "Did you mean 'wandb'"),
         (["target=vae", "lr_schedule=cosin"], "Did you mean 'cosine'"),
         (["target=vae", "lr_schedule=cosine"], "over how many of the last steps"),
     ],
@@ -301,13 +315,13 @@ def test_the_command_says_what_is_wrong_in_one_line(capsys, tmp_path):
     assert "absent.yaml" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["nano_vae", "nano_text_encoder", "nano_transformer", "nano_transformer_joint", "nano_transformer_frame", "nano_transformer_motion", "lora_nano", "lora_128", "finetune_128", "finetune_384"])
+@pytest.mark.parametrize("name", ["nano_vae", "nano_text_encoder", "nano_transformer", "nano_transformer_joint", "nano_transformer_frame", "nano_transformer_motion", "nano_transformer_more", "nano", "lora_nano", "lora_128", "finetune_128", "finetune_384"])
 def test_the_recipes_are_valid(name):
     from pathlib import Path
 
     import training
 
-    assert load_config(Path(training.__file__).parent / "configs" / f"{name}.yaml", [] if name.startswith("nano") else ["dataset=videos"]).total_steps > 0
+    assert load_config(Path(training.__file__).parent / "configs" / f"{name}.yaml", [] if name.startswith("nano_") else ["dataset=videos"]).total_steps > 0
 
 
 def test_eight_bit_moments_are_refused_where_they_cannot_be_had(base, tmp_path):

@@ -1,0 +1,83 @@
+"""Long videos to clips of one shot each: cuts are found by PySceneDetect, the pieces are written by ffmpeg."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import imageio_ffmpeg
+
+from core.files import replacing
+
+from .config import ConfigError
+from .dataset import Reject, find_clips
+from .video import VIDEOS, UnusableVideo, probe_video
+
+THRESHOLD = 27.0
+"""Mean change of hue, saturation and lightness (of 255) from frame to frame that is a cut: PySceneDetect's usual value."""
+SHORTEST = 0.5
+"""Seconds below which a shot is left out."""
+
+
+MARGIN = 0.002
+"""Seconds by which a cut is made earlier, so that rounding leaves no frame on the wrong side."""
+
+
+def find_shots(path: Path, threshold: float = THRESHOLD) -> list[tuple[float, float]]:
+    """When each shot of a video begins, and when the next one does, in seconds. Raises UnusableVideo."""
+    from scenedetect import ContentDetector, SceneManager, VideoOpenFailure, open_video
+
+    probe_video(path)
+    try:
+        video, manager = open_video(str(path), backend="pyav"), SceneManager()
+    except (VideoOpenFailure, OSError) as error:
+        raise UnusableVideo(f"cannot be read ({error})") from None
+    manager.add_detector(ContentDetector(threshold, min_scene_len=1))
+    manager.detect_scenes(video)
+    return [(start.seconds, end.seconds) for start, end in manager.get_scene_list(start_in_scene=True)]
+
+
+def split_videos(source: str | Path, out: str | Path, threshold: float = THRESHOLD, root: str | Path | None = None, progress: Callable[[int, int], None] | None = None) -> tuple[list[Path], list[Reject]]:
+    """Write each shot of a dataset's videos as ``out/NAME-000.mp4``, with its caption beside it if it has one; the pieces, and what was left out and why.
+
+    Of several captions (MiraData's) the fullest is kept. Videos without a caption are split too. Pieces that are there already stay.
+    Raises ConfigError for a source that names no videos, WriteError.
+    """
+    source, out = Path(source), Path(out)
+    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+        raise ConfigError(f"{out} lies in {source}, so that its pieces would be split again. Name a folder beside it.")
+    clips, rejects = find_clips(source, root)
+    videos = [(clip.path, clip.captions[-1], clip.start, clip.end) for clip in clips if clip.path.suffix.lower() in VIDEOS]
+    if source.is_dir():
+        videos += [(source / reject.name, "", 0.0, None) for reject in rejects if reject.reason.startswith("has no caption") and (source / reject.name).suffix.lower() in VIDEOS]
+    left_out = [reject for reject in rejects if not reject.reason.startswith("has no caption")]
+    pieces: list[Path] = []
+    for number, (path, caption, start, end) in enumerate(sorted(videos), 1):
+        try:
+            inside = [(max(first, start), last if end is None else min(last, end)) for first, last in find_shots(path, threshold)]
+            for place, (first, last) in enumerate(shot for shot in inside if shot[1] > shot[0]):
+                name = f"{path.stem}{f'-{start:g}s' if start else ''}-{place:03}"
+                if last - first < SHORTEST:
+                    left_out.append(Reject(f"{path.name}, shot {place}", f"is too short: {last - first:.2f} s, and {SHORTEST:g} are needed"))
+                    continue
+                if not (out / f"{name}.mp4").exists():
+                    _cut(path, out / f"{name}.mp4", first, last)
+                if caption:
+                    with replacing(out / f"{name}.txt") as file:
+                        file.write_text(caption + "\n", encoding="utf-8")
+                pieces.append(out / f"{name}.mp4")
+        except UnusableVideo as error:
+            left_out.append(Reject(path.name, str(error)))
+        if progress is not None:
+            progress(number, len(videos))
+    return pieces, left_out
+
+
+def _cut(source: Path, target: Path, start: float, end: float) -> None:
+    """Write the frames that begin in [start, end): exact, as they are encoded anew. Raises UnusableVideo."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", "-y", "-ss", f"{max(0.0, start - MARGIN):.6f}", "-i", str(source.resolve()), "-t", f"{end - max(start, MARGIN):.6f}"]
+    with replacing(target) as file:
+        done = subprocess.run([*command, "-an", "-c:v", "libx264", "-preset", "fast", "-crf", "16", "-pix_fmt", "yuv420p", "-vf", "crop=trunc(iw/2)*2:trunc(ih/2)*2", str(file)], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise UnusableVideo(f"could not be cut ({done.stderr.strip().splitlines()[-1] if done.stderr.strip() else done.returncode})")
