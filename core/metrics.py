@@ -1,9 +1,12 @@
 """What a video can be measured on: motion, flicker, sharpness, cuts, the camera, how it differs from another one, and how it fits its prompt.
 
-    python -m core.metrics VIDEO... [--against VIDEO] [--clip WEIGHTS] [--json | --csv]
+    python -m core.metrics VIDEO... [--against VIDEO] [--clip WEIGHTS] [--clip-model NAME] [--aesthetic WEIGHTS] [--json | --csv]
 
-All of it works without weights but the two CLIP metrics, whose value is None ("not installed") until theirs are there. Proxies carry names of
-their own; only ``vbench_temporal_flickering`` may stand beside published figures. Frames are uint8 ``[T, H, W, 3]``. No torch until CLIP is asked for.
+METRICS work without weights. CLIP's, the aesthetic score and LPIPS need weights that are never downloaded here: until they are there, their value
+says "not installed" and how to get them. Proxies carry names of their own; only ``vbench_temporal_flickering`` may stand beside published figures.
+Of MiraBench's perspectives (Ju et al. 2024, arXiv:2407.06358) these are temporal consistency (tracking_persistence, clip_consistency), motion
+strength, 3D consistency (epipolar_error, matches_kept), visual quality (aesthetic) and text alignment (clip_text); distribution consistency (FVD)
+compares sets of videos by a network that no kept library carries, and is not measured. Frames are uint8 ``[T, H, W, 3]``. No torch before CLIP or LPIPS.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import argparse
 import csv
 import json
 import math
+import pickle
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -40,9 +44,19 @@ POINTS = 300
 """Corners that are followed at most."""
 TRACKED = 1.0
 """Pixels by which a corner that is followed forth and back may miss its place."""
+MATCHED_SPAN = 8
+"""For 3D consistency frames are matched with those this share of the clip later: an eighth."""
+LEAST_MATCHES = 16
+"""Matches of two frames from which their geometry is looked at; eight would fit any."""
+ON_LINE = 1.0
+"""Pixels by which a match may miss its epipolar line and still count as one."""
 CLIP_MODEL = "ViT-B-32"
 CLIP_REPO, CLIP_FILE = "laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "open_clip_model.safetensors"
 CLIP_MISSING = f"not installed: hf download {CLIP_REPO} {CLIP_FILE}"
+AESTHETIC_URL = "https://github.com/LAION-AI/aesthetic-predictor/raw/main/sa_0_4_vit_b_32_linear.pth"
+AESTHETIC_MISSING = f"not installed: download {AESTHETIC_URL}, and OpenAI's weights that it is for (hf download timm/vit_base_patch32_clip_224.openai), and name them: --aesthetic, --clip and --clip-model ViT-B-32-quickgelu"
+LPIPS_BACKBONE = "alexnet-owt-7be5be79.pth"
+LPIPS_MISSING = "not installed: pip install lpips, then python -c \"import lpips; lpips.LPIPS(net='alex')\" once, which downloads AlexNet"
 
 
 class Frames:
@@ -111,6 +125,35 @@ class Frames:
                 shift = matrix @ np.append(middle, 1) - middle
                 rows[row] = *shift, math.hypot(matrix[0, 0], matrix[1, 0]), math.atan2(matrix[1, 0], matrix[0, 0])
         return rows
+
+    @cached_property
+    def geometry(self) -> list[tuple[float, float]]:
+        """Of each pair of frames an eighth of the clip apart: the mean distance of matches to their epipolar lines (pixels), and the share of matches that keep to them.
+
+        SIFT (Lowe 2004) with his ratio test of 0.75, nearest neighbours searched exactly, one fundamental matrix by RANSAC; pairs with fewer than LEAST_MATCHES are left out.
+        """
+        step = max(1, len(self.frames) // MATCHED_SPAN)
+        sift, matcher = cv2.SIFT_create(), cv2.BFMatcher(cv2.NORM_L2)
+        described = {}
+        for index in range(0, len(self.frames), step):
+            self.tick()
+            described[index] = sift.detectAndCompute(self.grey[index], None)
+        found = []
+        for (points_a, words_a), (points_b, words_b) in zip(described.values(), list(described.values())[1:]):
+            if words_a is None or words_b is None or len(words_b) < 2:
+                continue
+            good = [pair[0] for pair in matcher.knnMatch(words_a, words_b, k=2) if pair[0].distance < 0.75 * pair[1].distance]
+            if len(good) < LEAST_MATCHES:
+                continue
+            a = np.array([points_a[match.queryIdx].pt for match in good])
+            b = np.array([points_b[match.trainIdx].pt for match in good])
+            matrix, kept = cv2.findFundamentalMat(a, b, cv2.FM_RANSAC, ON_LINE, 0.999)
+            if matrix is None or matrix.shape != (3, 3):
+                continue
+            lines = np.c_[a, np.ones(len(a))] @ matrix.T  # the line in b of each point of a
+            distance = np.abs((np.c_[b, np.ones(len(b))] * lines).sum(1)) / np.linalg.norm(lines[:, :2], axis=1).clip(1e-9)
+            found.append((float(distance[kept.ravel() == 1].mean()), float(kept.mean())))
+        return found
 
 
 def motion_strength(clip: Frames) -> float | None:
@@ -215,6 +258,18 @@ def tracking_persistence(clip: Frames) -> float | None:
     return float(alive.mean())
 
 
+def epipolar_error(clip: Frames) -> float | None:
+    """By how many pixels matched points miss their epipolar lines in frames an eighth of the clip apart, those that fit at all: 0 to 1, lower is more rigid.
+    After Li et al. 2024, arXiv:2402.17403 (MiraBench's 3D consistency); their frames and thresholds are not known, so this is a proxy. None with too little to match."""
+    return float(np.mean([error for error, _ in clip.geometry])) if clip.geometry else None
+
+
+def matches_kept(clip: Frames) -> float | None:
+    """Share of matched points that one camera's move explains, in frames an eighth of the clip apart: 0 to 1, higher is more rigid (the keep ratio of Li et al. 2024,
+    arXiv:2402.17403). What moves by itself lowers it too. None with too little to match."""
+    return float(np.mean([share for _, share in clip.geometry])) if clip.geometry else None
+
+
 def camera_right(clip: Frames) -> float | None:
     """Pixels a frame that the camera turns to the right (the picture then moves left); negative is left."""
     return _usual(-clip.camera[:, 0])
@@ -266,38 +321,82 @@ class ClipScorer:
     Args:
         weights: A safetensors or .pt file of ``model``.
         model: open_clip's name of the architecture.
+        aesthetic: LAION's linear head for these weights (a .pth file with weight [1, D] and bias [1]), for the aesthetic score. Raises ValueError for one of another width.
     """
 
-    def __init__(self, weights: str | Path, model: str = CLIP_MODEL):
+    def __init__(self, weights: str | Path, model: str = CLIP_MODEL, aesthetic: str | Path | None = None):
         import open_clip
+        import torch
 
         self.model, _, self.preprocess = open_clip.create_model_and_transforms(model, pretrained=str(weights))
         self.tokenizer = open_clip.get_tokenizer(model)
         self.model.eval()
+        self.head = None if aesthetic is None else torch.load(aesthetic, map_location="cpu", weights_only=True)
+        width = self.model.visual.output_dim
+        if self.head is not None and tuple(self.head["weight"].shape) != (1, width):
+            raise ValueError(f"{aesthetic} is a head for embeddings of {self.head['weight'].shape[-1]}; {model} gives {width}. Use the head of that CLIP, or name another with --clip-model.")
 
     def score(self, frames: np.ndarray, prompt: str | None) -> dict[str, Any]:
         """``clip_text``: mean cosine between the frames and the prompt, -1 to 1, higher is better (CLIPScore without its factor, Hessel et al. 2021,
-        arXiv:2104.08718); ``clip_text_of_frames``; ``clip_consistency``: mean cosine of neighbouring frames, higher is steadier (Esser et al. 2023, arXiv:2302.03011)."""
+        arXiv:2104.08718); ``clip_text_of_frames``; ``clip_text_change``: that of the last quarter less that of the first, below 0 where the video drifts
+        away from its prompt; ``clip_consistency``: mean cosine of neighbouring frames, higher is steadier (Esser et al. 2023, arXiv:2302.03011);
+        ``aesthetic``: 1 to 10, higher is better, mean over frames (LAION's aesthetic predictor, Schuhmann et al. 2022, arXiv:2210.08402, sec. 4)."""
         import torch
         from PIL import Image
 
         with torch.no_grad():
             pictures = torch.stack([self.preprocess(Image.fromarray(frame)) for frame in frames])
             seen = torch.nn.functional.normalize(torch.cat([self.model.encode_image(batch) for batch in pictures.split(16)]), dim=-1)
-            found: dict[str, Any] = {"clip_consistency": float((seen[1:] * seen[:-1]).sum(-1).mean()) if len(seen) > 1 else None}
+            found: dict[str, Any] = {"clip_consistency": _rounded(float((seen[1:] * seen[:-1]).sum(-1).mean())) if len(seen) > 1 else None}
             if prompt:
                 text = torch.nn.functional.normalize(self.model.encode_text(self.tokenizer([prompt])), dim=-1)
-                found["clip_text_of_frames"] = [round(float(value), 4) for value in (seen @ text.T)[:, 0]]
-                found["clip_text"] = float(np.mean(found["clip_text_of_frames"]))
+                cosines, quarter = (seen @ text.T)[:, 0], len(seen) // 4
+                found["clip_text"] = _rounded(float(cosines.mean()))
+                found["clip_text_change"] = _rounded(float(cosines[-quarter:].mean() - cosines[:quarter].mean())) if quarter else None
+                found["clip_text_of_frames"] = [_rounded(float(value)) for value in cosines]
+            found["aesthetic"] = AESTHETIC_MISSING if self.head is None else _rounded(float((seen @ self.head["weight"].T.to(seen) + self.head["bias"].to(seen)).mean()))
         return found
 
 
-def installed_clip() -> Path | None:
-    """The weights of CLIP_MODEL in Hugging Face's cache, if they were downloaded."""
+def installed_clip() -> tuple[Path, str] | None:
+    """A file of CLIP's weights in Hugging Face's cache with open_clip's name of its architecture: CLIP_MODEL's, or any other that was downloaded."""
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.constants import HF_HUB_CACHE
 
     found = try_to_load_from_cache(CLIP_REPO, CLIP_FILE)
-    return Path(found) if isinstance(found, str) else None
+    if isinstance(found, str):
+        return Path(found), CLIP_MODEL
+    if not any(Path(HF_HUB_CACHE).glob("models--*")):
+        return None  # and open_clip, with torch, need not be loaded to know
+    import open_clip
+
+    for model, tag in open_clip.list_pretrained():
+        repo = (open_clip.get_pretrained_cfg(model, tag).get("hf_hub") or "").strip("/")
+        for name in ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"):
+            found = try_to_load_from_cache(repo, name) if repo.count("/") == 1 else None
+            if isinstance(found, str):
+                return Path(found), model
+    return None
+
+
+def lpips_distance(a: np.ndarray, b: np.ndarray) -> float | str:
+    """LPIPS (Zhang et al. 2018, arXiv:1801.03924; version 0.1 on AlexNet) of each pair of frames, their mean: 0 (equal) and up, about 1 for unrelated
+    ones; lower is more alike. LPIPS_MISSING without the package, or without AlexNet in torch's cache. Raises VideoError for videos of different shapes."""
+    from importlib.util import find_spec
+
+    _require_alike(a, b)
+    if find_spec("lpips") is None:
+        return LPIPS_MISSING
+    import torch
+
+    if not (Path(torch.hub.get_dir()) / "checkpoints" / LPIPS_BACKBONE).is_file():
+        return LPIPS_MISSING
+    import lpips
+
+    model = lpips.LPIPS(net="alex", verbose=False).eval()
+    tensor = lambda frames: torch.from_numpy(frames).permute(0, 3, 1, 2).float().div(127.5).sub(1)  # noqa: E731  T 3 H W in -1..1
+    with torch.no_grad():
+        return _rounded(float(torch.cat([model(x, y).flatten() for x, y in zip(tensor(a).split(8), tensor(b).split(8))]).mean()))
 
 
 @dataclass(frozen=True)
@@ -322,6 +421,8 @@ METRICS: dict[str, Metric] = {
         Metric("sharpness", "Sharpness", "", "higher", sharpness),
         Metric("sharpness_kept", "Sharpness kept", "", "higher", sharpness_kept),
         Metric("tracking_persistence", "Points followed to the end", "", "higher", tracking_persistence),
+        Metric("epipolar_error", "Epipolar error", "px", "lower", epipolar_error),
+        Metric("matches_kept", "Matches that one camera explains", "", "higher", matches_kept),
         Metric("scene_cuts", "Cuts", "", "lower", scene_cuts),
         Metric("loop_gap", "Gap when looped", "levels", "lower", loop_gap),
         Metric("camera_right", "Camera to the right", "px/frame", None, camera_right),
@@ -394,18 +495,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line: exit status 2 for a video that cannot be read."""
     parser = argparse.ArgumentParser(prog="python -m core.metrics", description="Measure videos.")
     parser.add_argument("videos", nargs="+", metavar="VIDEO", type=Path)
-    parser.add_argument("--against", type=Path, help="also PSNR and SSIM to this video")
-    parser.add_argument("--clip", type=Path, help=f"CLIP's weights ({CLIP_MODEL}); found by itself when downloaded with: hf download {CLIP_REPO} {CLIP_FILE}")
+    parser.add_argument("--against", type=Path, help="also PSNR, SSIM and LPIPS to this video")
+    parser.add_argument("--clip", type=Path, help=f"CLIP's weights; found by themselves when downloaded with: hf download {CLIP_REPO} {CLIP_FILE}")
+    parser.add_argument("--clip-model", help=f"open_clip's name of the architecture of --clip, {CLIP_MODEL} if nothing is said")
+    parser.add_argument("--aesthetic", type=Path, help=f"the aesthetic score's head, made for the weights of --clip; for OpenAI's ViT-B-32-quickgelu: {AESTHETIC_URL}")
     shape = parser.add_mutually_exclusive_group()
     shape.add_argument("--json", action="store_true")
     shape.add_argument("--csv", action="store_true")
     args = parser.parse_args(argv)
-    weights = args.clip or installed_clip()
+    clip = (args.clip, args.clip_model or CLIP_MODEL) if args.clip else installed_clip()
     try:
-        scorer = ClipScorer(weights) if weights else None
+        scorer = ClipScorer(*clip, args.aesthetic) if clip else None
         other = read_video(args.against) if args.against else None
         rows = [_row(path, other, scorer) for path in args.videos]
-    except (OSError, VideoError) as error:
+    except (OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if args.json:
@@ -429,9 +532,9 @@ def _row(path: Path, other: np.ndarray | None, scorer: ClipScorer | None) -> dic
     frames = read_video(path)
     row: dict[str, Any] = {"video": str(path), **measure(frames), "faults": faults(frames)}
     if other is not None:
-        row |= compare(frames, other)
+        row |= {**compare(frames, other), "lpips": lpips_distance(frames, other)}
     if scorer is None:
-        return row | {"clip_text": CLIP_MISSING, "clip_consistency": CLIP_MISSING}
+        return row | {"clip_text": CLIP_MISSING, "clip_consistency": CLIP_MISSING, "aesthetic": AESTHETIC_MISSING}
     return row | scorer.score(frames, (read_settings(path) or {}).get("prompt"))
 
 

@@ -30,6 +30,7 @@ from .text_encoder import LazyTextEncoder, encode_prompts
 from .transformer import MiraTransformer3DModel, Modulation, ProjectedText
 from .types import MAX_SEED, GenerationRequest, RequestError
 from .vae import decode_latents, encode_video, preview_frames
+from .windows import decode_in_windows, predict_in_windows
 
 # A model folder names its parts as ["core", "MiraTransformer3DModel"]: the public names, wherever the modules move.
 for _classes in (pipeline_loading_utils.LOADABLE_CLASSES.setdefault("core", {}), pipeline_loading_utils.ALL_IMPORTABLE_CLASSES):
@@ -185,6 +186,7 @@ class MiraPipeline(DiffusionPipeline):
         output_type: Literal["np", "pt", "pil", "latent"] = "np",
         callback_on_step_end: StepCallback | None = None,
         decode_chunk_frames: int | None = None,
+        window_frames: int | None = None,
         resume: Snapshot | None = None,
         return_dict: bool = True,
     ) -> MiraPipelineOutput | tuple:
@@ -202,6 +204,7 @@ class MiraPipeline(DiffusionPipeline):
             quality: A key of ``core.quality.QUALITIES``: how much of the work is spared, at a price; "quality" spares none.
             eta: Share of fresh noise in a ddim step; other samplers ignore it.
             decode_chunk_frames: None decodes a clip whole; 10 gives the original code's independent chunks.
+            window_frames: Frames that the transformer and the decoder are given at once (see ``core.windows``); of a longer clip they never see more.
             resume: What a callback's ``snapshot`` gave, in a call with the same arguments; its noise, start and embeddings take the place of theirs.
 
         Raises RequestError for a value that cannot be used, GenerationCancelled when interrupted, GenerationError for NaN.
@@ -211,7 +214,7 @@ class MiraPipeline(DiffusionPipeline):
             raise RequestError("output_type", f"output_type is {output_type!r}; np, pt, pil or latent are known.")
         prompts = _texts(prompt, prompt_embeds)
         batch_size = len(prompts)
-        asked = dict(height=height, width=width, num_frames=num_frames, fps=fps, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, eta=eta, sampler=sampler, quality=quality, decode_chunk_frames=decode_chunk_frames)
+        asked = dict(height=height, width=width, num_frames=num_frames, fps=fps, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, eta=eta, sampler=sampler, quality=quality, decode_chunk_frames=decode_chunk_frames, window_frames=window_frames)
         negatives = _spread("negative_prompt", negative_prompt or "", batch_size)
         preset = default_preset(self.model_name).name
         settings = [GenerationRequest(text, negative, preset=preset, **asked).resolved() for text, negative in zip(prompts, negatives)][0]
@@ -248,7 +251,7 @@ class MiraPipeline(DiffusionPipeline):
         text = self.transformer.project_text(context)
         modulation = self.transformer.modulate_steps(torch.tensor(solver.timesteps, device=device), settings.fps)
         saving = QUALITIES[settings.quality]
-        cache = StepCache(saving.first_block) if saving.first_block else None
+        cache = StepCache(saving.first_block) if saving.first_block and settings.window_frames is None else None  # windows take turns: no two steps in a row are of one
         prompts_alone = [(key[-batch_size:], value[-batch_size:]) for key, value in text]
         finite = []
 
@@ -257,7 +260,8 @@ class MiraPipeline(DiffusionPipeline):
                 x_t = solver.latents(state, step)
                 if kept is not None:
                     x_t = self._keep(kept, x_t, noise, timestep)
-                prediction = self._predict(x_t, modulation(step), text if step < saving.guided * num_steps else prompts_alone, settings.guidance_scale, cache)
+                predict = partial(self._predict, modulation=modulation(step), text=text if step < saving.guided * num_steps else prompts_alone, guidance_scale=settings.guidance_scale, cache=cache)
+                prediction = predict_in_windows(predict, self.scheduler, x_t, timestep, settings.window_frames or settings.num_frames)
                 state = solver.step(prediction, step, state, generators)
                 finite.append(torch.isfinite(state).all())
                 if device.type != "cuda":  # where a look at the result would have the device wait for this process
@@ -274,7 +278,7 @@ class MiraPipeline(DiffusionPipeline):
         result = solver.latents(state, num_steps)
         if kept is not None:
             result = torch.cat([kept, result[:, :, kept.shape[2] :]], 2)
-        frames = self._finish(result, output_type, settings.decode_chunk_frames)
+        frames = self._finish(result, output_type, settings.decode_chunk_frames, settings.window_frames)
         self.maybe_free_model_hooks()
         return MiraPipelineOutput(frames=frames) if return_dict else (frames,)
 
@@ -338,13 +342,14 @@ class MiraPipeline(DiffusionPipeline):
         x0 = self.scheduler.to_x0(prediction, x_t, torch.full((len(x_t),), timestep))
         return np.asarray(preview_frames(x0.cpu(), self.config.latent_rgb))
 
-    def _finish(self, latents: Tensor, output_type: str, chunk_frames: int | None) -> np.ndarray | Tensor | list[list[Image.Image]]:
+    def _finish(self, latents: Tensor, output_type: str, chunk_frames: int | None, window_frames: int | None) -> np.ndarray | Tensor | list[list[Image.Image]]:
         if output_type == "latent":
             return latents
         self.stage = "decode"
         self._turn("vae")
         chunk_frames = self.economy.decode_chunk_frames or chunk_frames
-        video = decode_latents(self.vae, latents, chunk_frames).float()  # b c t h w in -1..1
+        decode = partial(decode_latents, self.vae, chunk_frames=chunk_frames)
+        video = decode_in_windows(decode, latents, (None if chunk_frames else window_frames) or latents.shape[2]).float()  # b c t h w in -1..1
         frames = (video / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 4, 1)  # b t h w c
         if not torch.isfinite(frames).all():
             raise GenerationError(f"The VAE decoded finite latents to values that are not finite numbers ({self.vae.dtype}). Run the VAE in float32.")
@@ -356,7 +361,7 @@ class MiraPipeline(DiffusionPipeline):
         return [[Image.fromarray(frame) for frame in clip] for clip in (array * 255).round().astype(np.uint8)]
 
 
-_SHARED_FIELDS = ("height", "width", "num_frames", "fps", "num_inference_steps", "guidance_scale", "eta", "sampler", "quality", "decode_chunk_frames", "strength")
+_SHARED_FIELDS = ("height", "width", "num_frames", "fps", "num_inference_steps", "guidance_scale", "eta", "sampler", "quality", "decode_chunk_frames", "window_frames", "strength")
 """Fields of a request that are arguments of a call under the same name."""
 
 

@@ -24,6 +24,8 @@ class Preset:
     guidance_scale: float = 12.0
     eta: float = 1.0
     sampler: str = "ddim"
+    window_frames: int | None = None
+    """For clips longer than the model was trained for: the frames that it sees at once."""
 
     @property
     def shape(self) -> VideoShape:
@@ -35,7 +37,7 @@ class Preset:
         return self.num_frames / self.output_fps
 
 
-PRESET_FIELDS = ("guidance_scale", "num_inference_steps", "sampler", "eta", "height", "width", "num_frames", "fps", "output_fps")
+PRESET_FIELDS = ("guidance_scale", "num_inference_steps", "sampler", "eta", "height", "width", "num_frames", "fps", "output_fps", "window_frames")
 """The fields of a request that a preset decides."""
 
 NANO = "mira-nano"
@@ -50,9 +52,11 @@ PRESETS: dict[str, Preset] = {
     for preset in (
         Preset("nano-4s", "128×80, 4 s", (NANO,), 80, 128, 24, **_NANO_SAMPLING),
         Preset("nano-2s", "128×80, 2 s", (NANO,), 80, 128, 12, **_NANO_SAMPLING),
-        Preset("nano-10s", "128×80, 10 s", (NANO,), 80, 128, 60, **_NANO_SAMPLING),
-        Preset("nano-20s", "128×80, 20 s", (NANO,), 80, 128, 120, **_NANO_SAMPLING),
+        Preset("nano-10s", "128×80, 10 s", (NANO,), 80, 128, 60, window_frames=24, **_NANO_SAMPLING),
+        Preset("nano-20s", "128×80, 20 s", (NANO,), 80, 128, 120, window_frames=24, **_NANO_SAMPLING),
+        Preset("nano-60s", "128×80, 60 s", (NANO,), 80, 128, 360, window_frames=24, **_NANO_SAMPLING),
         Preset("128-20s", "128×80, 20 s", (V0_128,), 80, 128, 120, fps=8),
+        Preset("128-60s", "128×80, 60 s", (V0_128,), 80, 128, 360, fps=8, window_frames=120),
         Preset("384-10s", "384×240, 10 s", (V0_384, V1_384_10S), 240, 384, 60, fps=8),
         Preset("384-20s", "384×240, 20 s", (V1_384_20S,), 240, 384, 120, fps=8),
         Preset("768-5s", "768×480, 5 s", (V1_768_5S,), 480, 768, 30, fps=8),

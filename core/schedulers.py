@@ -126,6 +126,13 @@ class MiraScheduler(SchedulerMixin, ConfigMixin):
         alpha, sigma, norm = (_at(table, timesteps, sample) for table in (self.alpha, self.sigma, self.norm))
         return alpha * sample / norm - sigma * model_output
 
+    def from_x0(self, x0: Tensor, sample: Tensor, timesteps: Tensor) -> Tensor:
+        """The model's output that stands for clean latents ``x0``, given x_t ``sample [B, ...]`` at ``timesteps [B]``: ``to_x0`` the other way round."""
+        if self.config.prediction_type == "epsilon":
+            return (sample - _at(self.signal, timesteps, sample) * x0) / _at(self.noise, timesteps, sample)
+        alpha, sigma, norm = (_at(table, timesteps, sample) for table in (self.alpha, self.sigma, self.norm))
+        return (alpha * sample / norm - x0) / sigma
+
     def __len__(self) -> int:
         return self.config.num_train_timesteps
 

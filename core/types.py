@@ -128,6 +128,8 @@ class GenerationRequest:
     """0 to 2^63-1. The same seed gives the same noise on every device and in every batch."""
     decode_chunk_frames: int | None = None
     """None decodes the clip whole; 10 gives the original code's independent chunks, seams included."""
+    window_frames: int | None = None
+    """Frames that the model sees at once: a longer clip is planned on as many keyframes and worked out window by window. Empty: all of them."""
     start_from: str | None = None
     """A picture or a video to start from: its last frames are kept and continued, or with ``strength`` the whole of it is changed."""
     start_frames: int | None = None
@@ -211,6 +213,8 @@ class GenerationRequest:
             raise RequestError("quality", f"There is no quality {self.quality!r}.{nearest(self.quality, QUALITIES)} Known: {', '.join(QUALITIES)}.")
         self._validate_start()
         parse_loras(self.loras)
+        if self.window_frames is not None and self.window_frames < 2:
+            raise RequestError("window_frames", f"window_frames is {self.window_frames}; it must be at least 2, or empty for a model that sees the whole clip at once.")
         if self.decode_chunk_frames is not None and self.decode_chunk_frames < 1:
             raise RequestError("decode_chunk_frames", f"decode_chunk_frames is {self.decode_chunk_frames}; it must be at least 1, or empty to decode the clip whole.")
 

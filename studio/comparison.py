@@ -33,7 +33,7 @@ PARTED = 0.01
 """Mean difference of a frame, of 1, above which two videos have parted; what the mp4's compression makes of equal frames is far below."""
 SMALL = (64, 40)
 """Width and height at which frames are compared."""
-MEASURES = "measures-1"
+MEASURES = "measures-2"
 """Names what was measured in the cache; another number when the metrics change."""
 MAX_BYTES = 2**30
 """Of decoded frames in memory at once."""

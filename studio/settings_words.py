@@ -19,6 +19,7 @@ TITLES = {
     "fps": "Model fps",
     "output_fps": "File fps",
     "decode_chunk_frames": "Frames decoded at once",
+    "window_frames": "Frames seen at once",
     "loras": "LoRAs",
     "memory": "To save memory",
 }

@@ -33,6 +33,7 @@ def requests_of(services: Services, values: tuple[Any, ...]) -> list[GenerationR
     settings = dict(zip(FIELDS, plain, strict=True))
     for name in ("start_frames", "strength"):  # an empty number box may say 0
         settings[name] = settings["start_from"] and settings[name] or None
+    settings["window_frames"] = settings["window_frames"] or None
     first = read_seed(seed_text)
     if count is None or not 1 <= count <= MAX_COUNT:
         raise RequestError("count", f"The number of videos is {count if count is not None else 'empty'}; it must be from 1 to {MAX_COUNT}.")

@@ -9,10 +9,12 @@ import json
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import affine_transform, gaussian_filter, shift
+from scipy.ndimage import affine_transform, gaussian_filter, map_coordinates, shift
 
 from core import save_video
-from core.metrics import CLIP_MISSING, METRICS, ClipScorer, Frames, compare, cuts, faults, main, measure, psnr, ssim
+from core.metrics import (
+    AESTHETIC_MISSING, CLIP_FILE, CLIP_MISSING, CLIP_MODEL, CLIP_REPO, LPIPS_MISSING, METRICS, ClipScorer, Frames, compare, cuts, faults, installed_clip, lpips_distance, main, measure, psnr, ssim,
+)  # fmt: skip
 from core.video_io import VideoError, read_video
 
 SIZE = (72, 96)
@@ -41,8 +43,9 @@ def test_a_still_does_nothing():
     values = measure(still)
     for name in ("motion_strength", "flicker", "warping_error", "scene_cuts", "loop_gap", "camera_right", "camera_down", "camera_zoom"):
         assert values[name] == pytest.approx(0, abs=5e-3), name
-    for name in ("vbench_temporal_flickering", "sharpness_kept", "tracking_persistence"):
+    for name in ("vbench_temporal_flickering", "sharpness_kept", "tracking_persistence", "matches_kept"):
         assert values[name] == pytest.approx(1), name
+    assert values["epipolar_error"] < 0.01
     assert faults(still) == ["stands still"]
 
 
@@ -86,6 +89,18 @@ def test_a_shuffled_video_is_worse_than_the_video():
     plain, mixed = measure(video), measure(shuffled)
     assert mixed["warping_error"] > 3 * plain["warping_error"] and mixed["tracking_persistence"] < plain["tracking_persistence"]
     assert mixed["vbench_temporal_flickering"] < plain["vbench_temporal_flickering"] and mixed["motion_strength"] > plain["motion_strength"]
+
+
+def test_a_rigid_picture_keeps_to_its_epipolar_lines_and_a_wobbling_one_does_not():
+    rigid = measure(panned(1.5, 0.5, count=9))
+    assert rigid["epipolar_error"] < 0.25 and rigid["matches_kept"] > 0.9
+    rng = np.random.default_rng(4)
+    wobble = [[gaussian_filter(rng.normal(size=(72, 96)), 10) for _ in range(2)] for _ in range(9)]
+    places = np.indices((72, 96), dtype=np.float64)
+    frames = coloured([map_coordinates(texture(size=(72, 96)), places + 3 * np.array([w / w.std() for w in waves]), order=3, mode="nearest") for waves in wobble])
+    loose = measure(frames)
+    assert loose["matches_kept"] < rigid["matches_kept"] - 0.15 and loose["epipolar_error"] > rigid["epipolar_error"]
+    assert measure(coloured(np.full((9, 72, 96), 90)))["epipolar_error"] is None
 
 
 def test_blur_takes_sharpness_and_blur_that_grows_is_seen():
@@ -137,7 +152,7 @@ def test_the_command_writes_a_table_json_and_csv(tmp_path, capsys):
     assert main([str(a), str(b), "--json", "--against", str(b)]) == 0
     first, second = json.loads(capsys.readouterr().out)
     assert {key: first[key] for key in METRICS} == measure(read_video(a)) and second["psnr"] == 100 and second["faults"] == ["stands still"]
-    assert first["clip_text"] == CLIP_MISSING
+    assert first["clip_text"] == CLIP_MISSING and first["aesthetic"] == AESTHETIC_MISSING and first["lpips"] == LPIPS_MISSING
     assert main([str(a), "--csv"]) == 0
     (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
     assert float(row["motion_strength"]) == first["motion_strength"]
@@ -145,17 +160,66 @@ def test_the_command_writes_a_table_json_and_csv(tmp_path, capsys):
     assert main([str(tmp_path / "none.mp4")]) == 2 and "There is no file" in capsys.readouterr().err
 
 
-def test_clip_is_cosines_of_what_its_encoders_give(tmp_path):
+@pytest.fixture(scope="module")
+def tiny_clip(tmp_path_factory):
+    """A CLIP of random weights: its file, and open_clip's name of it."""
     import open_clip
 
-    (tmp_path / "tiny-clip.json").write_text(json.dumps({"embed_dim": 16, "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16}, "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}}))
-    open_clip.add_model_config(tmp_path / "tiny-clip.json")
+    folder = tmp_path_factory.mktemp("clip")
+    (folder / "tiny-clip.json").write_text(json.dumps({"embed_dim": 16, "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16}, "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}}))
+    open_clip.add_model_config(folder / "tiny-clip.json")
     torch.manual_seed(0)
-    torch.save(open_clip.create_model("tiny-clip").state_dict(), tmp_path / "weights.pt")
-    scorer = ClipScorer(tmp_path / "weights.pt", "tiny-clip")
+    torch.save(open_clip.create_model("tiny-clip").state_dict(), folder / "weights.pt")
+    return folder / "weights.pt", "tiny-clip"
+
+
+def test_clip_is_cosines_of_what_its_encoders_give(tiny_clip):
+    scorer = ClipScorer(*tiny_clip)
     video = panned(3.0, count=4)
     scores = scorer.score(video, "a red ball")
-    assert scores["clip_text"] == pytest.approx(np.mean(scores["clip_text_of_frames"])) and len(scores["clip_text_of_frames"]) == 4
+    assert scores["clip_text"] == pytest.approx(np.mean(scores["clip_text_of_frames"]), abs=1e-3) and len(scores["clip_text_of_frames"]) == 4
+    assert scores["clip_text_change"] == pytest.approx(scores["clip_text_of_frames"][-1] - scores["clip_text_of_frames"][0], abs=1e-3)
     assert -1 <= scores["clip_text"] <= 1 and scores["clip_consistency"] < 1
-    assert scorer.score(still[:3], None) == {"clip_consistency": pytest.approx(1.0, abs=1e-5)}
+    assert scorer.score(still[:3], None) == {"clip_consistency": pytest.approx(1.0, abs=1e-5), "aesthetic": AESTHETIC_MISSING}
+    assert scorer.score(still[:3], "x")["clip_text_change"] is None and scorer.score(still[:4], "x")["clip_text_change"] == pytest.approx(0, abs=1e-5)
     assert scorer.score(video, "something else")["clip_text"] != scores["clip_text"]
+
+
+def test_the_aesthetic_score_is_a_line_over_clips_embedding(tiny_clip, tmp_path, capsys):
+    torch.save({"weight": torch.zeros(1, 16), "bias": torch.tensor([5.5])}, tmp_path / "flat.pth")
+    assert ClipScorer(*tiny_clip, tmp_path / "flat.pth").score(still[:2], None)["aesthetic"] == 5.5
+    one = torch.zeros(1, 16)
+    one[0, 3] = 1.0
+    torch.save({"weight": one, "bias": torch.zeros(1)}, tmp_path / "third.pth")
+    assert 0 < abs(ClipScorer(*tiny_clip, tmp_path / "third.pth").score(still[:2], None)["aesthetic"]) < 1  # one coordinate of a unit vector
+    video = save_video(still[:3], tmp_path / "a.mp4", 6, {"prompt": "a red ball"})
+    assert main([str(video), "--json", "--clip", str(tiny_clip[0]), "--clip-model", tiny_clip[1], "--aesthetic", str(tmp_path / "flat.pth")]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["aesthetic"] == 5.5 and row["clip_consistency"] == pytest.approx(1, abs=1e-2) and len(row["clip_text_of_frames"]) == 3
+    torch.save({"weight": torch.zeros(1, 512), "bias": torch.zeros(1)}, tmp_path / "wide.pth")
+    assert main([str(video), "--clip", str(tiny_clip[0]), "--clip-model", tiny_clip[1], "--aesthetic", str(tmp_path / "wide.pth")]) == 2
+    assert "a head for embeddings of 512; tiny-clip gives 16" in capsys.readouterr().err
+
+
+def test_any_clip_in_the_cache_is_found(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    assert installed_clip() is None
+    for repo, name, model in (("timm/vit_base_patch32_clip_224.openai", "open_clip_model.safetensors", "ViT-B-32-quickgelu"), (CLIP_REPO, CLIP_FILE, CLIP_MODEL)):
+        folder = tmp_path / f"models--{repo.replace('/', '--')}"
+        (folder / "refs").mkdir(parents=True)
+        (folder / "refs" / "main").write_text("abc")
+        (folder / "snapshots" / "abc").mkdir(parents=True)
+        (folder / "snapshots" / "abc" / name).write_bytes(b"weights")
+        found = installed_clip()
+        assert found is not None and found[0] == folder / "snapshots" / "abc" / name and found[1].startswith(CLIP_MODEL)
+    assert found[1] == model
+
+
+def test_lpips_says_what_it_needs_and_is_never_a_number_without_it(tmp_path, monkeypatch):
+    """Its package may be there, or not; AlexNet is not in this empty cache."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    assert lpips_distance(still, still) == LPIPS_MISSING
+    with pytest.raises(VideoError):
+        lpips_distance(still, still[:4])
