@@ -1,26 +1,32 @@
 """Find, download, convert and load models.
 
 python -m core.checkpoints convert SRC.pt DST [--config CONFIG.yaml] [--vae DIR] [--dtype fp16]
+python -m core.checkpoints install NAME [--data-dir DIR]
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
+import io
 import json
 import logging
 import os
 import shutil
+import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
 from .convert import DTYPES, SOURCE_FILE, convert_checkpoint
 from .device import ResourceError, choose_device, choose_dtype, require_disk, require_memory, set_threads, weights_memory
-from .files import WriteError, replacing
+from .files import Tell, WriteError, replacing
 from .originals import CheckpointError, some
 from .pipeline import MiraPipeline
 from .presets import NANO
@@ -67,52 +73,77 @@ def load_pipeline(
     return pipe
 
 
-def find_model(name: str, data_dir: Path) -> Path:
-    """The folder of a model, downloaded and converted now if need be. Raises CheckpointError."""
+def find_model(name: str, data_dir: Path, tell: Tell | None = None) -> Path:
+    """The folder of a model, downloaded and converted now if need be, of which ``tell`` hears. Raises CheckpointError."""
     installed = installed_folder(name, data_dir)
     if installed is not None:
         return installed
     if name in RELEASES:
-        return _install_release(RELEASES[name], data_dir)
+        return _install_release(RELEASES[name], data_dir, tell)
     if Path(name).exists():
         raise CheckpointError(f"{name} is not a model folder: it has no model_index.json. A Mira checkpoint becomes one with `python -m core.checkpoints convert {name} FOLDER`.")
     if name == NANO:
         raise CheckpointError(f"The embedded model is missing: {EMBEDDED / NANO} is not there. Check out the repository whole, or train it (see README).")
     if name.count("/") == 1 and ":" not in name and not name.startswith((".", "/")):
-        return _download_folder(name, data_dir / "models")
+        return _download_folder(name, data_dir / "models", tell)
     raise CheckpointError(f"There is no model {name!r}.{nearest(name, [NANO, *RELEASES])} Known: {NANO}, {', '.join(RELEASES)}, a model folder, or the Hub id of one.")
 
 
-def _install_release(release: Release, data_dir: Path) -> Path:
+def _install_release(release: Release, data_dir: Path, tell: Tell | None) -> Path:
     """Download the file if it is not there, convert it, and keep the folder. One process does it, others wait for it."""
     models = data_dir / "models"
     target = models / folder_name(release.name)
     placed = models / release.file
     with _alone(target):
         if installed_folder(release.name, data_dir) is None:
-            source = placed if placed.is_file() else _download(release, models)
+            source = placed if placed.is_file() else _download(release, models, tell)
             log.info("Converting %s", source)
-            convert_checkpoint(source, target)
+            convert_checkpoint(source, target, tell=tell)
             _share_text_encoder(target, models / folder_name(TEXT_ENCODER))
             if source != placed:
                 source.unlink()
     return target
 
 
-def _download(release: Release, models: Path) -> Path:
-    from huggingface_hub import hf_hub_download
+def _download(release: Release, models: Path, tell: Tell | None = None) -> Path:
+    """The release's file in ``models/downloads``. What an earlier try brought is kept: the Hub's own client starts a file anew in every process."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers
 
-    place = {"repo_id": release.repo, "filename": release.file, "local_dir": models / "downloads"}
+    target = models / "downloads" / release.file
     try:
-        size = hf_hub_download(**place, dry_run=True).file_size or int(release.gigabytes * 1e9)
-        require_disk(2 * size, models, f"{release.name} (the download and the converted folder)")
-        log.info("Downloading %s (%.1f GB)", release.file, size / 1e9)
-        return Path(hf_hub_download(**place))
+        url = hf_hub_url(release.repo, release.file)
+        facts = get_hf_file_metadata(url)
+        if target.is_file() and target.stat().st_size == facts.size:  # the conversion was interrupted
+            return target
+        part = target.with_name(f"{release.file}.{(facts.etag or 'unknown')[:16]}.part")  # another version of the file is another one
+        here = part.stat().st_size if part.exists() else 0
+        size = facts.size or int(release.gigabytes * 1e9)
+        require_disk(2 * size - here, models, f"{release.name} (the download and the converted folder)")
+        log.info("Downloading %s (%.1f GB, of which %.1f GB are here)", release.file, size / 1e9, here / 1e9)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "ab") as file:
+            http_get(url, file, resume_size=here, headers=build_hf_headers(), expected_size=facts.size, displayed_filename=release.file, tqdm_class=tell and _bar(tell, f"Downloading {release.file}"))
+        _check_whole(part, facts.etag)
+        part.rename(target)
+        return target
     except _not_reached() as error:
         raise CheckpointError(
             f"{release.name} is not on this machine and could not be downloaded ({_first_line(error)}). Download {release.file} (about {release.gigabytes:g} GB) "
             f"from {release.page}, put it at {models / release.file}, and try again; it is converted when it is first used."
         ) from None
+
+
+def _check_whole(part: Path, etag: str | None) -> None:
+    """Raise CheckpointError, and drop the file, unless it has the SHA-256 that the Hub gives as a large file's etag."""
+    if etag is None or len(etag) != 64:
+        return
+    with open(part, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != etag:
+        part.unlink()
+        raise CheckpointError(f"The download of {part.name} is damaged: its SHA-256 is {digest[:12]}... and should be {etag[:12]}... Download it again.")
 
 
 def _share_text_encoder(folder: Path, shared: Path) -> None:
@@ -164,7 +195,7 @@ def _download_text_encoder(hub_id: str, place: Path) -> None:
             encoder.save_pretrained(work)
 
 
-def _download_folder(hub_id: str, models: Path) -> Path:
+def _download_folder(hub_id: str, models: Path, tell: Tell | None = None) -> Path:
     """A diffusers model folder from the Hub: settings and safetensors, no pickles."""
     from huggingface_hub import snapshot_download
 
@@ -178,12 +209,39 @@ def _download_folder(hub_id: str, models: Path) -> Path:
             if "model_index.json" not in files:
                 raise CheckpointError(f"{hub_id} is no model folder: it has no model_index.json.{nearest(hub_id, RELEASES)}")
             require_disk(sum(files.values()), models, hub_id)
+            if tell is not None:
+                tell(f"Downloading {hub_id}", 0, 0)
             snapshot_download(**what)
         except _not_reached() as error:
             raise CheckpointError(f"{hub_id} is not on this machine and could not be downloaded ({_first_line(error)}). Download the model folder from https://huggingface.co/{hub_id} and put it at {target}.") from None
         shutil.rmtree(work / ".cache", ignore_errors=True)  # the client's notes on unfinished files
         work.rename(target)
     return target
+
+
+def install(name: str, data_dir: Path, tell: Tell | None = None) -> Path:
+    """Have a model and its text encoder on this machine; the model's folder. Raises CheckpointError or ResourceError."""
+    folder = find_model(name, data_dir, tell)
+    if tell is not None:
+        tell("Looking for the text encoder", 0, 0)
+    text_encoder_folder(folder, data_dir / "models")
+    return folder
+
+
+def _bar(tell: Tell, words: str) -> type:
+    """A progress bar for the Hub's client that tells instead of drawing."""
+    from huggingface_hub.utils import tqdm
+
+    class Bar(tqdm):
+        def __init__(self, *args: Any, **options: Any):
+            super().__init__(*args, **{**options, "disable": False, "file": io.StringIO(), "mininterval": 60})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            drawn = super().update(n)
+            tell(words, int(self.n), int(self.total or 0))
+            return drawn
+
+    return Bar
 
 
 def _not_reached() -> tuple[type[Exception], ...]:
@@ -233,14 +291,36 @@ def main(argv: list[str] | None = None) -> int:
     convert.add_argument("--config", help="Mira's YAML file; not needed for a file with a released name")
     convert.add_argument("--vae", help="for a file without a VAE: a model folder or checkpoint that has it")
     convert.add_argument("--dtype", choices=list(DTYPES), default="keep", help="number format of the weights")
+    add = commands.add_parser("install", help="download and convert a released model, with its text encoder")
+    add.add_argument("name", help=f"a release ({', '.join(RELEASES)}) or the Hub id of a model folder")
+    add.add_argument("--data-dir", type=Path, default=DEFAULT_DATA_DIR, help="its models/ is where it is kept")
+    for command in (convert, add):
+        command.add_argument("--events", action="store_true", help="print progress as JSON, one object a line")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    tell = _print_events() if args.events else None
+    if args.events:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is half written is removed
     try:
-        print(os.fspath(convert_checkpoint(args.src, args.dst, args.config, args.vae, args.dtype)))
+        made = install(args.name, args.data_dir, tell) if args.command == "install" else convert_checkpoint(args.src, args.dst, args.config, args.vae, args.dtype, tell)
+        print(json.dumps({"report": {"folder": os.fspath(made)}}) if args.events else os.fspath(made))
     except (CheckpointError, ResourceError, WriteError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _print_events() -> Tell:
+    """A Tell that prints, not oftener than a person looks."""
+    last: tuple[str, float] = ("", 0.0)
+
+    def tell(words: str, done: int, of: int) -> None:
+        nonlocal last
+        if words != last[0] or done == of or time.monotonic() - last[1] > 0.25:
+            last = words, time.monotonic()
+            print(json.dumps({"words": words, "done": done, "of": of}), flush=True)
+
+    return tell
 
 
 if __name__ == "__main__":

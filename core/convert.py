@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import T5Config, T5EncoderModel
 
 from .device import require_disk, require_memory
-from .files import replacing
+from .files import Tell, replacing
 from .originals import Architecture, CheckpointError, read_tensors, some
 from .releases import TEXT_ENCODER
 from .schedulers import MiraScheduler
@@ -29,7 +29,7 @@ SHARD_BYTES = 10**9
 """Weights larger than this are written in several files, one at a time: all the memory that a conversion takes."""
 
 
-def convert_checkpoint(src: str | Path, dst: str | Path, config: str | Path | None = None, vae: str | Path | None = None, dtype: str = "keep") -> Path:
+def convert_checkpoint(src: str | Path, dst: str | Path, config: str | Path | None = None, vae: str | Path | None = None, dtype: str = "keep", tell: Tell | None = None) -> Path:
     """Write ``dst``, a diffusers model folder, from one of Mira's checkpoints.
 
     The text encoder is written where the file has it; else the folder asks for flan-t5-xxl when it is loaded.
@@ -40,6 +40,7 @@ def convert_checkpoint(src: str | Path, dst: str | Path, config: str | Path | No
         config: Mira's YAML; not needed for a file with a released name (128-v0.pt, ...).
         vae: For a file without a VAE (the ``ema`` layout): a model folder or a checkpoint that has it.
         dtype: fp32, fp16, bf16, or keep as in the file.
+        tell: Hears how much is written.
 
     Raises CheckpointError when something is missing or left over, with names; ResourceError for too little memory or disk;
     WriteError when ``dst`` cannot be written.
@@ -67,6 +68,15 @@ def convert_checkpoint(src: str | Path, dst: str | Path, config: str | Path | No
     require_disk(sum(sizes), dst.parent, f"Writing {dst.name}")
     require_memory(min(sum(sizes), SHARD_BYTES) + max(sizes), "cpu", f"Writing {dst.name}, one file at a time,")
 
+    written = 0
+
+    def count(more: int) -> None:
+        nonlocal written
+        written += more
+        if tell is not None:
+            tell(f"Converting {src.name}", written, sum(sizes))
+
+    count(0)
     with replacing(dst) as folder:
         transformer.save_config(folder / "transformer")
         vae_model.save_config(folder / "vae")
@@ -74,7 +84,7 @@ def convert_checkpoint(src: str | Path, dst: str | Path, config: str | Path | No
         if text_encoder is not None:
             text_encoder.config.save_pretrained(folder / "text_encoder")
         for part, stem in (("transformer", "diffusion_pytorch_model"), ("vae", "diffusion_pytorch_model"), ("text_encoder", "model")):
-            _write_weights(weights[part], folder / part, stem, target)
+            _write_weights(weights[part], folder / part, stem, target, count)
         vae_class = type(vae_model).__name__
         index = {
             "_class_name": "MiraPipeline",
@@ -155,14 +165,15 @@ def _fitting(model: torch.nn.Module, tensors: Mapping[str, Tensor], what: str) -
     return tensors
 
 
-def _write_weights(tensors: Mapping[str, Tensor], folder: Path, stem: str, dtype: torch.dtype | None) -> None:
-    """Safetensors as diffusers and transformers name them: one file, or several and their index. One is in memory at a time."""
+def _write_weights(tensors: Mapping[str, Tensor], folder: Path, stem: str, dtype: torch.dtype | None, count: Callable[[int], None]) -> None:
+    """Safetensors as diffusers and transformers name them: one file, or several and their index. One is in memory at a time; ``count`` hears its bytes."""
     shards = list(_shards(tensors, dtype))
     weight_map = {}
     for i, names in enumerate(shards, 1):
         file = f"{stem}.safetensors" if len(shards) == 1 else f"{stem}-{i:05d}-of-{len(shards):05d}.safetensors"
         save_file({name: tensors[name].to(dtype or tensors[name].dtype, copy=True).contiguous() for name in names}, folder / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(names, file)
+        count(sum(_bytes(tensors[name], dtype) for name in names))
     if len(shards) > 1:
         total = sum(_bytes(tensor, dtype) for tensor in tensors.values())
         (folder / f"{stem}.safetensors.index.json").write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2))

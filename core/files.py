@@ -7,8 +7,11 @@ import errno
 import os
 import secrets
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Iterator
+
+Tell = Callable[[str, int, int], None]
+"""``tell(words, done, of)``: what is being done, and how many bytes of how many; 0 of 0 where that is not known."""
 
 
 class WriteError(OSError):

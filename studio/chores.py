@@ -1,4 +1,6 @@
-"""Work on a dataset in a process of its own: clips looked at as training will see them, or rendered. One at a time; every page sees the same."""
+"""Work that takes a while, in a process of its own: clips looked at as training will see them, or rendered; models downloaded or converted.
+
+One at a time for each Chores; every page sees the same."""
 
 from __future__ import annotations
 
@@ -13,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from core.types import RequestError
 from training.config import TrainConfig, as_words
 from training.runs import ROOT
 
@@ -24,16 +27,17 @@ LOOKED_AT_WITH = ("num_frames", "sizes", "frame_stride", "dataset_root", "seed",
 
 @dataclass(frozen=True)
 class Chore:
-    """What is being done to a dataset, or was."""
+    """What is being done to a dataset or a model, or was."""
 
     id: str
     dataset: str
+    """The dataset, or the model's name."""
     words: str
     """What it does: ``Looking at the clips``."""
     done: int = 0
     of: int = 0
     report: dict[str, Any] | None = None
-    """Of a finished look: ``training.doctor.Report.to_dict`` and ``preview``."""
+    """Of a finished look: ``training.doctor.Report.to_dict`` and ``preview``; of a model: its ``folder``."""
     error: str | None = None
     working: bool = True
 
@@ -59,13 +63,32 @@ class Chores:
         """Render Toy World clips with captions into ``folder``."""
         self._begin(Chore(secrets.token_hex(6), str(folder), "Rendering clips"), "training.toyworld", "render", "--clips", str(clips), "--out", str(folder), "--events")
 
+    def install(self, model: str) -> None:
+        """Download a released model, going on where an earlier download stopped, and convert it. Raises RequestError while another one is being installed."""
+        self._require_free()
+        self._begin(Chore(secrets.token_hex(6), model, f"Getting {model}"), "core.checkpoints", "install", model, "--data-dir", str(self.data_dir), "--events")
+
+    def convert(self, source: Path, name: str, config: Path | None = None) -> None:
+        """Make the model ``name`` of a checkpoint file. Raises RequestError while another one is being installed."""
+        self._require_free()
+        words = [str(source), str(self.data_dir / "models" / name), *(["--config", str(config)] if config else []), "--events"]
+        self._begin(Chore(secrets.token_hex(6), name, f"Converting {source.name}"), "core.checkpoints", "convert", *words)
+
+    def _require_free(self) -> None:
+        if self.current is not None and self.current.working:
+            raise RequestError("model", f"{self.current.words} is not done yet. Wait for it, or cancel it.")
+
     def cancel(self) -> None:
         """Stop what is being done, and forget what was found."""
         with self._lock:
             process, self._process, previous, self.current = self._process, None, self.current, None
         if process is not None and process.poll() is None:
-            process.kill()
-            process.wait()
+            process.terminate()
+            try:
+                process.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
         if previous is not None:
             shutil.rmtree(self.data_dir / "previews" / f"dataset-{previous.id}", ignore_errors=True)
 
@@ -89,7 +112,7 @@ class Chores:
         if chore.report is None and code:
             said = "".join(errors).strip()
             log.warning("%s failed: %s", chore.words, said)
-            chore = replace(chore, error=said.splitlines()[-1].removeprefix("error: ") if said else f"It ended with status {code}.")
+            chore = replace(chore, error=said.splitlines()[-1].removeprefix("error: ").removeprefix("python -m core.checkpoints: ") if said else f"It ended with status {code}.")
         self._tell(replace(chore, working=False))
 
     def _tell(self, chore: Chore) -> None:

@@ -100,7 +100,7 @@ class Screen:
         services = self.services
         status = services.executor.status()
         chosen = session.selected, session.wall, session.undo, session.trouble, session.exported, session.smooth, session.details, session.query, session.shown
-        key = (services.queue.version(), services.library.version(), tuple(status.items()), tuple(installed_loras(services.data_dir)), chosen, compare_key(services, session), training_key(services, session))
+        key = (services.queue.version(), services.library.version(), services.models.version(), services.installs.current, tuple(status.items()), tuple(installed_loras(services.data_dir)), chosen, compare_key(services, session), training_key(services, session))
         if key == session.key:
             return [gr.skip()] * len(self.names)
         panes = self._panes(session, status)
@@ -122,7 +122,7 @@ class Screen:
             "strip": render_strip(videos, current),
             "queue": render_queue(jobs, counts, paused, seconds_left(self.services, jobs, counts["waiting"]), library.faults()),
             "gallery": render_grid(found, total, session.query.narrows, GALLERY_PAGE),
-            "models": render_models(self._models(status), status, free_bytes(self.services.data_dir), installed_loras(self.services.data_dir)),
+            "models": self._models_pane(status),
             "toast": render_toast(session),
             **compare_panes(self.services, session, library.count()),
             **(training_panes(self.services, session) if self.services.trains else {}),
@@ -170,6 +170,13 @@ class Screen:
         models = self.services.models.list()
         loaded = status["model"] and self.services.models.get(str(status["model"]))
         return models if not loaded or loaded.path in {model.path for model in models} else [loaded, *models]
+
+    def _models_pane(self, status: dict[str, Any]) -> str:
+        services = self.services
+        models = self._models(status)
+        hashes = {model.name: services.models.hash(model) for model in models if model.installed}
+        runs = services.runs.list() if services.trains else []
+        return render_models(models, hashes, services.executor.statuses(), not services.executor.inside_events, free_bytes(services.data_dir), installed_loras(services.data_dir), runs, services.installs.current)
 
     def _cells(self, wall: Wall | None) -> str:
         if wall is None:
@@ -223,6 +230,11 @@ class Screen:
             case "load":
                 self.services.models.require(id)
                 self.services.executor.load(id)
+            case "install":
+                self.services.models.require(id)
+                self.services.installs.install(id)
+            case "install-cancel":
+                self.services.installs.cancel()
             case "unload":
                 self.services.executor.unload()
             case "follow":

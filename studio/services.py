@@ -50,6 +50,8 @@ class Services:
     votes: Votes
     runs: Runs
     chores: Chores
+    installs: Chores
+    """Models that are being downloaded or converted."""
     executor: LocalExecutor | ZeroExecutor
     training_device: str
     """Where runs train: the last of the executor's devices, so that with several the first ones go on making videos."""
@@ -114,7 +116,7 @@ class Services:
         queue.requeue()
         library.purge()
         Runs(data_dir / "runs").purge()
-        parts = queue, library, models, Walls(db, queue), OwnPresets(data_dir / "presets.json"), Comparisons(data_dir), Votes(db, library), Runs(data_dir / "runs"), Chores(data_dir)
+        parts = queue, library, models, Walls(db, queue), OwnPresets(data_dir / "presets.json"), Comparisons(data_dir), Votes(db, library), Runs(data_dir / "runs"), Chores(data_dir), Chores(data_dir)
         roots = tuple(Path(root).resolve() for root in dataset_roots)
         services = cls(data_dir, default_model, *parts, executor_class(executor)(db.path, data_dir, device, default_model), device.rpartition(",")[2], roots, lock)
         if start_worker:
@@ -130,6 +132,7 @@ class Services:
         """Stop the worker (what it was running waits for the next start) and let go of the data folder."""
         self.executor.stop()
         self.chores.cancel()
+        self.installs.cancel()
         self.comparisons.close()
         self.queue.db.close()
         self.lock.release()

@@ -67,13 +67,14 @@ def build(services: Services) -> gr.Blocks:
                 with gr.Tab("Training", id="training") as training_tab:
                     training_widgets = training.layout(page)
             with gr.Tab("Models", id="models"):
-                models.layout(page)
+                models_widgets = models.layout(page)
             with gr.Tab("System", id="system") as system_tab:
                 system_pane = system.layout()
         generate.wire(page, generate_tab)
         gallery.wire(page, gallery_tab, gallery_widgets)
         if services.trains:
             training.wire(page, training_tab, training_widgets)
+        models.wire(page, models_widgets)
         system.wire(page, system_tab, system_pane)
         demo.load(screen.paint, session, page.outputs, **EVENT)
         gr.Timer(POLL_SECONDS).tick(screen.paint, session, page.outputs, **EVENT)

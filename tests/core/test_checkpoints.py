@@ -2,6 +2,7 @@
 
 import argparse
 import gzip
+import hashlib
 import json
 import pickle
 import shutil
@@ -11,8 +12,7 @@ import psutil
 import pytest
 import torch
 from omegaconf import OmegaConf
-from safetensors import safe_open
-from tiny import save_tiny_model, tiny_text_encoder, tiny_tokenizer
+from tiny import original_checkpoint, reference, save_tiny_model, tiny_text_encoder, tiny_tokenizer
 
 from core import MiraPipeline, MiraTransformer3DModel, checkpoints, convert, convert_checkpoint, load_pipeline
 from core.checkpoints import CheckpointError, main
@@ -25,35 +25,9 @@ DATA = Path(__file__).parents[1] / "data"
 GB = 10**9
 
 
-def reference(name):
-    """Weights, metadata and figures of a reference file."""
-    with safe_open(DATA / f"{name}.safetensors", "pt") as file:
-        tensors = {k: file.get_tensor(k) for k in file.keys()}
-        weights = {k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")}
-        return weights, file.metadata(), tensors
-
-
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
-    """A Mira YAML and the flat tensors of a checkpoint that fits it."""
-    folder = tmp_path_factory.mktemp("mira")
-    network, metadata, _ = reference("transformer_v0")
-    vae, vae_metadata, _ = reference("vae")
-    params = {
-        "linear_start": 0.00085,
-        "linear_end": 0.012,
-        "timesteps": 1000,
-        "use_scale": True,
-        "scale_b": 0.7,
-        "scale_factor": 0.18215,
-        "denoiser_config": {"target": "mira.modules.networks.miradit.MiraDiT", "params": json.loads(metadata["config"])},
-        "first_stage_config": {"target": "mira.models.autoencoder_temporal.AutoencodingEngine", "params": json.loads(vae_metadata["config"])},
-    }
-    OmegaConf.save({"model": {"params": params}}, folder / "config.yaml")
-    flat = {f"model.diffusion_model.{k}": v for k, v in network.items()} | {f"first_stage_model.{k}": v for k, v in vae.items()}
-    flat |= {f"cond_stage_model.transformer.{k}": v for k, v in tiny_text_encoder().state_dict().items()}
-    flat["scale_arr"] = torch.ones(1000)
-    return folder / "config.yaml", flat
+    return original_checkpoint(tmp_path_factory.mktemp("mira"))
 
 
 def layout(kind, flat):
@@ -279,11 +253,8 @@ def test_a_full_disk_is_told_before_the_work(original, tmp_path, monkeypatch):
 def test_a_download_that_does_not_fit_is_not_started(tmp_path, monkeypatch):
     import huggingface_hub
 
-    def download(*_, dry_run=False, **__):
-        assert dry_run, "downloading has begun"
-        return argparse.Namespace(file_size=11 * GB)
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda url: argparse.Namespace(size=11 * GB, etag="a"))
+    monkeypatch.setattr(huggingface_hub.file_download, "http_get", lambda *_, **__: pytest.fail("downloading has begun"))
     monkeypatch.setattr(shutil, "disk_usage", disk_with(20 * GB))
     with pytest.raises(ResourceError, match="22.0 GB on disk and .* has 20.0 GB free"):
         load_pipeline("TencentARC/Mira-v0:128", data_dir=tmp_path)
@@ -352,13 +323,20 @@ def test_a_download_is_converted_and_removed(original, tmp_path, monkeypatch):
     monkeypatch.setattr("core.convert.build_mira_vae", lambda **_: build_mira_vae(**architecture.vae))
     monkeypatch.setitem(RELEASES, "TencentARC/Tiny:1", Release("TencentARC/Tiny:1", "TencentARC/Tiny", "tiny-1.pt", 0.001, architecture.transformer))
 
-    def download(repo_id, filename, local_dir, dry_run=False):
-        if dry_run:
-            return argparse.Namespace(file_size=10**6)
-        local_dir.mkdir(parents=True)
-        return str(saved(local_dir, layout("state_dict", flat), filename))
+    content = saved(tmp_path, layout("state_dict", flat)).read_bytes()
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    def download(url, file, resume_size, expected_size, **_):
+        assert url.endswith("/TencentARC/Tiny/resolve/main/tiny-1.pt") and resume_size == file.tell() and expected_size == len(content)
+        file.write(content[resume_size:])
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda url: argparse.Namespace(size=len(content), etag=hashlib.sha256(content).hexdigest()))
+    monkeypatch.setattr(huggingface_hub.file_download, "http_get", download)
+    part = tmp_path / "models" / "downloads" / f"tiny-1.pt.{hashlib.sha256(content).hexdigest()[:16]}.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"x" * 1000)
+    with pytest.raises(CheckpointError, match="damaged: its SHA-256"):
+        load_pipeline("TencentARC/Tiny:1", device="cpu", text_encoder=False, data_dir=tmp_path)
+    part.write_bytes(content[:1000])
     load_pipeline("TencentARC/Tiny:1", device="cpu", text_encoder=False, data_dir=tmp_path)
     assert not list((tmp_path / "models" / "downloads").iterdir())
 

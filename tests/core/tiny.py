@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
 
+DATA = Path(__file__).parents[1] / "data"
 TEXT_DIM = 32
 LATENT_RGB = [[0.3, 0.1, 0.0], [0.0, 0.2, -0.1], [-0.2, 0.0, 0.3], [0.1, -0.1, 0.1], [0.05, 0.0, -0.05]]
 
@@ -72,3 +74,36 @@ def save_tiny_model(folder: str | Path, seed: int = 0) -> Path:
     """A model folder that ``load_pipeline`` and ``MiraPipeline.from_pretrained`` take."""
     tiny_pipeline(seed).save_pretrained(folder)
     return Path(folder)
+
+
+def reference(name: str) -> tuple[dict, dict, dict]:
+    """Weights, metadata and figures of a file of tests/data."""
+    from safetensors import safe_open
+
+    with safe_open(DATA / f"{name}.safetensors", "pt") as file:
+        tensors = {k: file.get_tensor(k) for k in file.keys()}
+        weights = {k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")}
+        return weights, file.metadata(), tensors
+
+
+def original_checkpoint(folder: Path) -> tuple[Path, dict]:
+    """A Mira YAML, written into ``folder``, and the flat tensors of a checkpoint that fits it."""
+    from omegaconf import OmegaConf
+
+    network, metadata, _ = reference("transformer_v0")
+    vae, vae_metadata, _ = reference("vae")
+    params = {
+        "linear_start": 0.00085,
+        "linear_end": 0.012,
+        "timesteps": 1000,
+        "use_scale": True,
+        "scale_b": 0.7,
+        "scale_factor": 0.18215,
+        "denoiser_config": {"target": "mira.modules.networks.miradit.MiraDiT", "params": json.loads(metadata["config"])},
+        "first_stage_config": {"target": "mira.models.autoencoder_temporal.AutoencodingEngine", "params": json.loads(vae_metadata["config"])},
+    }
+    OmegaConf.save({"model": {"params": params}}, folder / "config.yaml")
+    flat = {f"model.diffusion_model.{k}": v for k, v in network.items()} | {f"first_stage_model.{k}": v for k, v in vae.items()}
+    flat |= {f"cond_stage_model.transformer.{k}": v for k, v in tiny_text_encoder().state_dict().items()}
+    flat["scale_arr"] = torch.ones(1000)
+    return folder / "config.yaml", flat

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import torch
+from studio_app import wait_for
+from tiny import original_checkpoint
 
 from core.releases import folder_name
 from core.types import GenerationRequest, RequestError
+from studio.chores import Chores
+from studio.components.model_list import render_models
 from studio.models import Models
 from studio.queue import Queue
+
+IDLE = {"state": "ready", "device": None, "dtype": None, "model": None, "trouble": None}
 
 
 def test_installed_models_are_found_by_the_names_that_requests_use(tmp_path: Path) -> None:
@@ -39,3 +50,75 @@ def test_where_other_machines_reach_the_page_only_its_own_models_may_be_named(tm
         with pytest.raises(RequestError, match="none of this studio's models.* There are mira-nano, mine"):
             queue.enqueue(GenerationRequest("a ball", model=name))
     Queue(tmp_path / "data" / "studio.db", Models(tmp_path / "data")).enqueue(GenerationRequest("a ball", model=str(elsewhere)))
+
+
+def test_a_checkpoint_file_is_converted_from_the_page(tmp_path: Path) -> None:
+    config, flat = original_checkpoint(tmp_path)
+    data_dir = tmp_path / "data"
+    torch.save({"state_dict": flat}, tmp_path / "mine.pt")
+    installs = Chores(data_dir)
+    installs.convert(tmp_path / "mine.pt", "mine", config)
+    with pytest.raises(RequestError, match="Converting mine.pt is not done yet"):
+        installs.install("TencentARC/Mira-v0:128")
+    wait_for(lambda: not installs.current.working, 180, lambda: installs.current)
+    assert installs.current.error is None and installs.current.done == installs.current.of > 0, installs.current
+    models = Models(data_dir)
+    made = models.get("mine")
+    assert made.source == "made of mine.pt"
+    wait_for(lambda: models.hash(made) is not None, 60, "the hash")
+    pane = render_models(models.list(), {"mine": models.hash(made)}, [IDLE], True, 10**12, {}, [], installs.current)
+    assert models.hash(made) in pane and "made of mine.pt" in pane and "mine is here." in pane
+
+
+class Hub(BaseHTTPRequestHandler):
+    """One file of the Hub, given slowly; notes from which byte on it was asked for."""
+
+    content = bytes(12 * 2**20)
+    starts: list[int] = []
+
+    def do_HEAD(self) -> None:
+        self.answer(False)
+
+    def do_GET(self) -> None:
+        self.answer(True)
+
+    def answer(self, body: bool) -> None:
+        start = int((self.headers["Range"] or "bytes=0-").removeprefix("bytes=").partition("-")[0])
+        self.send_response(206 if "Range" in self.headers else 200)
+        self.send_header("Content-Length", str(len(self.content) - start))
+        self.send_header("Content-Range", f"bytes {start}-{len(self.content) - 1}/{len(self.content)}")
+        self.send_header("ETag", '"' + "a" * 40 + '"')
+        self.send_header("X-Repo-Commit", "b" * 40)
+        self.end_headers()
+        if body and self.path.endswith("128-v0.pt"):
+            self.starts.append(start)
+            with contextlib.suppress(OSError):  # the download was cancelled
+                for place in range(start, len(self.content), 2**18):
+                    self.wfile.write(self.content[place : place + 2**18])
+                    time.sleep(0.1 if len(self.starts) == 1 else 0)
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+
+def test_a_download_is_cancelled_and_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    for name in ("HF_HUB_OFFLINE", "http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    installs = Chores(tmp_path)
+    try:
+        installs.install("TencentARC/Mira-v0:128")
+        wait_for(lambda: installs.current.done > 0 or not installs.current.working, 180, "the download to begin")
+        assert installs.current.words == "Downloading 128-v0.pt" and installs.current.of == len(Hub.content), installs.current
+        installs.cancel()
+        assert installs.current is None and list((tmp_path / "models" / "downloads").glob("128-v0.pt.*.part"))
+        installs.install("TencentARC/Mira-v0:128")
+        wait_for(lambda: not installs.current.working, 180, lambda: installs.current)
+        assert len(Hub.starts) == 2 and Hub.starts[0] == 0 and Hub.starts[1] > 0, "the second one went on"
+        assert "128-v0.pt" in installs.current.error, "twelve megabytes of zeros are no checkpoint"
+    finally:
+        installs.cancel()
+        server.shutdown()
