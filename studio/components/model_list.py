@@ -72,7 +72,7 @@ def _lora_line(path: Path) -> str:
         size = size_words(path.stat().st_size)
     except (OSError, ValueError) as error:
         return f"cannot be read: {error}"
-    told = [f"step {made['step']} of the run {made['run']}"] if {"step", "run"} <= set(made) else []
+    told = [f"from the run {made['run']}"] if made.get("run") else []
     return " · ".join([size, *told, *([f"for {model_label(str(made['model']))}"] if made.get("model") else [])])
 
 
