@@ -50,6 +50,12 @@ def _training(pipe: MiraPipeline, loras: str | None) -> dict[str, Any]:
     return told
 
 
+def runs_of(made: dict[str, Any] | None) -> list[str]:
+    """The training runs that ``made_with`` tells of: the model's, then its LoRAs'."""
+    told = [(made or {}).get("trained"), *((made or {}).get("loras") or {}).values()]
+    return list(dict.fromkeys(record["run"] for record in told if isinstance(record, dict) and isinstance(record.get("run"), str)))
+
+
 def model_hash(folder: Path, patterns: tuple[str, ...] = HASHED) -> str:
     """Twelve hexadecimal digits of the SHA-256 of a model folder's files. A file is read again only when its size or time has changed."""
     files = sorted(file for pattern in patterns for file in folder.glob(pattern))

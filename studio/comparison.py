@@ -21,6 +21,7 @@ from core.types import RequestError
 from core.video_io import VideoError, read_video, save_video
 
 from .db import StorageError, require_space
+from .downloads import write_smooth
 from .library import Video
 from .settings_words import labels
 
@@ -205,6 +206,10 @@ class Comparisons:
     def exported(self, videos: Sequence[Video]) -> Work | None:
         """How the file of these videos stands, ``result`` being its path; None when it was not asked for."""
         return self._works.get(f"export {_name(videos)}")
+
+    def smoothed(self, video: Video) -> Work:
+        """``result`` is the path of the video with frames put in between; the first call for it starts the work."""
+        return self._started(f"smooth {video.id}", lambda progress: str(write_smooth(video, self.exports_dir)))
 
     def close(self) -> None:
         """Start nothing more, and give up the file that is being made."""

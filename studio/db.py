@@ -141,6 +141,14 @@ ALTER TABLE new_requests RENAME TO requests;
 CREATE INDEX requests_by_state ON requests (state, position);
 ALTER TABLE videos ADD COLUMN peak_memory INTEGER
 """,
+    """
+CREATE TABLE video_runs (
+    video TEXT NOT NULL REFERENCES videos (id),
+    run TEXT NOT NULL,
+    PRIMARY KEY (run, video)
+) WITHOUT ROWID;
+INSERT INTO meta VALUES ('runs_known', 0)
+""",
 )
 """Each entry brings a file from the version of its index (SQLite's user_version) to the next; what was released is never changed, only added to."""
 

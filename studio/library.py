@@ -9,8 +9,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from core.types import GenerationRequest, RequestError
+from core.provenance import runs_of
+from core.types import MADE_WITH, GenerationRequest, RequestError
 
 from .db import Database
 from .queue import Queue, dump_request, known_settings, load_request, new_id
@@ -63,6 +65,8 @@ class Query:
     model: str | None = None
     preset: str | None = None
     tag: str | None = None
+    run: str | None = None
+    """A training run whose checkpoint or LoRA made it."""
     days: float | None = None
     """Made at most so long ago."""
     sort: str = "newest"
@@ -86,6 +90,8 @@ class Query:
         for name in ("model", "preset"):
             if getattr(self, name) is not None:
                 clauses[f"json_extract(request, '$.{name}') = ?"] = [getattr(self, name)]
+        if self.run is not None:
+            clauses["id IN (SELECT video FROM video_runs WHERE run = ?)"] = [self.run]
         parts = [*clauses, *[r"prompt LIKE ? ESCAPE '\'"] * len(plain), *["id IN (SELECT video FROM tags WHERE tag = ? COLLATE NOCASE)"] * len(tags)]
         return " AND ".join(parts), [*(value for values in clauses.values() for value in values), *(f"%{word}%" for word in plain), *tags]
 
@@ -114,9 +120,10 @@ class Library:
         return self.db.read(f"SELECT count(*) AS n FROM videos WHERE {where}", *values)[0]["n"]
 
     def choices(self) -> dict[str, list[str]]:
-        """The models, presets and tags that there are videos of, each in the order of the alphabet."""
+        """The models, presets, tags and training runs that there are videos of, each in the order of the alphabet."""
         found = {name: self.db.read(f"SELECT DISTINCT json_extract(request, '$.{name}') AS value FROM videos WHERE deleted IS NULL") for name in ("model", "preset")}
         found["tag"] = self.db.read("SELECT DISTINCT tag AS value FROM tags JOIN videos ON id = video WHERE deleted IS NULL")
+        found["run"] = self.db.read("SELECT DISTINCT run AS value FROM video_runs JOIN videos ON id = video WHERE deleted IS NULL")
         return {name: sorted((row["value"] for row in rows if row["value"]), key=str.casefold) for name, rows in found.items()}
 
     def get(self, id: str) -> Video | None:
@@ -165,12 +172,27 @@ class Library:
         done, or one that someone put there. A listed one is deleted if and only if its file lies in the trash.
         """
         rows = {row["file"]: row for row in self.db.read("SELECT id, file, poster, deleted FROM videos")}
+        self._learn_runs(rows)
         for name, row in rows.items():
             if row["deleted"] is not None and (self.videos_dir / name).exists():
                 self.undelete(row["id"])
             elif row["deleted"] is None and not (self.videos_dir / name).exists() and (self.trash_dir / name).exists():
                 self._move_files(row, self.trash_dir, self.videos_dir)
         return sum(self._import(path, queue) for path in sorted(self.videos_dir.glob("*.mp4")) if path.name not in rows)
+
+    def set_runs(self, id: str, runs: Sequence[str]) -> None:
+        """Keep which training runs a video comes from."""
+        with self.db.write() as tx:
+            tx.executemany("INSERT OR IGNORE INTO video_runs (video, run) VALUES (?, ?)", [(id, run) for run in runs])
+
+    def _learn_runs(self, rows: dict[str, sqlite3.Row]) -> None:
+        """Once: read from the files of videos that an older version has made which training runs they come from."""
+        if self.db.meta("runs_known"):
+            return
+        with self.db.write():
+            for name, row in rows.items():
+                self.set_runs(row["id"], runs_of(_settings(self.videos_dir / name).get(MADE_WITH)))
+            self.db.set_meta("runs_known", 1)
 
     def _import(self, path: Path, queue: Queue) -> bool:
         from core.video_io import VideoError, probe, read_settings
@@ -189,6 +211,7 @@ class Library:
                 return False
             id = path.stem if queue.adopt(path.stem, str(path)) else new_id()
             self.add(id, request, path, poster if poster.exists() else None, created=path.stat().st_mtime)
+            self.set_runs(id, runs_of((settings or {}).get(MADE_WITH)))
         log.info("%s was not listed; it is now, as %s", path, id)
         return True
 
@@ -235,7 +258,8 @@ class Library:
     def purge(self, older_than_days: float = TRASH_DAYS) -> int:
         """Remove videos for good that were deleted longer ago than that; how many."""
         with self.db.write() as tx:
-            tx.execute("DELETE FROM tags WHERE video IN (SELECT id FROM videos WHERE deleted < ?)", (time.time() - older_than_days * 86_400,))
+            for table in ("tags", "video_runs"):
+                tx.execute(f"DELETE FROM {table} WHERE video IN (SELECT id FROM videos WHERE deleted < ?)", (time.time() - older_than_days * 86_400,))
             rows = tx.execute("DELETE FROM videos WHERE deleted < ? RETURNING file, poster", (time.time() - older_than_days * 86_400,)).fetchall()
         for row in rows:
             for name in filter(None, (row["file"], row["poster"])):
@@ -280,6 +304,16 @@ class Library:
             verdict=row["verdict"],
             faults=row["faults"],
         )
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """What a video's file tells; nothing of one that is gone or cannot be read."""
+    from core.video_io import read_settings
+
+    try:
+        return read_settings(path) or {}
+    except (OSError, ValueError):
+        return {}
 
 
 def _missing(id: str) -> RequestError:

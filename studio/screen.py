@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from .components.wall import render_cells, render_wall
 from .components.words import escape, file_url, model_label
 from .db import StorageError, free_bytes
 from .comparison import measured_facts
-from .downloads import file_facts, write_gif, write_plain, write_smooth, write_zip
+from .downloads import file_facts, write_gif, write_plain, write_zip
 from .estimate import seconds_left
 from .examples import example_prompts
 from .exchange import export_queue
@@ -35,8 +34,6 @@ from .queue import load_request
 from .services import Services
 from .training_screen import TRAINING_ACTIONS, TRAINING_PANES, training_act, training_key, training_panes
 from .walls import Wall
-
-log = logging.getLogger(__name__)
 
 PANES = ("device", "viewer", "cells", "strip", "queue", "gallery", "models", "toast", *COMPARE_PANES, *TRAINING_PANES)
 STRIP_VIDEOS = 24
@@ -145,18 +142,10 @@ class Screen:
                 return render_waiting(waiting, 0, status, paused), None
             video = videos[0] if videos else None
         if video is not None:
-            return render_video(video, self.services.walls.of(video.id), self._smoothed(video) if session.smooth else None, [*file_facts(video), *measured_facts(self.services.comparisons.measures([video]))] if session.details else ()), video.id
+            return render_video(video, self.services.walls.of(video.id), self.services.comparisons.smoothed(video) if session.smooth else None, [*file_facts(video), *measured_facts(self.services.comparisons.measures([video]))] if session.details else ()), video.id
         model = self.services.default_model
         preset = default_preset(model)
         return render_examples(example_prompts(model), preset.width, preset.height), None
-
-    def _smoothed(self, video: Video) -> str | None:
-        """The interpolated file of ``video``, made now if need be; None where that cannot be done."""
-        try:
-            return str(write_smooth(video, self.services.exports))
-        except (VideoError, WriteError) as error:
-            log.warning("%s", error)
-            return None
 
     def _picked(self, ids: str) -> list[Video]:
         """The videos of these ids, with commas between them. Raises RequestError when there are none."""

@@ -24,7 +24,7 @@ from core.device_lock import DeviceTurn, lock_path
 from core.economy import Economy, OutOfMemory
 from core.metrics import faults
 from core.pipeline import StepCallback
-from core.provenance import made_with
+from core.provenance import made_with, runs_of
 from core.types import MADE_WITH, RequestError
 from core.video_io import save_poster, to_uint8
 
@@ -145,6 +145,7 @@ class VideoMaker:
                 if not self.queue.finish(job.id, self.worker_id, job.attempts, str(final)):
                     raise GenerationCancelled(f"Request {job.id} was cancelled.")
                 self.library.add(job.id, request, part, part.with_suffix(".jpg"), elapsed=progress.place.seconds + time.monotonic() - started, faults=wrong)
+                self.library.set_runs(job.id, runs_of(made))
         finally:
             for file in (part, part.with_suffix(".jpg")):
                 file.unlink(missing_ok=True)

@@ -27,37 +27,38 @@ KEYS = '<p class="note keys"><kbd>←</kbd> <kbd>→</kbd> move, <kbd>Enter</kbd
 
 
 def layout(page: Page) -> list[gr.components.Component]:
-    """Build the widgets: search, starred, model, preset, tag, since and order, which make a Query."""
+    """Build the widgets: search, starred, model, preset, tag, run, since and order, which make a Query."""
     with gr.Row(elem_id="gallery-tools"):
         search = gr.Textbox(label="Search prompts and #tags", show_label=False, placeholder="Search prompts and #tags", container=False, max_lines=1, elem_id="gallery-search")
         model = gr.Dropdown([("All models", "")], value="", label="Model", show_label=False, container=False, min_width=120, elem_id="gallery-model", filterable=False)
         preset = gr.Dropdown([("All presets", "")], value="", label="Preset", show_label=False, container=False, min_width=120, elem_id="gallery-preset", filterable=False)
         tag = gr.Dropdown([("All tags", "")], value="", label="Tag", show_label=False, container=False, min_width=120, elem_id="gallery-tag", filterable=False)
+        run = gr.Dropdown([("All runs", "")], value="", label="Training run", show_label=False, container=False, min_width=120, elem_id="gallery-run", filterable=False, visible=page.services.trains)
         since = gr.Dropdown(SINCE, value=0, label="Made", show_label=False, container=False, min_width=120, elem_id="gallery-since", filterable=False)
         order = gr.Dropdown(ORDERS, value="newest", label="Order", show_label=False, container=False, min_width=120, elem_id="gallery-order", filterable=False)
         starred = gr.Checkbox(label="Starred only", container=False, elem_id="gallery-starred")
     gr.HTML(MANY_TOOLS, elem_id="gallery-many")
     page.panes["gallery"] = gr.HTML(elem_id="gallery")
     gr.HTML(KEYS)
-    return [search, starred, model, preset, tag, since, order]
+    return [search, starred, model, preset, tag, run, since, order]
 
 
 def wire(page: Page, tab: gr.Tab, widgets: list[gr.components.Component]) -> None:
     """Connect the widgets."""
 
-    def find(session: Session, search: str, starred: bool, model: str, preset: str, tag: str, since: int, order: str) -> list[Any]:
-        session.query = Query(search, starred, model or None, preset or None, tag or None, since or None, order)
+    def find(session: Session, search: str, starred: bool, model: str, preset: str, tag: str, run: str, since: int, order: str) -> list[Any]:
+        session.query = Query(search, starred, model or None, preset or None, tag or None, run or None, since or None, order)
         session.shown = GALLERY_PAGE
         return page.screen.paint(session)
 
-    def choices(model: str, preset: str, tag: str) -> list[Any]:
+    def choices(model: str, preset: str, tag: str, run: str) -> list[Any]:
         """What there are videos of; a chosen value stays."""
         found, updates = page.services.library.choices(), []
-        for name, chosen, everything in (("model", model, "All models"), ("preset", preset, "All presets"), ("tag", tag, "All tags")):
+        for name, chosen, everything in (("model", model, "All models"), ("preset", preset, "All presets"), ("tag", tag, "All tags"), ("run", run, "All runs")):
             names = found[name] + ([chosen] if chosen and chosen not in found[name] else [])
             updates.append(gr.update(choices=[(everything, ""), *((model_label(value) if name == "model" else value, value) for value in names)]))
         return updates
 
-    lists = widgets[2:5]
+    lists = widgets[2:6]
     gr.on([widget.change for widget in widgets], find, [page.session, *widgets], page.outputs, trigger_mode="always_last", **page.event)
     gr.on([tab.select, *(widget.focus for widget in lists)], choices, lists, lists, **page.event)

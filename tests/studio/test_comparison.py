@@ -294,3 +294,13 @@ def test_a_long_measuring_ends_when_the_studio_does(tmp_path: Path) -> None:
     began = time.monotonic()
     services.close()
     assert time.monotonic() - began < 15  # all of it would take a minute
+
+
+def test_smooth_playback_is_made_while_the_page_goes_on(screen: Screen) -> None:
+    session = Session(selected="v3")
+    screen.act(session, "smooth", "")
+    screen.paint(session)
+    assert "frames are being put in between" in session.sent["viewer"] and "v3.mp4" in session.sent["viewer"]
+    finished(lambda: screen.services.comparisons.smoothed(screen.services.library.get("v3")))
+    screen.paint(session)
+    assert "v3-24fps.mp4" in session.sent["viewer"] and 'data-fps="24"' in session.sent["viewer"] and "post-processed" in session.sent["viewer"]

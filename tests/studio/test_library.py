@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.types import GenerationRequest, RequestError
+from core.provenance import runs_of
+from core.types import MADE_WITH, GenerationRequest, RequestError
 from core.video_io import read_settings, read_video, save_video
 from studio.db import Database
 from studio.downloads import file_facts, write_gif, write_plain, write_zip
 from studio.library import Library, Query
+from studio.queue import Queue
 
 
 @pytest.fixture
@@ -70,7 +72,22 @@ def test_tags_are_given_found_and_taken(library: Library) -> None:
 
 def test_choices_are_what_there_are_videos_of(library: Library) -> None:
     library.delete("v0")
-    assert library.choices() == {"model": ["mira-nano"], "preset": ["nano-4s"], "tag": []}
+    assert library.choices() == {"model": ["mira-nano"], "preset": ["nano-4s"], "tag": [], "run": []}
+
+
+def test_videos_are_found_by_the_training_run_behind_them(library: Library, tmp_path: Path) -> None:
+    made = {"trained": {"run": "first", "step": 20}, "loras": {"mine": {"hash": "0", "run": "second"}, "theirs": {"hash": "1"}}}
+    assert runs_of(made) == ["first", "second"] and runs_of(None) == runs_of({"trained": None}) == []
+    library.set_runs("v1", runs_of(made))
+    assert [v.id for v in library.list(Query(run="second"))] == ["v1"] and library.choices()["run"] == ["first", "second"] and Query(run="second").narrows
+    older = Path(library.get("v0").path)
+    save_video(np.zeros((3, 32, 32, 3), np.uint8), older, 6, library.get("v0").request.to_dict() | {MADE_WITH: {"loras": {"mine": {"run": "second"}}}})
+    queue = Queue(library.db)
+    library.recover(queue)
+    assert [v.id for v in library.list(Query(run="second"))] == ["v1", "v0"], "a video of an older version tells by its file"
+    save_video(np.zeros((3, 32, 32, 3), np.uint8), library.videos_dir / "brought.mp4", 6, library.get("v0").request.to_dict() | {MADE_WITH: made})
+    library.recover(queue)
+    assert library.count(Query(run="first")) == 2
 
 
 def test_a_zip_holds_each_file_once(library: Library, tmp_path: Path) -> None:
