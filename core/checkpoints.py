@@ -2,6 +2,7 @@
 
 python -m core.checkpoints convert SRC.pt DST [--config CONFIG.yaml] [--vae DIR] [--dtype fp16]
 python -m core.checkpoints install NAME [--data-dir DIR]
+python -m core.checkpoints original FOLDER DST.pt
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from .convert import DTYPES, SOURCE_FILE, convert_checkpoint
+from .convert import DTYPES, SOURCE_FILE, convert_checkpoint, write_original
 from .device import ResourceError, choose_device, choose_dtype, require_disk, require_memory, set_threads, weights_memory
 from .files import Tell, WriteError, replacing
 from .originals import CheckpointError, some
@@ -291,10 +292,13 @@ def main(argv: list[str] | None = None) -> int:
     convert.add_argument("--config", help="Mira's YAML file; not needed for a file with a released name")
     convert.add_argument("--vae", help="for a file without a VAE: a model folder or checkpoint that has it")
     convert.add_argument("--dtype", choices=list(DTYPES), default="keep", help="number format of the weights")
+    original = commands.add_parser("original", help="write a model folder as one file in Mira's own layout")
+    original.add_argument("src", help="the model folder")
+    original.add_argument("dst", help="the .pt file to write")
     add = commands.add_parser("install", help="download and convert a released model, with its text encoder")
     add.add_argument("name", help=f"a release ({', '.join(RELEASES)}) or the Hub id of a model folder")
     add.add_argument("--data-dir", type=Path, default=DEFAULT_DATA_DIR, help="its models/ is where it is kept")
-    for command in (convert, add):
+    for command in (convert, add, original):
         command.add_argument("--events", action="store_true", help="print progress as JSON, one object a line")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -302,7 +306,10 @@ def main(argv: list[str] | None = None) -> int:
     if args.events:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is half written is removed
     try:
-        made = install(args.name, args.data_dir, tell) if args.command == "install" else convert_checkpoint(args.src, args.dst, args.config, args.vae, args.dtype, tell)
+        if args.command == "original":
+            made = write_original(args.src, args.dst)
+        else:
+            made = install(args.name, args.data_dir, tell) if args.command == "install" else convert_checkpoint(args.src, args.dst, args.config, args.vae, args.dtype, tell)
         print(json.dumps({"report": {"folder": os.fspath(made)}}) if args.events else os.fspath(made))
     except (CheckpointError, ResourceError, WriteError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)

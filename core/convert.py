@@ -1,4 +1,4 @@
-"""Mira's checkpoint files to diffusers model folders."""
+"""Mira's checkpoint files to diffusers model folders, and back."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import T5Config, T5EncoderModel
 
 from .device import require_disk, require_memory
 from .files import Tell, replacing
-from .originals import Architecture, CheckpointError, read_tensors, some
+from .originals import PREFIXES, Architecture, CheckpointError, read_tensors, some
 from .releases import TEXT_ENCODER
 from .schedulers import MiraScheduler
 from .transformer import MiraTransformer3DModel
-from .vae import build_mira_vae, convert_vae_state_dict
+from .vae import build_mira_vae, convert_vae_state_dict, original_vae_state_dict
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +100,32 @@ def convert_checkpoint(src: str | Path, dst: str | Path, config: str | Path | No
     return dst
 
 
+def write_original(src: str | Path, dst: str | Path) -> Path:
+    """Write ``dst``, a file in Mira's own layout (``state_dict``), from a diffusers model folder; ``convert_checkpoint`` is the way back.
+
+    It holds every trained tensor under the original's name, the text encoder where the folder has one. What follows from the config (the noise
+    process, the sine-cosine tables) is left out, as it is not read from such a file here either: load it with ``strict=False``.
+    Raises CheckpointError for a folder without weights or with tensors that the original has no place for, ResourceError, WriteError.
+    """
+    src, dst = Path(src), Path(dst)
+    parts = {part: _tensors_in(src / part) for part in PREFIXES}
+    if missing := [part for part in ("transformer", "vae") if not parts[part]]:
+        raise CheckpointError(f"{src} holds no {' and no '.join(missing)}: there are no safetensors files in {', '.join(str(src / part) for part in missing)}.")
+    try:
+        parts["vae"] = original_vae_state_dict(parts["vae"])
+    except KeyError as error:
+        raise CheckpointError(f"Mira's VAE has no place for {error} of {src / 'vae'}.") from None
+    require_disk(sum(_bytes(tensor, None) for tensors in parts.values() for tensor in tensors.values()), dst.parent, f"Writing {dst.name}")
+    with replacing(dst) as file:
+        torch.save({"state_dict": {PREFIXES[part] + name: tensor for part, tensors in parts.items() for name, tensor in tensors.items()}}, file)
+    return dst
+
+
+def _tensors_in(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a folder's safetensors files."""
+    return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
+
+
 def _vae_of(src: Path, source: str | Path | None) -> dict[str, Tensor]:
     """Mira's VAE tensors from another checkpoint, or diffusers' from a model folder."""
     if source is None:
@@ -111,12 +137,9 @@ def _vae_of(src: Path, source: str | Path | None) -> dict[str, Tensor]:
             raise CheckpointError(f"{source} has no VAE either (no first_stage_model. tensors).")
         return tensors
     folder = source / "vae" if (source / "vae").is_dir() else source
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
+    if not (tensors := _tensors_in(folder)):
         raise CheckpointError(f"{source} holds no VAE: there are no safetensors files in {folder}.")
-    from safetensors.torch import load_file
-
-    return {name: tensor for file in files for name, tensor in load_file(file).items()}
+    return tensors
 
 
 def _diffusers_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -142,7 +142,7 @@ def _require_fixed(path: str | Path, given: Mapping[str, Any], fixed: Mapping[st
 # -- checkpoints ------------------------------------------------------------------------------------
 
 _DEEPSPEED = "_forward_module."
-_PREFIXES = {"transformer": "model.diffusion_model.", "vae": "first_stage_model.", "text_encoder": "cond_stage_model.transformer."}
+PREFIXES = {"transformer": "model.diffusion_model.", "vae": "first_stage_model.", "text_encoder": "cond_stage_model.transformer."}
 _NOT_READ = re.compile(
     r"model_ema\..+"  # a running mean beside the weights, which the original does not sample with
     r"|betas|scale_arr|logvar|lvlb_weights|alphas_cumprod(_prev)?|sqrt_\w+|log_one_minus_\w+|posterior_\w+"  # the noise process follows from the config
@@ -163,22 +163,22 @@ def read_tensors(src: str | Path) -> dict[str, dict[str, Tensor]]:
     if isinstance(content.get("state_dict"), Mapping):
         flat = dict(content["state_dict"])
     elif isinstance(content.get("ema"), Mapping):
-        flat = {_PREFIXES["transformer"] + name: tensor for name, tensor in content["ema"].items()}
+        flat = {PREFIXES["transformer"] + name: tensor for name, tensor in content["ema"].items()}
     elif isinstance(content.get("module"), Mapping):
         flat = dict(content["module"])
     else:
         raise CheckpointError(f"{src} is not a Mira checkpoint: it needs state_dict, ema or module at its top, and has {some(list(map(str, content))) or 'nothing'}.")
-    parts: dict[str, dict[str, Tensor]] = {part: {} for part in _PREFIXES}
+    parts: dict[str, dict[str, Tensor]] = {part: {} for part in PREFIXES}
     left_over = []
     for name, tensor in flat.items():
         name = name.removeprefix(_DEEPSPEED)
-        part = next((p for p, prefix in _PREFIXES.items() if name.startswith(prefix)), None)
+        part = next((p for p, prefix in PREFIXES.items() if name.startswith(prefix)), None)
         if _NOT_READ.fullmatch(name):
             continue
         if part is None or not isinstance(tensor, Tensor):
             left_over.append(name)
         else:
-            parts[part][name.removeprefix(_PREFIXES[part])] = tensor
+            parts[part][name.removeprefix(PREFIXES[part])] = tensor
     if left_over:
         raise CheckpointError(f"{src} has {len(left_over)} tensors that are part of nothing: {some(left_over)}.")
     return parts

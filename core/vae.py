@@ -7,7 +7,7 @@ scaling factor: nothing outside multiplies or divides by it.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -168,3 +168,38 @@ def convert_vae_state_dict(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     converted["quant_conv.weight"] = torch.eye(len(moments), dtype=moments.dtype, device=moments.device)[..., None, None]
     converted["quant_conv.bias"] = torch.zeros_like(moments)
     return converted
+
+
+def original_vae_state_dict(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The way back: diffusers' VAE tensors under Mira's names, ``quant_conv`` folded into the convolution before it.
+
+    Raises KeyError with the name of a tensor that Mira's VAE has no place for.
+    """
+    blocks = 1 + max(int(m[1]) for m in (re.match(r"encoder\.down_blocks\.(\d)\.", n) for n in tensors) if m)
+    names = {diffusers_vae_name(name, blocks): name for name in _original_vae_names(blocks)}
+    quant = {kind: tensors[f"quant_conv.{kind}"].float().flatten(1 if kind == "weight" else 0) for kind in ("weight", "bias")}
+    found = {}
+    for name, tensor in tensors.items():
+        if name.startswith("quant_conv."):
+            continue
+        if name == "encoder.conv_out.weight":
+            tensor = torch.einsum("oi,ichw->ochw", quant["weight"], tensor.float()).to(tensor.dtype)
+        elif name == "encoder.conv_out.bias":
+            tensor = (quant["weight"] @ tensor.float() + quant["bias"]).to(tensor.dtype)
+        elif ".attentions." in name and tensor.ndim == 2:
+            tensor = tensor[..., None, None]
+        found[names[name]] = tensor
+    return found
+
+
+def _original_vae_names(blocks: int) -> Iterator[str]:
+    """All names that tensors of such a VAE can have."""
+    spatial = ("norm1", "conv1", "norm2", "conv2", "nin_shortcut")
+    temporal = ("time_stack.in_layers.0", "time_stack.in_layers.2", "time_stack.out_layers.0", "time_stack.out_layers.3")
+    for part in ("encoder", "decoder"):
+        layers = ["conv_in", "norm_out", "conv_out", "conv_out.time_mix_conv", *(f"mid.attn_1.{name}" for name in _ATTENTION)]
+        places = [f"mid.block_{i}" for i in (1, 2)] + [f"{way}.{i}.block.{j}" for way in ("down", "up") for i in range(blocks) for j in range(10)]
+        layers += [f"{place}.{leaf}" for place in places for leaf in (spatial if part == "encoder" else spatial + temporal)]
+        layers += [f"{way}.{i}.{scale}.conv" for i in range(blocks) for way, scale in (("down", "downsample"), ("up", "upsample"))]
+        yield from (f"{part}.{layer}.{kind}" for layer in layers for kind in ("weight", "bias"))
+        yield from (f"{part}.{place}.mix_factor" for place in places if part == "decoder")

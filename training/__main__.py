@@ -5,6 +5,8 @@ python -m training precompute --model DIR --out DIR --clips N [--num-frames T]
 python -m training runs [--data-dir DIR]            what runs there are, and what they are doing
 python -m training pause|resume NAME                a run in a process of its own: write a checkpoint and end; go on from it
 python -m training use RUN [--step N] [--as NAME]   make a checkpoint a model, or a LoRA, that the studio and core.generate know
+python -m training pack RUN --kind diffusers|lora|mira --out PATH [--step N]     a checkpoint as others can take it
+python -m training push RUN --repo USER/NAME [--step N] [--public]                or on the Hub, with a model card; the token is asked for
 python -m training export --vae RUN --text-encoder RUN --transformer RUN --out DIR
 """
 
@@ -12,7 +14,9 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
+from getpass import getpass
 from pathlib import Path
 
 
@@ -24,13 +28,13 @@ def main(argv: list[str] | None = None) -> int:
         return _precompute(argv[1:])
     if command == "export":
         return _export(argv[1:])
-    if command in ("runs", "pause", "resume", "use"):
+    if command in ("runs", "pause", "resume", "use", "pack", "push"):
         return _runs(argv)
     return _train(argv)
 
 
 def _train(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m training", description="Train or resume a run.", epilog="Other commands: runs, pause, resume, use, precompute, export (each has --help).")
+    parser = argparse.ArgumentParser(prog="python -m training", description="Train or resume a run.", epilog="Other commands: runs, pause, resume, use, pack, push, precompute, export (each has --help).")
     parser.add_argument("--config", help="YAML file; training/configs/ has mira-nano's")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of TrainConfig that override the file")
@@ -57,17 +61,30 @@ def _train(argv: list[str]) -> int:
 
 
 def _runs(argv: list[str]) -> int:
+    from .share import KINDS, pack, push
+
     parser = argparse.ArgumentParser(prog="python -m training", description="Look at runs, steer them, and use what they made.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for command, words in (("runs", "list the runs"), ("pause", "write a checkpoint and end"), ("resume", "go on from the last checkpoint"), ("use", "make a checkpoint a model or a LoRA")):
+    for command, words in (("runs", "list the runs"), ("pause", "write a checkpoint and end"), ("resume", "go on from the last checkpoint"), ("use", "make a checkpoint a model or a LoRA"), ("pack", "write a checkpoint as others can take it"), ("push", "put a checkpoint on the Hugging Face Hub")):
         sub = commands.add_parser(command, help=words, description=words)
         sub.add_argument("--data-dir", type=Path, default=Path("workspace"), help="its runs/ holds the run folders")
         if command != "runs":
             sub.add_argument("name", help="a run folder's name")
-        if command == "use":
+        if command in ("use", "pack", "push"):
             sub.add_argument("--step", type=int, help="the checkpoint; the newest by default")
+        if command == "pack":
+            sub.add_argument("--kind", choices=KINDS, required=True, help="a model folder, a LoRA file, or one file in Mira's own layout")
+            sub.add_argument("--out", required=True)
+        if command == "push":
+            sub.add_argument("--repo", required=True, help="USER/NAME on the Hub")
+            sub.add_argument("--public", action="store_true", help="for all to see; private by default")
+        if command == "use":
             sub.add_argument("--as", dest="target", help="name of the model or LoRA; RUN-step-N by default")
     args = parser.parse_args(argv)
+    from core.device import ResourceError
+    from core.files import WriteError
+    from core.originals import CheckpointError
+
     from .config import ConfigError
     from .runs import Runs
     from .use import use_checkpoint
@@ -81,9 +98,13 @@ def _runs(argv: list[str]) -> int:
             runs.pause(args.name)
         elif args.command == "resume":
             print(runs.resume(args.name).folder)
+        elif args.command == "pack":
+            print(pack(runs.get(args.name), args.step, args.kind, args.out))
+        elif args.command == "push":
+            print(push(runs.get(args.name), args.step, args.repo, os.environ.get("HF_TOKEN") or getpass("Token of the Hugging Face Hub with the right to write (it is not kept): "), not args.public))
         else:
             print(use_checkpoint(runs.get(args.name), args.data_dir, args.step, args.target))
-    except ConfigError as error:
+    except (ConfigError, CheckpointError, ResourceError, WriteError) as error:
         return _refuse(error)
     return 0
 

@@ -16,35 +16,49 @@ from core.releases import installed_folder
 from .config import ConfigError
 from .runs import Run
 
+LORA_FILE = "lora.safetensors"
+"""In a LoRA's checkpoint."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
 def use_checkpoint(run: Run, data_dir: str | Path, step: int | None = None, name: str | None = None) -> Path:
     """Put a run's checkpoint (the newest by default) where requests find it; returns the model folder, or the LoRA's file.
 
-    A model folder shares the files of the parts that were not trained with the model that the run began with, where the disk allows it.
-    It keeps in ``trained.json`` what it comes from. Raises ConfigError when the checkpoint, or the model it began with, is not there.
+    Raises ConfigError when the checkpoint, or the model it began with, is not there.
     """
-    checkpoint = next((c for c in reversed(run.checkpoints()) if step is None or c.name == f"step-{step}"), None)
-    if checkpoint is None:
-        there = ", ".join(c.name for c in run.checkpoints()) or "none yet"
-        raise ConfigError(f"{run.name} has no checkpoint{'' if step is None else f' of step {step}'}; there are: {there}.")
+    checkpoint = checkpoint_of(run, step)
     data_dir, name = Path(data_dir), name or f"{run.name}-{checkpoint.name}"
     if not NAME.fullmatch(name):
         raise ConfigError(f"The name {name!r} cannot be a file's. Use letters, digits, dots, dashes and underscores.")
-    lora = checkpoint / "lora.safetensors"
-    if lora.is_file():
+    if (checkpoint / LORA_FILE).is_file():
         target = data_dir / FOLDER / f"{name}{SUFFIX}"
         with replacing(target) as file:
-            shutil.copyfile(lora, file)
+            shutil.copyfile(checkpoint / LORA_FILE, file)
         return target
+    return write_model(run, checkpoint, data_dir / "models" / name)
+
+
+def checkpoint_of(run: Run, step: int | None) -> Path:
+    """The folder of a step's checkpoint; of the newest one for None. Raises ConfigError."""
+    found = next((c for c in reversed(run.checkpoints()) if step is None or c.name == f"step-{step}"), None)
+    if found is None:
+        there = ", ".join(c.name for c in run.checkpoints()) or "none yet"
+        raise ConfigError(f"{run.name} has no checkpoint{'' if step is None else f' of step {step}'}; there are: {there}.")
+    return found
+
+
+def write_model(run: Run, checkpoint: Path, target: Path) -> Path:
+    """A checkpoint as a whole model folder, in diffusers' layout. Raises ConfigError.
+
+    It shares the files of the parts that were not trained with the model that the run began with, where the disk allows it, and keeps in
+    ``trained.json`` what it comes from.
+    """
     trained = [part for part in ("transformer", "scheduler", "vae") if (checkpoint / part).is_dir()]
     if not trained or run.config is None or not run.config.model:
-        raise ConfigError(f"{checkpoint} holds neither a LoRA nor a part of a model that it began with; `python -m training export` puts parts of a new model together.")
+        raise ConfigError(f"{checkpoint} holds no part of a model that it began with. A LoRA stays a file of its own; `python -m training export` puts parts of a new model together.")
     base = installed_folder(run.config.model, run.config.data_dir)
     if base is None:
         raise ConfigError(f"The model {run.config.model}, which {run.name} began with, is not on this machine; its other parts are needed.")
-    target = data_dir / "models" / name
     with replacing(target) as folder:
         shutil.copytree(base, folder, copy_function=_link)
         for part in trained:

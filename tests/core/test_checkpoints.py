@@ -19,7 +19,7 @@ from core.checkpoints import CheckpointError, main
 from core.device import ResourceError
 from core.originals import Architecture, read_tensors
 from core.releases import RELEASES, TEXT_ENCODER, Release, folder_name
-from core.vae import build_mira_vae
+from core.vae import build_mira_vae, original_vae_state_dict
 
 DATA = Path(__file__).parents[1] / "data"
 GB = 10**9
@@ -75,6 +75,25 @@ def test_the_checkpoints_own_text_encoder_is_kept(original, tmp_path):
     lazy = load_pipeline(folder, device="cpu", dtype="fp32", data_dir=tmp_path).lazy_text_encoder
     tokens = tiny_tokenizer()(["a red ball"], padding="max_length", max_length=77, return_tensors="pt")
     assert torch.equal(lazy(["a red ball"]), tiny_text_encoder()(input_ids=tokens.input_ids).last_hidden_state)
+
+
+def test_a_folder_goes_back_into_the_originals_layout(original, tmp_path, capsys):
+    config, flat = original
+    folder = convert_checkpoint(saved(tmp_path, layout("state_dict", flat)), tmp_path / "model", config)
+    assert main(["original", str(folder), str(tmp_path / "again.pt")]) == 0
+    ours, theirs = read_tensors(tmp_path / "again.pt"), read_tensors(tmp_path / "mine.pt")
+    for part in theirs:
+        tied = {"encoder.embed_tokens.weight"} & set(theirs[part])
+        assert set(ours[part]) == set(theirs[part]) - tied
+        assert all(ours[part][name].shape == theirs[part][name].shape and torch.equal(ours[part][name], theirs[part][name]) for name in ours[part])
+    assert main(["original", str(tmp_path), str(tmp_path / "no.pt")]) == 2 and "holds no transformer and no vae" in capsys.readouterr().err
+
+
+def test_every_vae_name_of_the_real_checkpoints_is_found_back():
+    keys = json.loads(gzip.decompress((DATA / "state_dict_keys.json.gz").read_bytes()))["vae"]
+    original = {name.removeprefix("first_stage_model."): torch.empty(shape, device="meta") for name, shape in keys.items()}
+    back = original_vae_state_dict(convert._diffusers_names(original))
+    assert {name: t.shape for name, t in back.items()} == {name: t.shape for name, t in original.items()}
 
 
 def test_a_vae_from_a_model_folder(original, tmp_path):

@@ -28,13 +28,13 @@ from ..losses import diffusion_loss, draw_timesteps, draw_training_noise
 from ..precompute import LatentDataset
 from ..processes import Processes
 from ..trainer import step_generator, step_rng, training_dtype
+from ..use import LORA_FILE
 
 log = logging.getLogger(__name__)
 
 OBJECTS_VISIBLE_ABOVE = 0.4
 """Share of the signal (alpha_t of the normalised process) above which one noisy frame shows where the objects are."""
 TEMPORAL = "temporal_transformer_blocks."
-LORA_FILE = "lora.safetensors"
 VALIDATED_AT = (100, 250, 400, 550, 700, 850)
 """Noise steps, of 1,000, at which the loss of held-out clips is measured."""
 _aten = torch.ops.aten
