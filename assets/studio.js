@@ -11,27 +11,35 @@
     },
   };
 
-  // The gallery's ticks: they outlive a new page of cards.
-  const picked = new Set();
-  let lastTick = null;
+  // Ticks of the gallery and of the queue: they outlive a pane that is drawn anew. A request that has left the list is not ticked any more.
+  const picked = { video: new Set(), job: new Set() };
+  const lastTick = { video: null, job: null };
+  const ticks = (kind) => [...document.querySelectorAll(`.tick[data-${kind}]`)];
   function showPicked() {
-    document.querySelectorAll("#gallery .tick").forEach((tick) => { if (tick.checked !== picked.has(tick.dataset.video)) tick.checked = picked.has(tick.dataset.video); });
-    const count = document.querySelector("[data-picked-count]"), tools = document.querySelector(".for-picked");
-    if (!count) return;
-    const words = picked.size ? `${picked.size} selected` : "Tick videos to work on many at once.";
-    if (count.textContent !== words) count.textContent = words;
-    if (tools.hidden !== !picked.size) tools.hidden = !picked.size;
+    for (const [kind, ids] of Object.entries(picked)) {
+      const group = document.querySelector(`.picked[data-picks="${kind}"]`);
+      if (kind === "job" && ids.size) {
+        const shown = new Set(ticks(kind).map((tick) => tick.dataset.job));
+        ids.forEach((id) => { if (!shown.has(id)) ids.delete(id); });
+      }
+      ticks(kind).forEach((tick) => { if (tick.checked !== ids.has(tick.dataset[kind])) tick.checked = ids.has(tick.dataset[kind]); });
+      if (!group) continue;
+      const count = group.querySelector("[data-picked-count]"), tools = group.querySelector(".for-picked");
+      const words = ids.size ? `${ids.size} selected` : count.dataset.pickedCount;
+      if (count.textContent !== words) count.textContent = words;
+      if (tools.hidden !== !ids.size) tools.hidden = !ids.size;
+    }
   }
-  const ticks = () => [...document.querySelectorAll("#gallery .tick")];
   document.addEventListener("click", (event) => {
-    const tick = event.target.closest?.("#gallery .tick");
+    const tick = event.target.closest?.(".tick"), group = event.target.closest?.(".picked");
     if (tick) {
-      const all = ticks(), here = all.indexOf(tick), from = event.shiftKey && lastTick ? all.findIndex((other) => other.dataset.video === lastTick) : here;
+      const kind = "job" in tick.dataset ? "job" : "video", all = ticks(kind), here = all.indexOf(tick);
+      const from = event.shiftKey && lastTick[kind] ? all.findIndex((other) => other.dataset[kind] === lastTick[kind]) : here;
       const range = from < 0 ? [tick] : all.slice(Math.min(from, here), Math.max(from, here) + 1);
-      range.forEach((one) => picked[tick.checked ? "add" : "delete"](one.dataset.video));
-      lastTick = tick.dataset.video;
-    } else if (event.target.closest?.("[data-pick-all]")) ticks().forEach((one) => picked.add(one.dataset.video));
-    else if (event.target.closest?.("[data-pick-none]")) picked.clear();
+      range.forEach((one) => picked[kind][tick.checked ? "add" : "delete"](one.dataset[kind]));
+      lastTick[kind] = tick.dataset[kind];
+    } else if (group && event.target.closest("[data-pick-all]")) ticks(group.dataset.picks).forEach((one) => picked[group.dataset.picks].add(one.dataset[group.dataset.picks]));
+    else if (group && event.target.closest("[data-pick-none]")) picked[group.dataset.picks].clear();
     else return;
     showPicked();
   });
@@ -50,7 +58,7 @@
     } else if (slot && event.key.toLowerCase() === "x") slot.querySelector(".tick").click();
     else if (slot && event.key.toLowerCase() === "s") send("star", slot.dataset.slot);
     else if (slot && event.key === "Delete") {
-      picked.delete(slot.dataset.slot);
+      picked.video.delete(slot.dataset.slot);
       (slots[slots.indexOf(slot) + 1] || slots[slots.indexOf(slot) - 1])?.querySelector(".card").focus();
       send("delete", slot.dataset.slot);
     }
@@ -79,13 +87,15 @@
     if (!button) return;
     event.preventDefault();
     const ticked = [...document.querySelectorAll("#viewer [data-pick]:checked")].map((box) => box.dataset.pick);
-    if ("withVideos" in button.dataset) {
+    const many = picked[button.dataset.with];
+    if (many) {
       const tag = "withTag" in button.dataset ? `${document.querySelector("[data-tag]").value}|` : "";
-      send(button.dataset.action, tag + [...picked].join(","));
-      if (button.dataset.action === "delete-many") picked.clear();
+      send(button.dataset.action, tag + [...many].join(","));
+      if (button.dataset.with === "job" || button.dataset.action === "delete-many") many.clear();
+      showPicked();
       return;
     }
-    if (button.dataset.action === "delete") picked.delete(button.dataset.id);
+    if (button.dataset.action === "delete") picked.video.delete(button.dataset.id);
     send(button.dataset.action, "withPicked" in button.dataset ? [button.dataset.id, ...ticked].join(",") : button.dataset.id);
     if (/^(use|edit|continue|change|use-model|use-lora|run-use|run-compare)$/.test(button.dataset.action)) window.scrollTo({ top: 0 });
     if (button.dataset.action === "show" || button.dataset.action === "example") {

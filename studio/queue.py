@@ -188,6 +188,18 @@ class Queue:
             tx.executemany("UPDATE requests SET position = ? WHERE id = ?", list(zip(places, ids)))
             self.db.touch("queue")
 
+    def move_first(self, ids: Iterable[str]) -> None:
+        """Put those of ``ids`` that wait before all others, in the order that they have. Raises RequestError when none of them waits."""
+        chosen = set(ids)
+        with self.db.write() as tx:
+            rows = tx.execute("SELECT id, position FROM requests WHERE state = 'waiting' ORDER BY position").fetchall()
+            waiting, places = [row["id"] for row in rows], [row["position"] for row in rows]
+            order = sorted(waiting, key=lambda id: id not in chosen)
+            if not chosen.intersection(waiting):
+                raise RequestError("id", "None of the ticked requests is waiting, so their places cannot change.")
+            tx.executemany("UPDATE requests SET position = ? WHERE id = ?", list(zip(places, order)))
+            self.db.touch("queue")
+
     def edit(self, id: str, request: GenerationRequest) -> None:
         """Replace a request that waits or is paused, which keeps its place and starts anew. Raises RequestError for a bad one, or when the old one is not waiting any more."""
         self._require(id)
@@ -202,8 +214,18 @@ class Queue:
             self.db.touch("queue")
         return ids
 
+    def cancel_many(self, ids: Iterable[str]) -> list[str]:
+        """Cancel those of ``ids`` that are not finished; their ids, for ``reinstate``."""
+        with self.db.write():
+            return [id for id in ids if self.cancel(id)]
+
+    def retry_many(self, ids: Iterable[str]) -> list[str]:
+        """Queue those of ``ids`` again that failed or were cancelled; their ids."""
+        with self.db.write():
+            return [self.retry(id) for id in ids if self._require(id).state in ("failed", "cancelled")]
+
     def reinstate(self, ids: Sequence[str]) -> None:
-        """Undo ``cancel_waiting``: each takes its old place."""
+        """Undo ``cancel_waiting`` or ``cancel_many``: each takes its old place."""
         with self.db.write() as tx:
             tx.executemany("UPDATE requests SET state = 'waiting', finished = NULL, progress = 0, step = 0, num_steps = 0 WHERE id = ? AND state = 'cancelled'", [(id,) for id in ids])
             self.db.touch("queue")

@@ -204,6 +204,19 @@ class Screen:
             case "cancel-waiting":
                 ids = tuple(queue.cancel_waiting())
                 session.undo = (f"{len(ids)} waiting {'request' if len(ids) == 1 else 'requests'} cancelled.", "cancelled", ids)
+            case "cancel-many":
+                ids = tuple(queue.cancel_many(id.split(",")))
+                if not ids:
+                    raise RequestError("id", "All of the ticked requests are finished; there is nothing to cancel.")
+                session.undo = (f"{len(ids)} {'request' if len(ids) == 1 else 'requests'} cancelled.", "cancelled", ids)
+            case "retry-many":
+                if not queue.retry_many(id.split(",")):
+                    raise RequestError("id", "None of the ticked requests has failed or was cancelled; there is nothing to retry.")
+                session.selected = None
+            case "copy-many":
+                queue.enqueue_many([job.request for one in id.split(",") if (job := queue.get(one))])
+            case "first-many":
+                queue.move_first(id.split(","))
             case "up" | "down" | "first":
                 queue.move(id, action)
             case "place":

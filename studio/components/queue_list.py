@@ -11,6 +11,15 @@ from .words import about, clock, escape
 SHOWN = 40
 """Rows drawn; the rest is counted."""
 STATE_WORDS = {"waiting": "Waiting", "running": "Running", "paused": "Paused", "done": "Done", "failed": "Failed", "cancelled": "Cancelled"}
+PICKED = (
+    '<div class="picked" data-picks="job" role="group" aria-label="Selected requests"><span class="note" data-picked-count="Tick to change many at once." role="status">Tick to change many at once.</span>'
+    '<button class="quiet" data-pick-all>All</button><span class="for-picked" hidden><button class="quiet" data-pick-none>None</button>'
+    '<button class="small" data-action="first-many" data-with="job" title="Puts those that wait before all others">Next</button>'
+    '<button class="small" data-action="copy-many" data-with="job" title="Queues each of them once more">Copy</button>'
+    '<button class="small" data-action="retry-many" data-with="job" title="Queues those that failed or were cancelled again">Retry</button>'
+    '<button class="small" data-action="cancel-many" data-with="job" title="Stops those that are not finished; this can be undone">Cancel</button></span></div>'
+)
+"""What can be done with all ticked requests."""
 
 
 def stage_words(job: Job) -> str:
@@ -50,7 +59,7 @@ def render_queue(jobs: Sequence[Job], counts: dict[str, int], paused: bool, seco
     rows = "".join(_row(job, job.id == first, counts["waiting"] > 1, faults.get(job.id)) for job in jobs[:SHOWN])
     left = open_count + finished - min(len(jobs), SHOWN)
     more = f'<p class="note">and {left} more</p>' if left > 0 else ""
-    return f'{head}{note}<ul class="jobs">{rows}</ul>{more}'
+    return f'{head}{note}{PICKED if len(jobs) > 1 else ""}<ul class="jobs">{rows}</ul>{more}'
 
 
 def _turn_hint(paused: bool) -> str:
@@ -59,7 +68,8 @@ def _turn_hint(paused: bool) -> str:
 
 def _row(job: Job, first: bool, several: bool, fault: str | None) -> str:
     """``first``: the next to start; ``several``: there is more than one that waits, so that they have an order; ``fault``: what is wrong with its video."""
-    parts = [f'<div class="job-head"><span class="dot"></span><span class="job-state">{STATE_WORDS[job.state]}</span><span class="job-right">{_right(job)}</span></div>']
+    tick = f'<input type="checkbox" class="tick" data-job="{job.id}" aria-label="Select: {escape(job.request.prompt)}">'
+    parts = [f'<div class="job-head">{tick}<span class="dot"></span><span class="job-state">{STATE_WORDS[job.state]}</span><span class="job-right">{_right(job)}</span></div>']
     prompt = escape(f"Verify: {job.request.prompt}" if job.verifies else job.request.prompt)
     if job.state == "running":
         percent = round(100 * job.progress)

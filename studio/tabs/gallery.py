@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 SINCE = [("Any time", 0), ("Today", 1), ("7 days", 7), ("30 days", 30)]
 ORDERS = [("Newest first", "newest"), ("Oldest first", "oldest"), ("By prompt", "prompt"), ("Slowest first", "slowest")]
 MANY_TOOLS = (
-    '<div class="picked" role="group" aria-label="Selected videos"><span class="note" data-picked-count role="status">Tick videos to work on many at once.</span>'
+    '<div class="picked" data-picks="video" role="group" aria-label="Selected videos"><span class="note" data-picked-count="Tick videos to work on many at once." role="status">Tick videos to work on many at once.</span>'
     '<button class="quiet" data-pick-all>Select all shown</button><span class="for-picked" hidden><button class="quiet" data-pick-none>Select none</button>'
-    '<button class="small" data-action="star-many" data-with-videos>Star</button><button class="small" data-action="unstar-many" data-with-videos>Unstar</button>'
-    '<input class="tag-box" data-tag placeholder="tag" aria-label="Tag" maxlength="40"><button class="small" data-action="tag-many" data-with-videos data-with-tag>Add tag</button>'
-    '<button class="small" data-action="untag-many" data-with-videos data-with-tag>Remove tag</button>'
-    '<button class="small" data-action="zip" data-with-videos>Download zip</button><button class="small" data-action="delete-many" data-with-videos>Delete</button></span></div>'
+    '<button class="small" data-action="star-many" data-with="video">Star</button><button class="small" data-action="unstar-many" data-with="video">Unstar</button>'
+    '<input class="tag-box" data-tag placeholder="tag" aria-label="Tag" maxlength="40"><button class="small" data-action="tag-many" data-with="video" data-with-tag>Add tag</button>'
+    '<button class="small" data-action="untag-many" data-with="video" data-with-tag>Remove tag</button>'
+    '<button class="small" data-action="zip" data-with="video">Download zip</button><button class="small" data-action="delete-many" data-with="video">Delete</button></span></div>'
 )
 KEYS = '<p class="note keys"><kbd>←</kbd> <kbd>→</kbd> move, <kbd>Enter</kbd> shows, <kbd>S</kbd> stars, <kbd>X</kbd> selects, <kbd>Delete</kbd> deletes, <kbd>/</kbd> searches</p>'
 

@@ -37,13 +37,13 @@ def slots(page: Page):
 def test_many_videos_are_tagged_filtered_zipped_deleted_and_brought_back(gallery: Page, tmp_path: Path) -> None:
     gallery.get_by_role("checkbox", name="Select: First fish.").check()
     gallery.get_by_role("checkbox", name="Select: Third stone.").check()
-    expect(gallery.locator("[data-picked-count]")).to_have_text("2 selected")
+    expect(gallery.locator("#gallery-many [data-picked-count]")).to_have_text("2 selected")
     gallery.get_by_label("Tag", exact=True).last.fill("keep")
     gallery.get_by_role("button", name="Add tag").click()
     expect(gallery.locator("#gallery .tag")).to_have_count(2)
     gallery.get_by_role("textbox", name="Search prompts and #tags").fill("#keep fish")
     expect(slots(gallery)).to_have_text(["First fish."])
-    expect(gallery.locator("[data-picked-count]")).to_have_text("2 selected")
+    expect(gallery.locator("#gallery-many [data-picked-count]")).to_have_text("2 selected")
     gallery.get_by_role("textbox", name="Search prompts and #tags").fill("")
     expect(slots(gallery)).to_have_count(3)
     with gallery.expect_download() as download:
@@ -54,7 +54,7 @@ def test_many_videos_are_tagged_filtered_zipped_deleted_and_brought_back(gallery
     gallery.get_by_role("button", name="Dismiss").click()
     gallery.get_by_role("button", name="Delete", exact=True).click()
     expect(slots(gallery)).to_have_text(["Second fish."])
-    expect(gallery.locator("[data-picked-count]")).to_have_text("Tick videos to work on many at once.")
+    expect(gallery.locator("#gallery-many [data-picked-count]")).to_have_text("Tick videos to work on many at once.")
     gallery.get_by_role("button", name="Undo").click()
     expect(slots(gallery)).to_have_count(3)
 

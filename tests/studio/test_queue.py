@@ -87,6 +87,24 @@ def test_cancelling_all_that_waits_can_be_undone(queue: Queue) -> None:
     assert [job.id for job in queue.list(states=["waiting"])] == ids[1:] and queue.get(ids[1]).finished is None
 
 
+def test_many_requests_are_moved_cancelled_and_retried_at_once(queue: Queue) -> None:
+    a, b, c, d = queue.enqueue_many([request(name) for name in "abcd"])
+
+    def order() -> str:
+        return "".join(job.request.prompt for job in queue.list(states=["waiting"]))
+
+    queue.move_first([d, b])
+    assert order() == "bdac"
+    running = queue.lease("w", 60)
+    assert running.id == b and queue.cancel_many([b, c, d]) == [b, c, d] and queue.cancel_many([b]) == []
+    assert order() == "a" and not queue.holds(b, "w", 1)
+    with pytest.raises(RequestError, match="None of the ticked requests is waiting"):
+        queue.move_first([b])
+    assert queue.retry_many([a, d, b]) == [d, b] and order() == "adb"
+    queue.reinstate([c])
+    assert order() == "acdb"
+
+
 def test_heartbeat_shows_progress_and_cancel_stops_the_worker(queue: Queue) -> None:
     id = queue.enqueue(request())
     job = queue.lease("w", 60)
