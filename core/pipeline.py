@@ -246,12 +246,13 @@ class MiraPipeline(DiffusionPipeline):
         begin = first
         if resume is not None:
             begin, state = resume.step, resume.state
-            resume.restore(solver, generators)
         num_steps = len(solver.timesteps)
         text = self.transformer.project_text(context)
         modulation = self.transformer.modulate_steps(torch.tensor(solver.timesteps, device=device), settings.fps)
         saving = QUALITIES[settings.quality]
         cache = StepCache(saving.first_block) if saving.first_block and settings.window_frames is None else None  # windows take turns: no two steps in a row are of one
+        if resume is not None:
+            resume.restore(solver, generators, cache)
         prompts_alone = [(key[-batch_size:], value[-batch_size:]) for key, value in text]
         finite = []
 
@@ -268,7 +269,7 @@ class MiraPipeline(DiffusionPipeline):
                     self._require_finite(finite, begin, num_steps, settings.sampler)
                 progress_bar.update()
                 if callback_on_step_end is not None:
-                    snapshot = partial(Snapshot.take, step + 1, state, noise, start_latents, context, solver, generators)
+                    snapshot = partial(Snapshot.take, step + 1, state, noise, start_latents, context, solver, generators, cache)
                     report = dict(latents=solver.latents(state, step + 1), preview=self._preview(prediction, x_t, timestep), num_steps=num_steps - first, snapshot=snapshot)
                     callback_on_step_end(self, step - first, timestep, report)
                 if self._interrupted:

@@ -17,6 +17,7 @@ from .types import RequestError
 
 if TYPE_CHECKING:
     from .schedulers import Sampler
+    from .step_cache import StepCache
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
@@ -43,22 +44,27 @@ class Snapshot:
     """``Sampler.history``."""
     generators: list[Tensor]
     """The state of every generator."""
+    cache: dict[str, Any] | None = None
+    """``StepCache.history``, where steps are spared."""
 
     @classmethod
-    def take(cls, step: int, state: Tensor, noise: Tensor, start_latents: Tensor | None, context: Tensor, solver: Sampler, generators: Generators) -> Snapshot:
+    def take(cls, step: int, state: Tensor, noise: Tensor, start_latents: Tensor | None, context: Tensor, solver: Sampler, generators: Generators, cache: StepCache | None) -> Snapshot:
         """As things stand; later steps do not change it."""
-        return cls(step, state.clone(), noise, start_latents, context, solver.history(), [generator.get_state() for generator in _each(generators)])
+        return cls(step, state.clone(), noise, start_latents, context, solver.history(), [generator.get_state() for generator in _each(generators)], None if cache is None else cache.history())
 
     @property
     def num_bytes(self) -> int:
         """What its file takes, or a little more: of the solver's history there are a few tensors like the state."""
-        return 2**20 + sum(value.nbytes for value in vars(self).values() if isinstance(value, Tensor)) + 4 * self.state.nbytes
+        tensors = [value for value in (*vars(self).values(), *(self.cache or {}).values()) if isinstance(value, Tensor)]
+        return 2**20 + sum(value.nbytes for value in tensors) + 4 * self.state.nbytes
 
-    def restore(self, solver: Sampler, generators: Generators) -> None:
-        """Put ``solver`` and ``generators``, made as they were at first, where they were."""
+    def restore(self, solver: Sampler, generators: Generators, cache: StepCache | None) -> None:
+        """Put what was made as it was at first where it was."""
         solver.restore(self.solver)
         for generator, state in zip(_each(generators), self.generators, strict=True):
             generator.set_state(state)
+        if cache is not None and self.cache is not None:
+            cache.restore(self.cache)
 
     def checked(self, shape: tuple[int, ...]) -> Snapshot:
         """Itself. Raises RequestError when it is of a clip of another ``shape``."""

@@ -31,6 +31,14 @@ class StepCache:
         self._first, self._after_first = first, after.clone()  # the layers that follow may work in the place of ``after``
         return None
 
+    def history(self) -> dict[str, Tensor | int | None]:
+        """What the next steps depend on, as it stands between two steps; none of it is changed later."""
+        return {"spared": self.spared, "first": self._first, "rest": self._rest}
+
+    def restore(self, history: dict[str, Tensor | int | None]) -> None:
+        """Be where the cache was whose ``history`` this is."""
+        self.spared, self._first, self._rest = history["spared"], history["first"], history["rest"]
+
     def keep(self, last: Tensor) -> None:
         """Remember the tokens after the last layer of a full step."""
         self._rest, self._after_first = last - self._after_first, None

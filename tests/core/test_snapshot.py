@@ -9,6 +9,7 @@ import torch
 from tiny import tiny_pipeline
 
 from core import RequestError
+from core.quality import QUALITIES, Quality
 from core.schedulers_info import SAMPLERS
 from core.snapshot import Snapshot, SnapshotError
 
@@ -44,6 +45,17 @@ def test_stopped_after_any_step_and_resumed_gives_the_same_bits(pipe, sampler: s
         rest = pipe(**arguments, strength=more.get("strength"), resume=Snapshot.load(path, "this", "cpu")[0], callback_on_step_end=lambda p, step, t, report: seen.append((step, report["num_steps"])))
         assert torch.equal(rest.frames, whole), f"after {done} of {len(taken)}"
         assert seen == counted[done:], "steps are counted from where it began at first"
+
+
+def test_steps_are_spared_as_they_would_have_been(pipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(QUALITIES, "fast", Quality(first_block=10.0, guided=1.0, words=""))
+    arguments = dict(prompt=PROMPT, seed=7, sampler="ddim", quality="fast", **SMALL)
+    taken: list[Snapshot] = []
+    whole = pipe(**arguments, callback_on_step_end=lambda p, step, t, report: taken.append(report["snapshot"]())).frames
+    assert [snapshot.cache["spared"] for snapshot in taken] == [0, 1, 2]
+    taken[0].save(tmp_path / "one.pt", of="this")
+    assert torch.equal(pipe(**arguments, resume=Snapshot.load(tmp_path / "one.pt", "this", "cpu")[0]).frames, whole)
+    assert not torch.equal(pipe(**arguments | {"quality": "quality"}).frames, whole)
 
 
 def test_a_snapshot_of_something_else_is_refused(pipe, tmp_path: Path) -> None:
