@@ -39,6 +39,8 @@ SAVE_NOW = "save-now"
 """A file of this name in a run folder asks for a checkpoint after the present step."""
 SAMPLE_NOW = "sample-now"
 """And one of this name for videos of its prompts."""
+SAMPLE_FIGURE = "sample_"
+"""Begins the names of what was measured on a checkpoint's samples, in metrics.jsonl; a name of ``core.metrics`` follows."""
 TRASH = ".trash"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 

@@ -34,7 +34,7 @@ from .config import ConfigError, TrainConfig, save_config
 from .ema import EMA
 from .muon import Muon
 from .processes import Processes, check_divides
-from .runs import SAMPLE_NOW, SAVE_NOW, Status, environment, whole_checkpoints
+from .runs import SAMPLE_FIGURE, SAMPLE_NOW, SAVE_NOW, Status, environment, whole_checkpoints
 from .trackers import Log, open_trackers
 
 log = logging.getLogger(__name__)
@@ -298,9 +298,10 @@ class Trainer:
         self.sample(weights)
 
     def sample(self, weights: dict[str, torch.Tensor]) -> None:
-        """Videos of the run's prompts, by a task that makes any."""
+        """Videos of the run's prompts, by a task that makes any, and what is measured on them."""
         if self.processes.main and self.config.validation_prompts and hasattr(self.task, "sample"):
-            self.task.sample(weights, self.output_dir / "samples" / f"step-{self.step}")
+            figures = self.task.sample(weights, self.output_dir / "samples" / f"step-{self.step}")
+            self.note({"step": self.step, **{SAMPLE_FIGURE + name: round(value, 6) for name, value in figures.items()}, "time": round(time.time(), 1)})
 
     def judge(self, weights: dict[str, torch.Tensor]) -> float | None:
         """The loss of the held-out clips, noted in metrics.jsonl; None for a task that has none."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from training.config import USER_TARGETS
-from training.runs import Run
+from training.runs import SAMPLE_FIGURE, Run
 
 from ..chores import Chore
 from ..db import size_words
@@ -126,7 +126,7 @@ def render_checkpoints(run: Run | None) -> str:
 
 
 def render_samples(run: Run | None) -> str:
-    """The videos made on the way: a row for each prompt, a column for each checkpoint, the newest first."""
+    """The videos made on the way: a row for each prompt, a column for each checkpoint, the newest first; below them what was measured on them, the mean of each column."""
     samples = run.samples() if run else {}
     steps = [step for step in sorted(samples, reverse=True) if samples[step]][:SHOWN_SAMPLES]
     if not steps or run.config is None:
@@ -136,11 +136,26 @@ def render_samples(run: Run | None) -> str:
     for number_, prompt in enumerate(run.config.validation_prompts):
         cells = "".join(f'<td><div class="cell playable">{_sample(samples[step], number_, prompt, step)}</div></td>' for step in steps)
         rows.append(f'<tr><th scope="row" dir="auto">{escape(prompt)}</th>{cells}</tr>')
+    rows += _measured(run, steps)
     play = '<button class="small" data-play-all title="All from their first frame">Play together</button>'
     return (
         f'<div class="wall samples"><div class="panel-head"><h3>Samples</h3><span class="tools">{play}</span></div>'
         f'<div class="scroll"><table class="wall-table"><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div></div>'
     )
+
+
+def _measured(run: Run, steps: Sequence[int]) -> list[str]:
+    """Rows of the figures that the run noted about its samples."""
+    from core.metrics import METRICS
+
+    noted = {int(row["step"]): row for row in run.metrics() if any(name.startswith(SAMPLE_FIGURE) for name in row)}
+    names = [name for name in METRICS if any(SAMPLE_FIGURE + name in row for row in noted.values())]
+    rows = []
+    for name in names:
+        values = (noted.get(step, {}).get(SAMPLE_FIGURE + name) for step in steps)
+        cells = "".join(f"<td>{'–' if value is None else f'{value:.3g}'}</td>" for value in values)
+        rows.append(f'<tr><th scope="row">{escape(METRICS[name].label)}{f", {METRICS[name].unit}" if METRICS[name].unit else ""}</th>{cells}</tr>')
+    return rows
 
 
 def _sample(files: Sequence[Path], place: int, prompt: str, step: int) -> str:

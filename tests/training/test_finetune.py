@@ -16,9 +16,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from core import GenerationRequest, MiraTransformer3DModel, load_pipeline, save_video
 from core.device_lock import DeviceTurn, device_held, lock_path
 from core.loras import FOLDER, apply_loras, made_from
+from core.metrics import measure
 from core.provenance import made_with
 from core.temporal_vae import TemporalVAE
 from core.types import RequestError
+from core.video_io import read_video
+from studio.components.run_list import render_samples
 from studio_app import wait_for
 from tiny import TEXT_DIM, save_tiny_model, tiny_pipeline
 from training.__main__ import main
@@ -288,6 +291,11 @@ def test_samples_are_made_by_the_pipeline_at_each_checkpoint_and_when_asked_for(
     samples = read_run(tmp_path).samples()
     assert list(samples) == [2, 3, 4] and all(len(files) == 1 for files in samples.values())
     assert [path.name for path in read_run(tmp_path).checkpoints()] == ["step-2", "step-4"] and not (tmp_path / SAMPLE_NOW).exists()
+    noted = {row["step"]: row for row in read_run(tmp_path).metrics() if "sample_sharpness" in row}
+    assert list(noted) == [2, 3, 4]
+    seen = measure(read_video(samples[4][0]))  # what the mp4 kept of it
+    assert noted[4]["sample_sharpness"] == pytest.approx(seen["sharpness"], rel=0.5) and noted[4]["sample_flicker"] >= 0
+    assert f"<td>{noted[4]['sample_sharpness']:.3g}</td><td>{noted[3]['sample_sharpness']:.3g}</td>" in render_samples(read_run(tmp_path))
 
 
 def test_a_checkpoint_of_another_model_is_refused(place, tmp_path):

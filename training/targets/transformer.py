@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 OBJECTS_VISIBLE_ABOVE = 0.4
 """Share of the signal (alpha_t of the normalised process) above which one noisy frame shows where the objects are."""
 TEMPORAL = "temporal_transformer_blocks."
+SAMPLES_MEASURED = ("motion_strength", "flicker", "warping_error", "sharpness", "tracking_persistence")
+"""Of ``core.metrics``, on the samples of a checkpoint."""
 VALIDATED_AT = (100, 250, 400, 550, 700, 850)
 """Noise steps, of 1,000, at which the loss of held-out clips is measured."""
 _aten = torch.ops.aten
@@ -183,12 +185,16 @@ class TransformerTask:
         return float(np.mean(losses)) if losses else None
 
     @torch.no_grad()
-    def sample(self, weights: dict[str, torch.Tensor], folder: Path) -> None:
-        """A video of each of ``validation_prompts``, through the pipeline that makes everyone's videos: ``folder/00.mp4`` and so on."""
+    def sample(self, weights: dict[str, torch.Tensor], folder: Path) -> dict[str, float]:
+        """A video of each of ``validation_prompts``, through the pipeline that makes everyone's videos: ``folder/00.mp4`` and so on.
+
+        Returns the mean of what each of SAMPLES_MEASURED is on them, where it can be measured at all.
+        """
+        from core.metrics import METRICS, Frames
         from core.pipeline import MiraPipeline
         from core.presets import default_preset
         from core.types import GenerationRequest
-        from core.video_io import save_video
+        from core.video_io import save_video, to_uint8
 
         config, preset = self.config, default_preset(self.config.model)
         takes = getattr(self.dataset, "takes", None)
@@ -196,6 +202,7 @@ class TransformerTask:
         if takes:
             longest = max(takes, key=lambda take: take.num_frames)
             shape = {"num_frames": longest.num_frames, "height": longest.height, "width": longest.width, "fps": max(1, min(120, round(longest.fps)))}
+        clips = []
         with self.judged(weights) as model:
             pipe = MiraPipeline(model, TemporalVAE.from_pretrained(self.folder / "vae", dtype=self.dtype).to(self.device), self.scheduler)
             pipe.lazy_text_encoder = self.text_encoder
@@ -204,7 +211,11 @@ class TransformerTask:
                 request = GenerationRequest(prompt, model=config.model, seed=config.seed, preset=preset.name, num_inference_steps=config.validation_steps, **shape).resolved()
                 folder.mkdir(parents=True, exist_ok=True)
                 settings = {name: getattr(request, name) for name in (*shape, "num_inference_steps", "guidance_scale", "eta", "sampler", "seed")}
-                save_video(pipe(request.prompt, **settings).frames[0], folder / f"{number:02}.mp4", request.output_fps, request.to_dict())
+                frames = to_uint8(pipe(request.prompt, **settings).frames[0])
+                save_video(frames, folder / f"{number:02}.mp4", request.output_fps, request.to_dict())
+                clips.append(Frames(frames))
+        measured = {name: [value for clip in clips if (value := METRICS[name].measure(clip)) is not None] for name in SAMPLES_MEASURED}
+        return {name: float(np.mean(values)) for name, values in measured.items() if values}
 
     def save(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
         """``folder/lora.safetensors``; or ``folder/transformer`` and ``folder/scheduler``."""
