@@ -195,6 +195,17 @@ class Comparisons:
         name = _name(videos)
         return self._started(f"measures {name}", lambda progress: self._cached(self._cache / f"{name}-{MEASURES}.json", lambda: measures(videos, lambda: progress(0.0))))
 
+    def measured_each(self, videos: Sequence[Video]) -> list[dict[str, float | int | None] | str | None]:
+        """What was measured on each video by itself, in words why it cannot be, or None while it is not done; one is begun at a time, so that Compare need not wait for all."""
+        found: list[dict[str, float | int | None] | str | None] = []
+        working = False
+        for video in videos:
+            known = f"measures {_name([video])}" in self._works or (self._cache / f"{_name([video])}-{MEASURES}.json").exists()
+            work = self.measures([video]) if known or not working else Work()
+            working = working or not work.done
+            found.append(work.result[0] if work.result else work.error)
+        return found
+
     def export(self, videos: Sequence[Video]) -> None:
         """Start making the labelled file of these videos, unless it is there."""
         name = _name(videos)

@@ -16,7 +16,7 @@ from core.video_io import VideoError
 from training.config import ConfigError
 
 from .compare_screen import COMPARE_ACTIONS, COMPARE_PANES, Blind, compare_act, compare_key, compare_panes
-from .components.cards import render_grid, render_strip
+from .components.cards import render_grid, render_strip, render_table
 from .components.model_list import render_models
 from .components.queue_list import render_queue
 from .components.viewer import render_examples, render_running, render_video, render_waiting
@@ -68,6 +68,10 @@ class Session:
     smooth: bool = False
     """Whether videos are shown with frames put in between."""
     details: bool = False
+    table: bool = False
+    """The gallery is a table of what was measured."""
+    table_order: str = ""
+    """The metric that the table is sorted by; with a minus before it the smallest comes first."""
     """Whether all that a video's file tells stands below it."""
     query: Query = Query()
     """What the gallery shows."""
@@ -96,7 +100,7 @@ class Screen:
         """HTML for each of ``names``, ``gr.skip()`` for one that is as the browser has it: a video plays on, a list keeps its place."""
         services = self.services
         status = services.executor.status()
-        chosen = session.selected, session.wall, session.undo, session.trouble, session.exported, session.smooth, session.details, session.query, session.shown
+        chosen = session.selected, session.wall, session.undo, session.trouble, session.exported, session.smooth, session.details, session.table, session.table_order, session.query, session.shown
         key = (services.queue.version(), services.library.version(), services.models.version(), services.installs.current, tuple(status.items()), tuple(installed_loras(services.data_dir)), chosen, compare_key(services, session), training_key(services, session))
         if key == session.key:
             return [gr.skip()] * len(self.names)
@@ -118,12 +122,17 @@ class Screen:
             "cells": self._cells(wall),
             "strip": render_strip(videos, current),
             "queue": render_queue(jobs, counts, paused, seconds_left(self.services, jobs, counts["waiting"]), library.faults()),
-            "gallery": render_grid(found, total, session.query.narrows, GALLERY_PAGE),
+            "gallery": self._gallery(session, found, total),
             "models": self._models_pane(status),
             "toast": render_toast(session),
             **compare_panes(self.services, session, library.count()),
             **(training_panes(self.services, session) if self.services.trains else {}),
         }
+
+    def _gallery(self, session: Session, found: list[Video], total: int) -> str:
+        if not session.table:
+            return render_grid(found, total, session.query.narrows, GALLERY_PAGE)
+        return render_table(found, total, session.query.narrows, GALLERY_PAGE, self.services.comparisons.measured_each(found), session.table_order)
 
     def _viewer(self, session: Session, status: dict[str, Any], videos: list[Video], jobs: list[Any], paused: bool) -> tuple[str, str | None]:
         """The viewer, and the id of the video in it."""
@@ -263,6 +272,10 @@ class Screen:
                 session.smooth = not session.smooth
             case "details":
                 session.details = not session.details
+            case "gallery-table":
+                session.table = not session.table
+            case "gallery-order":
+                session.table_order = id
             case "verify":
                 video = self._picked(id)[0]
                 queue.verify(video.id, video.request)

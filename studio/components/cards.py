@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..library import Video
+from ..comparison import measure_title, measure_words
 from .comparing import compare_button
 from .words import escape, file_url
 
@@ -21,10 +22,55 @@ def render_grid(videos: Sequence[Video], total: int, filtered: bool, page: int) 
     if not videos:
         words = "No video matches. Try fewer words." if filtered else "No videos yet. Those that you make on the Generate tab are kept here with their settings."
         return f'<p class="empty">{words}</p>'
-    count = f'<p class="note">{total} {"video" if total == 1 else "videos"}</p>'
-    left = total - len(videos)
-    more = f'<button class="small more" data-action="more">Show {min(left, page)} more</button>' if left > 0 else ""
-    return f'{count}<div class="grid">{"".join(map(_slot, videos))}</div>{more}'
+    return f'{_head(total, False)}<div class="grid">{"".join(map(_slot, videos))}</div>{_more(len(videos), total, page)}'
+
+
+def render_table(videos: Sequence[Video], total: int, filtered: bool, page: int, measured: Sequence[dict[str, float | int | None] | str | None], order: str) -> str:
+    """The gallery as rows with what was measured in columns, sorted by the one called ``order``, the largest first; by ``-name`` the smallest first. What is not measured comes last."""
+    from core.metrics import METRICS
+
+    if not videos:
+        return render_grid(videos, total, filtered, page)
+    name, falling = order.removeprefix("-"), not order.startswith("-")
+    rows = list(zip(videos, measured))
+    if name in METRICS:
+        known = [row for row in rows if isinstance(row[1], dict) and row[1].get(name) is not None]
+        rows = sorted(known, key=lambda row: row[1][name], reverse=falling) + [row for row in rows if row not in known]
+    return (
+        f'{_head(total, True)}<div class="scroll"><table class="facts measured"><thead><tr><th scope="col">Video</th>{"".join(_column(metric, name, falling) for metric in METRICS)}</tr></thead>'
+        f'<tbody>{"".join(_row(video, values) for video, values in rows)}</tbody></table></div>{_more(len(videos), total, page)}'
+    )
+
+
+def _column(metric: str, order: str, falling: bool) -> str:
+    """The head of a column: pressing it sorts, pressing it again turns the order round."""
+    from core.metrics import METRICS
+
+    chosen = metric == order
+    sort, arrow = (' aria-sort="descending"', " ↓") if chosen and falling else (' aria-sort="ascending"', " ↑") if chosen else ("", "")
+    docs = escape(" ".join((METRICS[metric].measure.__doc__ or "").split()))
+    return f'<th scope="col"{sort}><button class="quiet" data-action="gallery-order" data-id="{"-" if chosen and falling else ""}{metric}" title="{docs}">{escape(measure_title(metric))}{arrow}</button></th>'
+
+
+def _row(video: Video, values: dict[str, float | int | None] | str | None) -> str:
+    from core.metrics import METRICS
+
+    tick = f'<input type="checkbox" class="tick" data-video="{video.id}" aria-label="Select: {escape(video.request.prompt)}">'
+    if isinstance(values, dict):
+        cells = "".join(f"<td>{measure_words(values.get(name))}</td>" for name in METRICS)
+    else:
+        cells = f'<td colspan="{len(METRICS)}"><span class="note">{escape(values) if values else "Measuring …"}</span></td>'
+    return f'<tr data-slot="{video.id}"><th scope="row"><div class="row-video">{tick}{_card(video, False)}<span dir="auto">{escape(video.request.prompt)}</span></div></th>{cells}</tr>'
+
+
+def _head(total: int, table: bool) -> str:
+    words = "As pictures" if table else "As a table"
+    return f'<div class="panel-head"><p class="note">{total} {"video" if total == 1 else "videos"}</p><span class="tools"><button class="small" data-action="gallery-table" title="Pictures, or rows with what is measured on each video">{words}</button></span></div>'
+
+
+def _more(shown: int, total: int, page: int) -> str:
+    left = total - shown
+    return f'<button class="small more" data-action="more">Show {min(left, page)} more</button>' if left > 0 else ""
 
 
 def _slot(video: Video) -> str:

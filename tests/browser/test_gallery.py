@@ -73,6 +73,27 @@ def test_the_order_and_the_keys(gallery: Page) -> None:
     expect(gallery.get_by_role("textbox", name="Search prompts and #tags")).to_be_focused()
 
 
+def test_the_table_has_what_is_measured_in_columns_and_is_sorted_by_one(gallery: Page) -> None:
+    gallery.get_by_role("button", name="As a table").click()
+    rows = gallery.locator("#gallery .measured tbody tr")
+    expect(rows).to_have_count(3)
+    expect(gallery.locator("#gallery .measured")).not_to_contain_text("Measuring")
+    column = [header.split(",")[0].strip() for header in gallery.locator("#gallery .measured thead th").all_inner_texts()].index("Sharpness")
+    values = lambda: [float(text) for text in gallery.locator(f"#gallery .measured tbody tr > :nth-child({column + 1})").all_inner_texts()]  # noqa: E731
+    before = values()
+    assert len(set(before)) == 3
+    for arrow, order in (("↓", sorted(before, reverse=True)), ("↑", sorted(before))):
+        gallery.get_by_role("button", name="Sharpness", exact=True).or_(gallery.get_by_role("button", name="Sharpness ↓")).click()
+        expect(gallery.get_by_role("columnheader", name=f"Sharpness {arrow}")).to_be_visible()
+        assert values() == order
+    rows.first.locator(".card").focus()
+    gallery.keyboard.press("ArrowDown")
+    gallery.keyboard.press("x")
+    expect(rows.nth(1).locator(".tick")).to_be_checked()
+    gallery.get_by_role("button", name="As pictures").click()
+    expect(gallery.locator("#gallery .slot")).to_have_count(3)
+
+
 def test_a_gif_and_a_file_without_settings(gallery: Page, tmp_path: Path) -> None:
     gallery.get_by_role("button", name="Show: First fish.").last.click()
     expect(gallery.locator("#viewer .caption-prompt")).to_have_text("First fish.")

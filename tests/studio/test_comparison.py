@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import time
 from collections.abc import Callable
@@ -277,6 +278,14 @@ def test_videos_are_measured_in_the_background_and_the_better_one_is_marked(tmp_
     session, screen = Session(selected="flickering", details=True), Screen(services)
     screen.paint(session)
     assert "This video flickers." in session.sent["viewer"] and "flickers" in session.sent["gallery"]
+    newest = services.library.list()
+    assert services.comparisons.measured_each(newest).count(None) == 1  # the second by itself is begun here
+    finished(lambda: services.comparisons.measures([videos[1]]))
+    assert {video.id: values["flicker"] for video, values in zip(newest, services.comparisons.measured_each(newest))} == {"still": 0, "flickering": second["flicker"]}
+    for order, names in (("flicker", ["flickering", "still"]), ("-flicker", ["still", "flickering"])):
+        session.table, session.table_order = True, order
+        screen.paint(session)
+        assert re.findall('<tr data-slot="(.*?)">', session.sent["gallery"]) == names and f'data-id="{"" if order[0] == "-" else "-"}flicker"' in session.sent["gallery"]
     services.close()
 
 
