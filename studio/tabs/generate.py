@@ -109,7 +109,7 @@ def layout(page: Page) -> GenerateTab:
                         fields["fps"] = gr.Number(preset.fps, label="Model fps", precision=0, min_width=64, elem_id="fps")
                         fields["output_fps"] = gr.Number(preset.output_fps, label="File fps", precision=0, min_width=64, elem_id="output-fps")
                     gr.HTML('<p class="note">The model draws motion for the first speed; the file plays at the second.</p>')
-                    fields["window_frames"] = gr.Number(preset.window_frames, label="Frames seen at once", precision=0, elem_id="window-frames", info="For clips longer than the model was trained for, which it then makes window by window. Empty: the preset's, or all.")
+                    fields["window_frames"] = gr.Number(preset.window_frames, label="Frames seen at once", precision=0, elem_id="window-frames", info="For clips longer than the model was trained for, which it then makes window by window. 0: the preset's, or all.")
                     fields["loras"] = gr.Textbox("", label="LoRAs", max_lines=1, elem_id="loras", info="Names with commas between them; name@0.5 uses one by half.", placeholder=", ".join(installed_loras(page.services.data_dir)) or "none is installed yet")
                 own_presets = preset_form.layout(page)
             with gr.Column(elem_id="go", min_width=0):
