@@ -60,7 +60,7 @@ def made_from(path: str | Path) -> dict[str, Any]:
     """What the header of a LoRA says about its making (run, step, model, rank, caption of use); empty for a file from elsewhere."""
     from safetensors import safe_open
 
-    with safe_open(path, "pt") as file:
+    with safe_open(path, "np") as file:  # "pt" would load torch
         return json.loads((file.metadata() or {}).get(MADE_FROM, "{}"))
 
 

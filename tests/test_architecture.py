@@ -46,6 +46,25 @@ def test_the_page_does_not_load_torch(module):
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
+def test_a_drawn_page_does_not_load_torch(tmp_path):
+    """With all that a first visitor sees, and a LoRA, whose header is read."""
+    code = """
+import sys, numpy, pathlib
+from safetensors.numpy import save_file
+from studio.screen import Screen, Session
+from studio.services import Services
+folder = pathlib.Path(sys.argv[1])
+(folder / "loras").mkdir()
+save_file({"a": numpy.zeros(1)}, folder / "loras" / "mine.safetensors", {"mira_run": '{"run": "first"}'})
+services = Services.open(folder, start_worker=False)
+panes = dict(zip(Screen(services).names, Screen(services).paint(Session())))
+assert "from the run first" in panes["models"], panes["models"]
+services.close()
+sys.exit("torch" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT, check=False).returncode == 0
+
+
 def test_public_names():
     import core
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from core.loras import made_from
-from core.releases import TEXT_ENCODER, TEXT_ENCODER_BYTES, TEXT_ENCODER_DOWNLOAD_BYTES, folder_name
+from core.releases import TEXT_ENCODER, TEXT_ENCODER_BYTES, TEXT_ENCODER_DOWNLOAD_BYTES
 from training.runs import Run
 
 from ..chores import Chore
@@ -28,14 +28,13 @@ def render_models(
     trouble = "".join(f'<div class="alert" role="alert">{escape(worker["trouble"])}</div>' for worker in workers if worker["trouble"])
     here = "".join(_installed(model, hashes.get(model.name), workers, can_load) for model in models if model.installed)
     others = "".join(_release(model, free, chore) for model in models if not model.installed)
-    shared = folder_name(TEXT_ENCODER)
     return (
         f'<div class="panel-head"><h2>On this machine</h2></div>{trouble}{_chore(chore)}'
         f'<ul class="models">{here}</ul>'
         f'<div class="panel-head"><h2>LoRAs</h2></div>{_loras(loras)}'
         f"{_checkpoints(runs)}"
         f'<div class="panel-head"><h2>Mira\'s own</h2></div><p class="note">Free here: {free / 1e9:.0f} GB. A download needs twice its size for a while, since it is converted. Each model also needs the text encoder '
-        f"{TEXT_ENCODER} once: {TEXT_ENCODER_DOWNLOAD_BYTES / 1e9:.0f} GB to download, {TEXT_ENCODER_BYTES / 1e9:.0f} GB kept in <code>models/{shared}</code>.</p>"
+        f"{TEXT_ENCODER} once: {TEXT_ENCODER_DOWNLOAD_BYTES / 1e9:.0f} GB to download, {TEXT_ENCODER_BYTES / 1e9:.0f} GB kept.</p>"
         f'<ul class="models">{others}</ul>'
     )
 
@@ -84,7 +83,7 @@ def _checkpoints(runs: Sequence[Run]) -> str:
         if not steps or run.config is None or not run.config.model:
             continue
         buttons = "".join(
-            f'<button class="small" data-action="run-use" data-id="{escape(run.name)}|{step}" title="Fills the form with it" aria-label="Use step {step} of {escape(run.name)}">Step {step}</button>'
+            f'<button class="small" data-action="run-use" data-id="{escape(run.name)}|{step}" title="Fills the form with it" aria-label="Use step {step} of {escape(run.name)}">Use step {step}</button>'
             for step in reversed(steps[-SHOWN_STEPS:])
         )
         count = f"{len(steps)} {'checkpoint' if len(steps) == 1 else 'checkpoints'}, of {model_label(run.config.model)}"
