@@ -19,8 +19,8 @@ from .library import Video
 from .settings_words import title, value_words
 
 
-def write_zip(videos: Sequence[Video], folder: Path) -> Path:
-    """One file with all of ``videos`` under their prompts' names. Raises RequestError, StorageError or WriteError."""
+def write_zip(videos: Sequence[Video], folder: Path, settings: bool = True) -> Path:
+    """One file with all of ``videos`` under their prompts' names, with or without the ``settings`` in them. Raises RequestError, StorageError, VideoError or WriteError."""
     if not videos:
         raise RequestError("id", "None of these videos is there any more.")
     require_space(folder, sum(Path(video.path).stat().st_size for video in videos))
@@ -30,7 +30,7 @@ def write_zip(videos: Sequence[Video], folder: Path) -> Path:
         for video in videos:
             stem = file_stem(video.request)
             taken[stem] = taken.get(stem, 0) + 1
-            archive.write(video.path, f"{stem}.mp4" if taken[stem] == 1 else f"{stem}-{taken[stem]}.mp4")
+            archive.write(video.path if settings else write_plain(video, folder), f"{stem}.mp4" if taken[stem] == 1 else f"{stem}-{taken[stem]}.mp4")
     return path
 
 

@@ -295,8 +295,8 @@ class Screen:
             case "tag-many" | "untag-many":
                 tag, _, ids = id.rpartition("|")
                 library.tag([video.id for video in self._picked(ids)], tag, action == "tag-many")
-            case "zip":
-                session.hand_out(write_zip(self._picked(id), self.services.exports))
+            case "zip" | "zip-plain":
+                session.hand_out(write_zip(self._picked(id), self.services.exports, settings=action == "zip"))
             case "gif" | "plain":
                 write = write_gif if action == "gif" else write_plain
                 session.hand_out(write(self._picked(id)[0], self.services.exports))

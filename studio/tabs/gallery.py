@@ -21,7 +21,7 @@ MANY_TOOLS = (
     '<button class="small" data-action="star-many" data-with="video">Star</button><button class="small" data-action="unstar-many" data-with="video">Unstar</button>'
     '<input class="tag-box" data-tag placeholder="tag" aria-label="Tag" maxlength="40"><button class="small" data-action="tag-many" data-with="video" data-with-tag>Add tag</button>'
     '<button class="small" data-action="untag-many" data-with="video" data-with-tag>Remove tag</button>'
-    '<button class="small" data-action="zip" data-with="video">Download zip</button><button class="small" data-action="delete-many" data-with="video">Delete</button></span></div>'
+    '<button class="small" data-action="zip" data-with="video">Download zip</button><button class="small" data-action="zip-plain" data-with="video" title="The same mp4s, without the prompts and settings in them">Zip without settings</button><button class="small" data-action="delete-many" data-with="video">Delete</button></span></div>'
 )
 KEYS = '<p class="note keys"><kbd>←</kbd> <kbd>→</kbd> move, <kbd>Enter</kbd> shows, <kbd>S</kbd> stars, <kbd>X</kbd> selects, <kbd>Delete</kbd> deletes, <kbd>/</kbd> searches</p>'
 

@@ -94,6 +94,9 @@ def test_a_zip_holds_each_file_once(library: Library, tmp_path: Path) -> None:
     with zipfile.ZipFile(write_zip(library.list(), tmp_path)) as archive:
         assert archive.namelist() == ["a-ball-5.mp4", "a-ball-5-2.mp4", "zebra-5.mp4"]
         assert archive.read("zebra-5.mp4") == Path(library.get("v0").path).read_bytes()
+    with zipfile.ZipFile(write_zip(library.list(), tmp_path, settings=False)) as archive:
+        archive.extract("zebra-5.mp4", tmp_path)
+    assert read_settings(tmp_path / "zebra-5.mp4") is None and np.array_equal(read_video(tmp_path / "zebra-5.mp4"), read_video(library.get("v0").path))
     with pytest.raises(RequestError, match="None of these"):
         write_zip([], tmp_path)
 
