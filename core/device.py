@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -73,6 +75,23 @@ def memory_available(device: str | torch.device = "cpu") -> int:
     if limit.exists() and (text := limit.read_text().strip()) != "max":
         free = min(free, int(text) - int(usage.read_text()))
     return max(0, free)
+
+
+def forget_peak(device: torch.device) -> None:
+    """Begin to measure ``peak_memory`` anew."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with contextlib.suppress(OSError):  # elsewhere than on Linux there is nothing to measure by
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """The most bytes in use since ``forget_peak``: of a GPU those that torch held tensors in, of the CPU all that this process held. None where it cannot be told."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if device.type == "cpu" and status.exists() else None
+    return found and 1024 * int(found[1])
 
 
 def require_memory(needed: int, device: str | torch.device, what: str) -> None:

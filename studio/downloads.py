@@ -61,4 +61,5 @@ def file_facts(video: Video) -> list[tuple[str, str]]:
         return [("File", f"{path.name} cannot be read: {error}")]
     made = settings.get(MADE_WITH) or {}
     request = [(title(name), value_words(name, value)) for name, value in video.request.to_dict().items() if value not in (None, "")]
-    return [("File", f"{path.name}, {size_words(size)}"), *request, *((title(name), value_words(name, value)) for name, value in made.items())]
+    peak = [("Memory at its peak", size_words(video.peak_memory))] if video.peak_memory else []
+    return [("File", f"{path.name}, {size_words(size)}"), *request, *peak, *((title(name), value_words(name, value)) for name, value in made.items())]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 
 from core.schedulers_info import SAMPLERS
@@ -32,6 +33,27 @@ def seconds_for(services: Services, requests: Sequence[GenerationRequest]) -> fl
     if not all(made.values()):
         return None
     return sum(made[request.model].elapsed * work(request) / work(made[request.model].request) for request in requests)
+
+
+def memory_for(services: Services, requests: Sequence[GenerationRequest]) -> float | None:
+    """About how many bytes the largest of resolved requests takes at its peak; None while one of their models has made nothing here that was measured.
+
+    The model's own share and that of every pixel, as they fit what was measured best; of one size alone nothing larger than that can be told
+    but that it takes no more than in proportion.
+    """
+    needed = []
+    for model in {request.model for request in requests}:
+        peaks = services.library.peaks(model)
+        if not peaks:
+            return None
+        pixels = max(request.num_frames * request.width * request.height for request in requests if request.model == model)
+        sizes, bytes_ = [size for size, _ in peaks], [peak for _, peak in peaks]
+        if len(set(sizes)) > 1:
+            slope, base = statistics.linear_regression(sizes, bytes_)
+            needed.append(max(min(bytes_), base + max(0.0, slope) * pixels))
+        else:
+            needed.append(statistics.mean(bytes_) * max(1.0, pixels / sizes[0]))
+    return max(needed)
 
 
 def seconds_left(services: Services, jobs: Sequence[Job], waiting: int) -> float | None:
@@ -66,4 +88,5 @@ def estimate(services: Services, requests: Sequence[GenerationRequest]) -> str:
     seconds = seconds_for(services, filled)
     if seconds is None:
         return f"<p>{video}</p>"
-    return f"<p>{video} · about {about(seconds)} to make{f' all {len(filled)}' if len(filled) > 1 else ''}</p>"
+    memory = memory_for(services, filled)
+    return f"<p>{video} · about {about(seconds)}{'' if memory is None else f', {memory / 1e9:.1f} GB'} to make{f' all {len(filled)}' if len(filled) > 1 else ''}</p>"

@@ -53,6 +53,8 @@ class Video:
     """What came out when it was made again, in words."""
     faults: str | None = None
     """What is plainly wrong with it, in words: that it is blank, stands still, flickers or jumps."""
+    peak_memory: int | None = None
+    """The most bytes in use while it was made, where that was measured and nothing was done to save memory."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,13 @@ class Library:
         rows = self.db.read("SELECT * FROM videos WHERE id = ? AND deleted IS NULL", id)
         return self._videos(rows)[0] if rows else None
 
+    def peaks(self, model: str) -> list[tuple[int, int]]:
+        """Pixels and peak memory in bytes of the last videos that ``model`` made here, where it was measured."""
+        rows = self.db.read(
+            "SELECT num_frames * width * height AS pixels, peak_memory FROM videos WHERE json_extract(request, '$.model') = ? AND peak_memory IS NOT NULL ORDER BY created DESC LIMIT 50", model
+        )  # fmt: skip
+        return [(row["pixels"], row["peak_memory"]) for row in rows]
+
     def largest(self, model: str) -> GenerationRequest | None:
         """The request of the largest video that ``model`` has made here; None where it has made none."""
         rows = self.db.read("SELECT request FROM videos WHERE json_extract(request, '$.model') = ? AND elapsed IS NOT NULL ORDER BY num_frames * width * height DESC LIMIT 1", model)
@@ -145,7 +154,7 @@ class Library:
         return self.db.version("library")
 
     def add(
-        self, id: str, request: GenerationRequest, file: Path, poster: Path | None = None, elapsed: float | None = None, created: float | None = None, faults: Sequence[str] = (),
+        self, id: str, request: GenerationRequest, file: Path, poster: Path | None = None, elapsed: float | None = None, created: float | None = None, faults: Sequence[str] = (), peak_memory: int | None = None,
     ) -> None:  # fmt: skip
         """Record ``file``, which ``request`` (resolved) made, and move it and its poster into ``videos/`` as ``id.mp4``.
 
@@ -155,10 +164,10 @@ class Library:
         still = poster and target.with_suffix(poster.suffix)
         with self.db.write() as tx:
             tx.execute(
-                "INSERT INTO videos (id, request, prompt, file, poster, created, elapsed, width, height, num_frames, fps, faults) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+                "INSERT INTO videos (id, request, prompt, file, poster, created, elapsed, width, height, num_frames, fps, faults, peak_memory) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
                 (id, dump_request(request), request.prompt, target.name, still and still.name, created or time.time(), elapsed,
-                 request.width, request.height, request.num_frames, request.output_fps, ", ".join(faults) or None),
+                 request.width, request.height, request.num_frames, request.output_fps, ", ".join(faults) or None, peak_memory),
             )  # fmt: skip
             self.db.touch("library")
             if still:
@@ -303,6 +312,7 @@ class Library:
             tags=tags,
             verdict=row["verdict"],
             faults=row["faults"],
+            peak_memory=row["peak_memory"],
         )
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from core import GenerationCancelled, GenerationRequest, MiraPipeline, load_pipeline, save_video
-from core.device import choose_device
+from core.device import choose_device, forget_peak, peak_memory
 from core.device_lock import DeviceTurn, lock_path
 from core.economy import Economy, OutOfMemory
 from core.metrics import faults
@@ -40,6 +40,8 @@ from .words import explain, is_broken_device, is_out_of_memory
 log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 0.2
+PEAK = "peak_memory"
+"""What ``frames`` tells beside what a video was made with: bytes. The library keeps them, not the file."""
 
 
 class VideoMaker:
@@ -134,6 +136,8 @@ class VideoMaker:
         started = time.monotonic()
         frames, made = self.frames(request, progress.on_step_end, progress.place)
         progress.stage("save", DECODED)
+        peak = None if made.get("memory") else made[PEAK]  # where memory was saved it tells nothing of the next one
+        made = {name: value for name, value in made.items() if name != PEAK}
         part, final = self.work_dir / f"{job.id}.mp4", self.library.videos_dir / f"{job.id}.mp4"
         try:
             save_video(frames, part, fps=request.output_fps, settings=request.to_dict() | {MADE_WITH: made})
@@ -144,7 +148,7 @@ class VideoMaker:
             with self.queue.db.write():
                 if not self.queue.finish(job.id, self.worker_id, job.attempts, str(final)):
                     raise GenerationCancelled(f"Request {job.id} was cancelled.")
-                self.library.add(job.id, request, part, part.with_suffix(".jpg"), elapsed=progress.place.seconds + time.monotonic() - started, faults=wrong)
+                self.library.add(job.id, request, part, part.with_suffix(".jpg"), elapsed=progress.place.seconds + time.monotonic() - started, faults=wrong, peak_memory=peak)
                 self.library.set_runs(job.id, runs_of(made))
         finally:
             for file in (part, part.with_suffix(".jpg")):
@@ -170,8 +174,9 @@ class VideoMaker:
             while True:
                 pipe.spare(place.economy)
                 try:
+                    forget_peak(device)
                     frames = pipe.generate(request, callback=remember, resume=done).frames[0]
-                    return frames, made | place.economy.told
+                    return frames, made | place.economy.told | {PEAK: peak_memory(device)}
                 except Exception as error:
                     if not is_out_of_memory(error):
                         raise

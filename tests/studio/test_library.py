@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from core.types import MADE_WITH, GenerationRequest, RequestError
 from core.video_io import read_settings, read_video, save_video
 from studio.db import Database
 from studio.downloads import file_facts, write_gif, write_plain, write_zip
+from studio.estimate import memory_for
 from studio.library import Library, Query
 from studio.queue import Queue
 
@@ -88,6 +90,26 @@ def test_videos_are_found_by_the_training_run_behind_them(library: Library, tmp_
     save_video(np.zeros((3, 32, 32, 3), np.uint8), library.videos_dir / "brought.mp4", 6, library.get("v0").request.to_dict() | {MADE_WITH: made})
     library.recover(queue)
     assert library.count(Query(run="first")) == 2
+
+
+def test_memory_is_told_by_what_was_measured(library: Library, tmp_path: Path) -> None:
+    request = GenerationRequest(prompt="a ball", width=32, height=32, num_frames=10, seed=1).resolved()
+
+    def made(frames: int, peak: int | None) -> None:
+        file = tmp_path / "made.mp4"
+        file.write_bytes(b"film")
+        library.add(f"made-{frames}-{peak}", request.replace(num_frames=frames), file, elapsed=1.0, peak_memory=peak)
+
+    def told(*frames: int) -> float | None:
+        return memory_for(SimpleNamespace(library=library), [request.replace(num_frames=count) for count in frames])
+
+    made(10, None)
+    assert told(10) is None
+    made(10, 1000)
+    assert told(10) == told(5) == 1000 and told(5, 20) == 2000
+    made(30, 1400)
+    assert [round(told(count)) for count in (10, 20, 50)] == [1000, 1200, 1800]
+    assert library.largest("mira-nano").width == 128 and memory_for(SimpleNamespace(library=library), [request.replace(model="other")]) is None
 
 
 def test_a_zip_holds_each_file_once(library: Library, tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ def test_a_video_and_its_row_appear_together(maker: VideoMaker, small: Generatio
     done, video = maker.queue.get(job.id), maker.library.get(job.id)
     assert done.state == "done" and done.video == video.path and Path(video.path).exists() and Path(video.poster).exists()
     assert video.request == job.request and (video.width, video.height, video.num_frames) == (32, 32, 4) and video.elapsed > 0
+    assert 2**26 < video.peak_memory < 2**36 and "peak_memory" not in read_settings(video.path)["made_with"] and "Memory at its peak" in dict(file_facts(video))
     assert not list(maker.work_dir.iterdir()) and not list(maker.previews_dir.iterdir())
 
 
