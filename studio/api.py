@@ -198,7 +198,7 @@ def register(services: Services) -> None:
             search: Only those whose prompt contains every word of this; #word is a tag.
         """
         return [
-            {"id": v.id, "video": v.path, "poster": v.poster, "created": v.created, "seconds": v.seconds, "favourite": v.favourite, "tags": list(v.tags), "request": v.request.to_dict()}
+            {"id": v.id, "video": v.path, "poster": v.poster, "created": v.created, "seconds": v.seconds, "favourite": v.favourite, "tags": list(v.tags), "verdict": v.verdict, "request": v.request.to_dict()}
             for v in library.list(Query(search=search), _limit(limit), max(0, offset))
         ]
 
@@ -241,13 +241,73 @@ def register(services: Services) -> None:
         library.undelete(id)
         return {"restored": id}
 
-    def list_models() -> list[dict[str, Any]]:
-        """The models that a request can name: installed ones with their size in bytes, and those that would be downloaded."""
-        return [{"name": m.name, "installed": m.installed, "folder": m.path, "bytes": m.size, "download_gigabytes": m.release and m.release.gigabytes} for m in services.models.list()]
+    def verify(id: str) -> dict[str, str]:
+        """Queue a video's request once more, to see whether every pixel comes out again; list_videos has the verdict when that is done.
 
-    for endpoint in (enqueue, generate, status, cancel, retry, edit, move, pause, resume, pause_request, resume_request, list_requests, list_videos, star, tag, delete_video, restore_video, list_models):
-        gr.api(in_words(worked(endpoint) if endpoint in (enqueue, retry, resume, resume_request) else endpoint), api_name=endpoint.__name__, concurrency_limit=None)
+        Args:
+            id: The video's id.
+
+        Returns:
+            {"id": ...} of the new request.
+        """
+        video = library.get(id)
+        if video is None:
+            raise RequestError("id", f"There is no video {id!r}.")
+        return {"id": queue.verify(video.id, video.request)}
+
+    def list_models() -> list[dict[str, Any]]:
+        """The models that a request can name: installed ones with their size in bytes, their hash and where they come from, and those that would be downloaded."""
+        models = services.models
+        return [
+            {"name": m.name, "installed": m.installed, "folder": m.path, "bytes": m.size, "hash": models.hash(m) if m.installed else None, "source": m.source, "download_gigabytes": m.release and m.release.gigabytes}
+            for m in models.list()
+        ]
+
+    def install_model(name: str) -> dict[str, Any]:
+        """Begin to download and convert a released model, going on where an earlier download stopped; as installing tells.
+
+        Args:
+            name: Its name, as list_models gives it.
+        """
+        services.models.require(name)
+        services.installs.install(name)
+        return installing()
+
+    def installing() -> dict[str, Any]:
+        """What is being downloaded or converted, or was last: model, words, done and of (bytes), working, and error; empty when there was nothing."""
+        chore = services.installs.current
+        return {} if chore is None else {"model": chore.dataset, "words": chore.words, "done": chore.done, "of": chore.of, "working": chore.working, "error": chore.error}
+
+    def cancel_install() -> dict[str, Any]:
+        """Stop downloading or converting. What was downloaded is kept, and install_model goes on from there."""
+        services.installs.cancel()
+        return installing()
+
+    def load_model(name: str) -> list[dict[str, Any]]:
+        """Have every worker load a model once its request is done, in place of the one in its memory; as workers tells.
+
+        Args:
+            name: Its name, as list_models gives it.
+        """
+        services.models.require(name)
+        executor.load(name)
+        return workers()
+
+    def unload_model() -> list[dict[str, Any]]:
+        """Have every worker free its model's memory once its request is done; as workers tells."""
+        executor.unload()
+        return workers()
+
+    def workers() -> list[dict[str, Any]]:
+        """What makes videos: state, device, dtype, the model in memory, and what went wrong, for each worker."""
+        return executor.statuses()
+
+    for endpoint in (enqueue, generate, status, cancel, retry, edit, move, pause, resume, pause_request, resume_request, list_requests, list_videos, star, tag, delete_video, restore_video, verify, list_models, install_model, installing, cancel_install, workers):
+        gr.api(in_words(worked(endpoint) if endpoint in (enqueue, retry, resume, resume_request, verify) else endpoint), api_name=endpoint.__name__, concurrency_limit=None)
     gr.api(in_words(list_all), api_name="list", concurrency_limit=None)
+    if not executor.inside_events:  # where a model is in memory only while a video is made
+        for endpoint in (load_model, unload_model):
+            gr.api(in_words(endpoint), api_name=endpoint.__name__, concurrency_limit=None)
 
 
 def in_words(function: Callable[..., Any]) -> Callable[..., Any]:

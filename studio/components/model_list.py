@@ -55,7 +55,7 @@ def _installed(model: Model, digest: str | None, workers: Sequence[Status], can_
 def _loras(loras: Mapping[str, Path]) -> str:
     """What can be added to a model, or how to come by one."""
     if not loras:
-        return '<p class="note">None yet. Train one on your clips in the Training tab, or put a .safetensors file into the folder <code>loras</code> of the data folder.</p>'
+        return '<p class="note">None yet. Fine-tuning on your clips makes one, and so does a .safetensors file in the folder <code>loras</code> of the data folder.</p>'
     rows = "".join(
         f'<li><div><strong>{escape(name)}</strong><p class="note">{escape(_lora_line(path))}</p><p class="note source">{escape(path)}</p></div><div class="caption-buttons">'
         f'<button class="small strong" data-action="use-lora" data-id="{escape(name)}" title="Adds it to the form" aria-label="Use: {escape(name)}">Use</button></div></li>'

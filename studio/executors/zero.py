@@ -168,7 +168,7 @@ class EventMaker(VideoMaker):
                     step, timestep, num_steps, preview = news
                     on_step_end(self.pipe, step, timestep, {"num_steps": num_steps, "preview": None if preview is None else lambda: [preview]})
         except gr.Error as error:  # ZeroGPU's own: no GPU is free, or the visitor's share is used up
-            raise GenerationError(str(error.message)) from error
+            raise GenerationError(f"{error.title}: {error.message}" if error.title != "Error" else str(error.message)) from error
         raise GenerationError("The GPU was taken away before the video was done. Retry, or make a shorter one.")
 
     def leave(self) -> None:

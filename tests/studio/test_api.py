@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from studio_app import ROOT, StudioApp, wait_for
+from studio_app import ROOT, StudioApp, wait_for, wait_for
 
 from core import read_settings
 from core.video_io import read_video
@@ -67,6 +67,14 @@ def test_videos_and_models_are_found_by_name(studio_app: StudioApp) -> None:
     studio_app.call("restore_video", id)
     assert len(studio_app.call("list_videos", 60, 0, "zanzibar")) == 1
     assert "TencentARC/Mira-v0:128" in [model["name"] for model in studio_app.call("list_models")]
+    again = studio_app.call("verify", id)["id"]
+    studio_app.wait(again, "done")
+    assert studio_app.call("list_videos", 60, 0, "zanzibar")[0]["verdict"].startswith("Bit-exact")
+    studio_app.call("unload_model")
+    wait_for(lambda: studio_app.call("workers")[0]["model"] is None, 60, "the model to leave")
+    studio_app.call("load_model", str(studio_app.model))
+    wait_for(lambda: studio_app.call("workers")[0]["model"] == str(studio_app.model), 60, "the model to come back")
+    assert studio_app.call("installing") == {} and studio_app.call("cancel_install") == {}
     with pytest.raises(Exception, match="limit is 0"):
         studio_app.call("list_videos", 0)
 
