@@ -358,14 +358,21 @@ class ClipScorer:
         return found
 
 
+def default_clip() -> tuple[Path, str] | None:
+    """CLIP_MODEL's weights in Hugging Face's cache, with its name; None where they were not downloaded. No torch."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(CLIP_REPO, CLIP_FILE)
+    return (Path(found), CLIP_MODEL) if isinstance(found, str) else None
+
+
 def installed_clip() -> tuple[Path, str] | None:
-    """A file of CLIP's weights in Hugging Face's cache with open_clip's name of its architecture: CLIP_MODEL's, or any other that was downloaded."""
+    """``default_clip``, or any other weights in that cache that open_clip knows, with its name of their architecture."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    found = try_to_load_from_cache(CLIP_REPO, CLIP_FILE)
-    if isinstance(found, str):
-        return Path(found), CLIP_MODEL
+    if found := default_clip():
+        return found
     if not any(Path(HF_HUB_CACHE).glob("models--*")):
         return None  # and open_clip, with torch, need not be loaded to know
     import open_clip
@@ -431,6 +438,8 @@ METRICS: dict[str, Metric] = {
     )
 }
 """Those that need no weights."""
+CLIP_METRICS = {"clip_text": "Fits its prompt (CLIP)", "clip_text_change": "Fits it better later on (CLIP)", "clip_consistency": "Steadiness (CLIP)"}
+"""What ``ClipScorer.score`` finds, as it is shown; higher is better in all."""
 
 
 def measure(frames: np.ndarray, tick: Callable[[], object] = lambda: None) -> dict[str, float | int | None]:
@@ -499,6 +508,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--clip", type=Path, help=f"CLIP's weights; found by themselves when downloaded with: hf download {CLIP_REPO} {CLIP_FILE}")
     parser.add_argument("--clip-model", help=f"open_clip's name of the architecture of --clip, {CLIP_MODEL} if nothing is said")
     parser.add_argument("--aesthetic", type=Path, help=f"the aesthetic score's head, made for the weights of --clip; for OpenAI's ViT-B-32-quickgelu: {AESTHETIC_URL}")
+    parser.add_argument("--clip-only", action="store_true", help="only what CLIP and the aesthetic score tell")
     shape = parser.add_mutually_exclusive_group()
     shape.add_argument("--json", action="store_true")
     shape.add_argument("--csv", action="store_true")
@@ -507,7 +517,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         scorer = ClipScorer(*clip, args.aesthetic) if clip else None
         other = read_video(args.against) if args.against else None
-        rows = [_row(path, other, scorer) for path in args.videos]
+        rows = [_row(path, other, scorer, args.clip_only) for path in args.videos]
     except (OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -527,10 +537,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _row(path: Path, other: np.ndarray | None, scorer: ClipScorer | None) -> dict[str, Any]:
+def _row(path: Path, other: np.ndarray | None, scorer: ClipScorer | None, clip_only: bool) -> dict[str, Any]:
     """All figures of a file."""
     frames = read_video(path)
-    row: dict[str, Any] = {"video": str(path), **measure(frames), "faults": faults(frames)}
+    row: dict[str, Any] = {"video": str(path)}
+    if not clip_only:
+        row |= {**measure(frames), "faults": faults(frames)}
     if other is not None:
         row |= {**compare(frames, other), "lpips": lpips_distance(frames, other)}
     if scorer is None:

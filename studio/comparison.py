@@ -6,7 +6,11 @@ import hashlib
 import json
 import logging
 import math
+import subprocess
+import sys
+import tempfile
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -30,6 +34,7 @@ log = logging.getLogger(__name__)
 MOST = 4
 """Videos that are compared at once."""
 LETTERS = "ABCD"
+ROOT = Path(__file__).resolve().parents[1]
 PARTED = 0.01
 """Mean difference of a frame, of 1, above which two videos have parted; what the mp4's compression makes of equal frames is far below."""
 SMALL = (64, 40)
@@ -98,7 +103,32 @@ def measures(videos: Sequence[Video], tick: Callable[[], object] = lambda: None)
         frames = read_video(video.path)
         first = frames if first is None else first
         found.append(measure(frames, tick) | (compare(frames, first) if frames is not first and frames.shape == first.shape else {}))
-    return found
+    return [figures | told for figures, told in zip(found, clip_measures(videos, tick))]
+
+
+def clip_measures(videos: Sequence[Video], tick: Callable[[], object] = lambda: None) -> list[dict[str, float | None]]:
+    """What CLIP_METRICS are of each video, by a process of its own, as torch is not for this one; nothing where CLIP's weights are not there, or fail (the log says why)."""
+    from core.metrics import CLIP_METRICS, default_clip
+
+    nothing: list[dict[str, float | None]] = [{} for _ in videos]
+    if (clip := default_clip()) is None:
+        return nothing
+    weights, model = clip
+    command = [sys.executable, "-m", "core.metrics", "--json", "--clip-only", "--clip", str(weights), "--clip-model", model, *(video.path for video in videos)]
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=errors, text=True)
+        try:
+            while process.poll() is None:
+                tick()
+                time.sleep(0.1)
+        finally:
+            process.kill()
+            process.wait()
+        out.seek(0), errors.seek(0)
+        if process.returncode:
+            log.warning("CLIP could not look at the videos: %s", errors.read()[-2000:])
+            return nothing
+        return [{name: row.get(name) for name in CLIP_METRICS} for row in json.load(out)]
 
 
 def measured_facts(work: Work) -> list[tuple[str, str]]:
@@ -112,10 +142,10 @@ def measured_facts(work: Work) -> list[tuple[str, str]]:
 
 def measure_title(name: str) -> str:
     """What the page calls a metric, with its unit."""
-    from core.metrics import METRICS
+    from core.metrics import CLIP_METRICS, METRICS
 
     if name not in METRICS:
-        return {"psnr": "PSNR to A, dB", "ssim": "SSIM to A"}[name]
+        return {"psnr": "PSNR to A, dB", "ssim": "SSIM to A", **CLIP_METRICS}[name]
     metric = METRICS[name]
     return f"{metric.label}, {metric.unit}" if metric.unit else metric.label
 
@@ -193,14 +223,14 @@ class Comparisons:
     def measures(self, videos: Sequence[Video]) -> Work:
         """``result`` is that of ``measures``; the first call for these videos starts the work."""
         name = _name(videos)
-        return self._started(f"measures {name}", lambda progress: self._cached(self._cache / f"{name}-{MEASURES}.json", lambda: measures(videos, lambda: progress(0.0))))
+        return self._started(f"measures {name}", lambda progress: self._cached(self._cache / measures_file(videos), lambda: measures(videos, lambda: progress(0.0))))
 
     def measured_each(self, videos: Sequence[Video]) -> list[dict[str, float | int | None] | str | None]:
         """What was measured on each video by itself, in words why it cannot be, or None while it is not done; one is begun at a time, so that Compare need not wait for all."""
         found: list[dict[str, float | int | None] | str | None] = []
         working = False
         for video in videos:
-            known = f"measures {_name([video])}" in self._works or (self._cache / f"{_name([video])}-{MEASURES}.json").exists()
+            known = f"measures {_name([video])}" in self._works or (self._cache / measures_file([video])).exists()
             work = self.measures([video]) if known or not working else Work()
             working = working or not work.done
             found.append(work.result[0] if work.result else work.error)
@@ -272,6 +302,13 @@ class Comparisons:
 def _name(videos: Sequence[Video]) -> str:
     """A file name for these videos in this order; a video's file never changes."""
     return hashlib.sha256("\n".join(video.id for video in videos).encode()).hexdigest()[:24]
+
+
+def measures_file(videos: Sequence[Video]) -> str:
+    """Where in the cache the measures of these videos are: elsewhere once CLIP is there."""
+    from core.metrics import default_clip
+
+    return f"{_name(videos)}-{MEASURES}{'-clip' if default_clip() else ''}.json"
 
 
 def _shrink(frames: np.ndarray) -> np.ndarray:

@@ -58,19 +58,21 @@ def render_facts(videos: Sequence[Video], measured: Work | None, exported: Work 
 
 def _measures(work: Work | None, count: int) -> str:
     """A table of figures with the better one marked, where there is a better."""
-    from core.metrics import METRICS
+    from core.metrics import CLIP_METRICS, CLIP_MISSING, METRICS
 
     if work is None or work.error:
         return ""
     if not work.done:
         return '<p class="note">Measuring …</p>'
     rows = []
-    for name in [*METRICS, *(name for name in ("psnr", "ssim") if any(name in found for found in work.result))]:
+    for name in [*METRICS, *(name for name in ("psnr", "ssim", *CLIP_METRICS) if any(name in found for found in work.result))]:
         values = [found.get(name) for found in work.result]
-        best = best_of(values, METRICS[name].better if name in METRICS else None)
+        best = best_of(values, METRICS[name].better if name in METRICS else "higher" if name in CLIP_METRICS else None)
         cells = "".join(f'<td>{measure_words(value)}{" <span class=better>better</span>" if index == best else ""}</td>' for index, value in enumerate(values))
         docs = " ".join(((METRICS[name].measure.__doc__ if name in METRICS else "") or "").split())
         rows.append(f'<tr><th scope="row" title="{escape(docs)}">{escape(measure_title(name))}</th>{cells}</tr>')
+    if not any(name in found for name in CLIP_METRICS for found in work.result):
+        rows.append(f'<tr><th scope="row">{CLIP_METRICS["clip_text"]}</th><td colspan="{count}">{escape(CLIP_MISSING)}</td></tr>')
     head = "".join(f'<th scope="col">{letter}</th>' for letter in LETTERS[:count])
     return f'<div class="scroll"><table class="facts"><caption>Measured on the frames</caption><thead><tr><td></td>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
 

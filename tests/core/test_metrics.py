@@ -16,6 +16,7 @@ from core.metrics import (
     AESTHETIC_MISSING, CLIP_FILE, CLIP_MISSING, CLIP_MODEL, CLIP_REPO, LPIPS_MISSING, METRICS, ClipScorer, Frames, compare, cuts, faults, installed_clip, lpips_distance, main, measure, psnr, ssim,
 )  # fmt: skip
 from core.video_io import VideoError, read_video
+from tiny import tiny_clip
 
 SIZE = (72, 96)
 
@@ -161,20 +162,13 @@ def test_the_command_writes_a_table_json_and_csv(tmp_path, capsys):
 
 
 @pytest.fixture(scope="module")
-def tiny_clip(tmp_path_factory):
+def clip(tmp_path_factory):
     """A CLIP of random weights: its file, and open_clip's name of it."""
-    import open_clip
-
-    folder = tmp_path_factory.mktemp("clip")
-    (folder / "tiny-clip.json").write_text(json.dumps({"embed_dim": 16, "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16}, "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}}))
-    open_clip.add_model_config(folder / "tiny-clip.json")
-    torch.manual_seed(0)
-    torch.save(open_clip.create_model("tiny-clip").state_dict(), folder / "weights.pt")
-    return folder / "weights.pt", "tiny-clip"
+    return tiny_clip(tmp_path_factory.mktemp("clip"))
 
 
-def test_clip_is_cosines_of_what_its_encoders_give(tiny_clip):
-    scorer = ClipScorer(*tiny_clip)
+def test_clip_is_cosines_of_what_its_encoders_give(clip):
+    scorer = ClipScorer(*clip)
     video = panned(3.0, count=4)
     scores = scorer.score(video, "a red ball")
     assert scores["clip_text"] == pytest.approx(np.mean(scores["clip_text_of_frames"]), abs=1e-3) and len(scores["clip_text_of_frames"]) == 4
@@ -185,20 +179,20 @@ def test_clip_is_cosines_of_what_its_encoders_give(tiny_clip):
     assert scorer.score(video, "something else")["clip_text"] != scores["clip_text"]
 
 
-def test_the_aesthetic_score_is_a_line_over_clips_embedding(tiny_clip, tmp_path, capsys):
+def test_the_aesthetic_score_is_a_line_over_clips_embedding(clip, tmp_path, capsys):
     torch.save({"weight": torch.zeros(1, 16), "bias": torch.tensor([5.5])}, tmp_path / "flat.pth")
-    assert ClipScorer(*tiny_clip, tmp_path / "flat.pth").score(still[:2], None)["aesthetic"] == 5.5
+    assert ClipScorer(*clip, tmp_path / "flat.pth").score(still[:2], None)["aesthetic"] == 5.5
     one = torch.zeros(1, 16)
     one[0, 3] = 1.0
     torch.save({"weight": one, "bias": torch.zeros(1)}, tmp_path / "third.pth")
-    assert 0 < abs(ClipScorer(*tiny_clip, tmp_path / "third.pth").score(still[:2], None)["aesthetic"]) < 1  # one coordinate of a unit vector
+    assert 0 < abs(ClipScorer(*clip, tmp_path / "third.pth").score(still[:2], None)["aesthetic"]) < 1  # one coordinate of a unit vector
     video = save_video(still[:3], tmp_path / "a.mp4", 6, {"prompt": "a red ball"})
-    assert main([str(video), "--json", "--clip", str(tiny_clip[0]), "--clip-model", tiny_clip[1], "--aesthetic", str(tmp_path / "flat.pth")]) == 0
+    assert main([str(video), "--json", "--clip", str(clip[0]), "--clip-model", clip[1], "--aesthetic", str(tmp_path / "flat.pth")]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert row["aesthetic"] == 5.5 and row["clip_consistency"] == pytest.approx(1, abs=1e-2) and len(row["clip_text_of_frames"]) == 3
     torch.save({"weight": torch.zeros(1, 512), "bias": torch.zeros(1)}, tmp_path / "wide.pth")
-    assert main([str(video), "--clip", str(tiny_clip[0]), "--clip-model", tiny_clip[1], "--aesthetic", str(tmp_path / "wide.pth")]) == 2
-    assert "a head for embeddings of 512; tiny-clip gives 16" in capsys.readouterr().err
+    assert main([str(video), "--clip", str(clip[0]), "--clip-model", clip[1], "--aesthetic", str(tmp_path / "wide.pth")]) == 2
+    assert f"a head for embeddings of 512; {clip[1]} gives 16" in capsys.readouterr().err
 
 
 def test_any_clip_in_the_cache_is_found(tmp_path, monkeypatch):

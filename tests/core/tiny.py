@@ -76,6 +76,22 @@ def save_tiny_model(folder: str | Path, seed: int = 0) -> Path:
     return Path(folder)
 
 
+def tiny_clip(folder: Path) -> tuple[Path, str]:
+    """A CLIP of random weights in ``folder``: its file, and what open_clip calls such a model, in any process."""
+    import json
+
+    import open_clip
+
+    folder.mkdir(parents=True, exist_ok=True)
+    shape = {"embed_dim": 16, "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16}, "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": shape, "preprocess_cfg": {}}))
+    (folder / "tiny-clip.json").write_text(json.dumps(shape))
+    open_clip.add_model_config(folder / "tiny-clip.json")
+    torch.manual_seed(0)
+    torch.save(open_clip.create_model("tiny-clip").state_dict(), folder / "open_clip_pytorch_model.bin")
+    return folder / "open_clip_pytorch_model.bin", f"local-dir:{folder}"
+
+
 def reference(name: str) -> tuple[dict, dict, dict]:
     """Weights, metadata and figures of a file of tests/data."""
     from safetensors import safe_open

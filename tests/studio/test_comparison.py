@@ -16,7 +16,7 @@ from core.metrics import faults, measure
 from core.types import GenerationRequest, RequestError
 from core.video_io import read_settings, read_video, save_video
 from studio import comparison, db
-from studio.comparison import Comparisons, Timeline, Work, differences, measured_facts, parting, write_side_by_side
+from studio.comparison import Comparisons, Timeline, Work, clip_measures, differences, measured_facts, parting, write_side_by_side
 from studio.components.comparing import best_of, render_facts, render_verdict
 from studio.components.player import TEMPLATE, blind_value, player_value
 from studio.db import Database, StorageError
@@ -25,6 +25,7 @@ from studio.services import Services
 from studio.screen import PANES, Screen, Session
 from studio.settings_words import differing, labels
 from studio.votes import Rate, Votes, pairs
+from tiny import tiny_clip
 
 
 def request(**settings) -> GenerationRequest:
@@ -286,6 +287,31 @@ def test_videos_are_measured_in_the_background_and_the_better_one_is_marked(tmp_
         session.table, session.table_order = True, order
         screen.paint(session)
         assert re.findall('<tr data-slot="(.*?)">', session.sent["gallery"]) == names and f'data-id="{"" if order[0] == "-" else "-"}flicker"' in session.sent["gallery"]
+    services.close()
+
+
+def test_clip_looks_at_compared_videos_once_its_weights_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CLIP of random weights, through the process that looks at the videos with the real ones."""
+    from core import metrics
+
+    services = Services.open(tmp_path / "data", start_worker=False)
+    for name, seed in (("one", 0), ("two", 1)):
+        frames = np.repeat(np.random.default_rng(seed).integers(0, 255, (1, 32, 32, 3), dtype=np.uint8), 4, 0)
+        save_video(frames, tmp_path / "one.mp4", 6, {"prompt": "a red ball"})
+        services.library.add(name, request(), tmp_path / "one.mp4")
+    videos = [services.library.get(name) for name in ("one", "two")]
+    monkeypatch.setattr(metrics, "default_clip", lambda: None)
+    without = finished(lambda: services.comparisons.measures(videos))
+    assert "clip_text" not in without.result[0] and "not installed: hf download" in render_facts(videos, None, None, without)
+    monkeypatch.setattr(metrics, "default_clip", lambda: tiny_clip(tmp_path / "clip"))
+    with monkeypatch.context() as patch:
+        patch.setattr(comparison.sys, "executable", "false")
+        assert clip_measures(videos) == [{}, {}]  # why is in the log, and the other figures are there
+    told = clip_measures(videos)
+    assert all(figures["clip_consistency"] == pytest.approx(1, abs=0.02) and -1 <= figures["clip_text"] <= 1 for figures in told)
+    assert told[0]["clip_text"] != told[1]["clip_text"]
+    work = Work(1.0, [figures | more for figures, more in zip(without.result, told)])
+    assert "Fits its prompt (CLIP)" in (html := render_facts(videos, None, None, work)) and "not installed" not in html
     services.close()
 
 
