@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import secrets
 import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +39,8 @@ class Chore:
     done: int = 0
     of: int = 0
     report: dict[str, Any] | None = None
-    """Of a finished look: ``training.doctor.Report.to_dict`` and ``preview``; of a model: its ``folder``."""
+    """Of a finished look: ``training.doctor.Report.to_dict`` and ``preview``; of a model: its ``folder``; of clips that were split: ``clips``,
+    ``left_out`` and ``folder``; of a checkpoint: the ``file`` it was written to, or its ``address``."""
     error: str | None = None
     working: bool = True
 
@@ -62,6 +65,22 @@ class Chores:
     def render(self, clips: int, folder: Path) -> None:
         """Render Toy World clips with captions into ``folder``."""
         self._begin(Chore(secrets.token_hex(6), str(folder), "Rendering clips"), "training.toyworld", "render", "--clips", str(clips), "--out", str(folder), "--events")
+
+    def split(self, source: str, root: str, folder: Path) -> None:
+        """Cut the videos of a dataset into clips of one shot each, in ``folder``."""
+        self._begin(Chore(secrets.token_hex(6), source, "Cutting the videos"), "training.dataset", "split", source, str(folder), *(["--root", root] if root else []), "--events")
+
+    def pack(self, run: str, step: int, kind: str, out: Path) -> None:
+        """Write a checkpoint as others can take it. Raises RequestError while something else is being done."""
+        self._require_free()
+        words = [run, "--data-dir", str(self.data_dir), "--step", str(step), "--kind", kind, "--out", str(out), "--events"]
+        self._begin(Chore(secrets.token_hex(6), run, f"Writing step {step} of {run}"), "training", "pack", *words)
+
+    def push(self, run: str, step: int, repo: str, token: str, private: bool) -> None:
+        """Put a checkpoint on the Hub. The token goes to that process alone, in its environment. Raises RequestError while something else is being done."""
+        self._require_free()
+        words = [run, "--data-dir", str(self.data_dir), "--step", str(step), "--repo", repo, *([] if private else ["--public"]), "--events"]
+        self._begin(Chore(secrets.token_hex(6), run, f"Sending step {step} of {run} to {repo}"), "training", "push", *words, environment={"HF_TOKEN": token})
 
     def install(self, model: str) -> None:
         """Download a released model, going on where an earlier download stopped, and convert it. Raises RequestError while another one is being installed."""
@@ -92,9 +111,9 @@ class Chores:
         if previous is not None:
             shutil.rmtree(self.data_dir / "previews" / f"dataset-{previous.id}", ignore_errors=True)
 
-    def _begin(self, chore: Chore, module: str, *words: str) -> None:
+    def _begin(self, chore: Chore, module: str, *words: str, environment: Mapping[str, str] | None = None) -> None:
         self.cancel()
-        process = subprocess.Popen([sys.executable, "-m", module, *words], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen([sys.executable, "-m", module, *words], cwd=ROOT, env={**os.environ, **(environment or {})}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         with self._lock:
             self.current, self._process = chore, process
         threading.Thread(target=self._listen, args=(chore, process), name=f"chore-{chore.id}", daemon=True).start()

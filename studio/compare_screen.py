@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .services import Services
 
 COMPARE_PANES = ("tray", "player", "facts", "blind", "blind_player", "verdict")
-COMPARE_ACTIONS = frozenset("compare compare-newest compare-remove compare-earlier compare-clear compare-export blind blind-open blind-close vote".split())
+COMPARE_ACTIONS = frozenset("compare compare-newest compare-wall compare-remove compare-earlier compare-clear compare-export blind blind-open blind-close vote".split())
 
 
 @dataclass
@@ -68,6 +68,13 @@ def compare_act(services: Services, session: Session, action: str, id: str) -> N
             _add(services, session, here, id)
         case "compare-newest":
             session.compared = tuple(video.id for video in reversed(services.library.list(limit=2)))
+        case "compare-wall":
+            wall = services.walls.get(id)
+            made = [video.id for video in _videos(services, wall.cells if wall else ())]
+            if len(made) < 2:
+                raise RequestError("id", "Two of its videos must be there to be compared. Wait for them.")
+            session.compared = tuple(made[:MOST])
+            session.undo = (f"{len(session.compared)} of its {len(wall.cells)} videos are compared.", "compare", before)
         case "compare-remove":
             session.compared = tuple(other for other in here if other != id)
         case "compare-earlier" if id in here[1:]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from core.loras import FOLDER
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from .services import Services
 
 TRAINING_PANES = ("runs", "run", "samples", "checkpoints", "run_log", "chore")
-TRAINING_ACTIONS = frozenset("run-open run-pause run-stop run-resume run-save run-delete run-scale run-log run-compare chore-cancel".split())
+TRAINING_ACTIONS = frozenset("run-open run-pause run-stop run-resume run-save run-sample run-delete run-scale run-log run-compare chore-cancel".split())
 
 
 def training_key(services: Services, session: Session) -> tuple[Any, ...]:
@@ -30,15 +31,25 @@ def training_key(services: Services, session: Session) -> tuple[Any, ...]:
 def training_panes(services: Services, session: Session) -> dict[str, str]:
     """What each of TRAINING_PANES shows."""
     runs = services.runs.list()
-    run = next((run for run in runs if run.name == session.run), None) or next((run for run in runs if run.working), None) or next(iter(runs), None)
+    run = chosen_run(runs, session)
     return {
         "runs": render_runs(runs, run.name if run else None),
-        "run": render_run(run, session.log_scale),
+        "run": render_run(run, session.log_scale, runs_before(runs, run) if run else ()),
         "samples": render_samples(run),
         "checkpoints": render_checkpoints(run),
         "run_log": render_log(run, session.run_log),
         "chore": render_chore(services.chores.current),
     }
+
+
+def chosen_run(runs: Sequence[Run], session: Session) -> Run | None:
+    """The run that a page shows: the one that was picked, else one at work, else the newest."""
+    return next((run for run in runs if run.name == session.run), None) or next((run for run in runs if run.working), None) or next(iter(runs), None)
+
+
+def runs_before(runs: Sequence[Run], run: Run) -> list[str]:
+    """Names of the runs that get the device before a waiting one: in the order in which their processes began."""
+    return [other.name for other in sorted(runs, key=lambda other: other.began) if other.working and other.name != run.name and (other.state != "waiting" or other.began < run.began)]
 
 
 def training_act(services: Services, session: Session, action: str, id: str) -> None:
@@ -55,6 +66,8 @@ def training_act(services: Services, session: Session, action: str, id: str) -> 
             session.run = runs.resume(id, services.training_device).name
         case "run-save":
             runs.save_now(id)
+        case "run-sample":
+            runs.sample_now(id)
         case "run-delete":
             session.undo = (f"The run {id} was deleted, with its checkpoints.", "run", (runs.delete(id),))
             session.run = None

@@ -13,6 +13,7 @@ python -m training export --vae RUN --text-encoder RUN --transformer RUN --out D
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import sys
@@ -72,6 +73,8 @@ def _runs(argv: list[str]) -> int:
             sub.add_argument("name", help="a run folder's name")
         if command in ("use", "pack", "push"):
             sub.add_argument("--step", type=int, help="the checkpoint; the newest by default")
+        if command in ("pack", "push"):
+            sub.add_argument("--events", action="store_true", help="JSON lines: at last what was made")
         if command == "pack":
             sub.add_argument("--kind", choices=KINDS, required=True, help="a model folder, a LoRA file, or one file in Mira's own layout")
             sub.add_argument("--out", required=True)
@@ -99,9 +102,12 @@ def _runs(argv: list[str]) -> int:
         elif args.command == "resume":
             print(runs.resume(args.name).folder)
         elif args.command == "pack":
-            print(pack(runs.get(args.name), args.step, args.kind, args.out))
+            made = pack(runs.get(args.name), args.step, args.kind, args.out)
+            print(json.dumps({"report": {"file": str(made)}}) if args.events else made)
         elif args.command == "push":
-            print(push(runs.get(args.name), args.step, args.repo, os.environ.get("HF_TOKEN") or getpass("Token of the Hugging Face Hub with the right to write (it is not kept): "), not args.public))
+            token = os.environ.get("HF_TOKEN") or getpass("Token of the Hugging Face Hub with the right to write (it is not kept): ")
+            made = push(runs.get(args.name), args.step, args.repo, token, not args.public)
+            print(json.dumps({"report": {"address": made}}) if args.events else made)
         else:
             print(use_checkpoint(runs.get(args.name), args.data_dir, args.step, args.target))
     except (ConfigError, CheckpointError, ResourceError, WriteError) as error:

@@ -16,7 +16,7 @@ import io
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from .config import ConfigError, load_config
@@ -223,7 +223,9 @@ def _split(args: argparse.Namespace, progress: Callable[[int, int], None] | None
     except (ConfigError, WriteError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if progress is None:
+    if progress is not None:
+        print(json.dumps({"report": {"clips": len(pieces), "folder": str(args.out), "left_out": [asdict(item) for item in left_out]}}))
+    else:
         print("\n".join([f"{len(pieces)} clips are in {args.out}.", *(f"left out: {item.name} {item.reason}" for item in left_out)]))
     return 0 if pieces else 1
 

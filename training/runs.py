@@ -74,6 +74,8 @@ class Run:
     pid: int
     config: TrainConfig | None
     """None when config.yaml cannot be read."""
+    began: float = 0.0
+    """When its process began."""
 
     @property
     def name(self) -> str:
@@ -238,7 +240,7 @@ def read_run(folder: Path) -> Run:
     state, message = status.state, status.message
     if state in WORKING and not _alive(status):
         state, message = "stopped", f"The process ended without a word. Its last checkpoint is step {_last_step(folder)}; its log is {folder / 'log.txt'}."
-    return Run(folder, state, status.step, message, status.pid, _config(folder / "config.yaml", _changed(folder / "config.yaml")))
+    return Run(folder, state, status.step, message, status.pid, _config(folder / "config.yaml", _changed(folder / "config.yaml")), status.created)
 
 
 def _changed(path: Path) -> int:

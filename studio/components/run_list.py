@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from training.config import USER_TARGETS
+from training.config import LATENT_TARGETS, USER_TARGETS
 from training.runs import SAMPLE_FIGURE, Run
 
 from ..chores import Chore
@@ -44,8 +45,8 @@ def _row(run: Run, chosen: bool) -> str:
     )
 
 
-def render_run(run: Run | None, log_scale: bool) -> str:
-    """What one run is doing: its state, its buttons, its figures and its curve."""
+def render_run(run: Run | None, log_scale: bool, before: Sequence[str] = ()) -> str:
+    """What one run is doing: its state, its buttons, its figures and its curve; ``before`` names the runs that a waiting one waits for."""
     if run is None:
         return (
             '<div class="tray-empty"><h2>Teach it something of your own</h2><p>Give it a folder of short clips with captions, press Start, and watch the loss fall. '
@@ -55,6 +56,9 @@ def render_run(run: Run | None, log_scale: bool) -> str:
     steps = [row for row in rows if "loss" in row]
     validation = [(row["step"], row["validation_loss"]) for row in rows if "validation_loss" in row]
     total = run.config.total_steps if run.config else run.step
+    if run.state == "waiting":
+        who = f"{' and '.join(before)} {'has' if len(before) == 1 else 'have'} it first" if before else "a video is being made on it"
+        run = replace(run, message=f"It begins by itself when the device is free: {who}.")
     trouble = f'<div class="alert" role="alert">{escape(run.message)}</div>' if run.state in ("failed", "stopped") and run.message else f'<p class="note">{escape(run.message)}</p>' if run.message else ""
     scale = f'<button class="quiet" data-action="run-scale" aria-pressed="{str(log_scale).lower()}">{"Linear scale" if log_scale else "Log scale"}</button>' if len(steps) > 1 else ""
     return (
@@ -68,8 +72,10 @@ def _tools(run: Run) -> str:
     """What can be done with a run in its state."""
     if run.working:
         save = _button("run-save", run, "Save now", "Writes a checkpoint, with its samples, after this step") if run.state == "training" else ""
+        makes = run.state == "training" and run.config is not None and run.config.validation_prompts and run.config.target in LATENT_TARGETS
         return (
             save
+            + (_button("run-sample", run, "Sample now", "Makes a video of each sample prompt after this step, without a checkpoint") if makes else "")
             + (_button("run-pause", run, "Pause", "Writes a checkpoint and ends; Resume goes on from there") if run.state == "training" else "")
             + _button("run-stop", run, "Stop now", "Ends at once; steps since the last checkpoint are lost")
         )
@@ -192,9 +198,22 @@ def render_chore(chore: Chore | None) -> str:
     close = '<button class="quiet" data-action="chore-cancel" aria-label="Close">✕</button>'
     if chore.error:
         return f'<div class="alert" role="alert">{escape(chore.error)}</div>{close}'
+    if chore.report is not None and "usable" not in chore.report:
+        return f'<div class="panel-head"><p class="note">{_made(chore.report)}</p><span class="tools">{close}</span></div>{_named(chore.report.get("left_out", ()), "left out")}'
     if chore.report is None:
         return f'<div class="panel-head"><p class="note">{chore.of} clips are ready in {escape(chore.dataset)}.</p><span class="tools">{close}</span></div>'
     return _report(chore.report, close)
+
+
+def _made(report: dict) -> str:
+    """What a chore other than a look has made."""
+    if "address" in report:
+        return f'It is at <a href="{escape(report["address"])}" target="_blank" rel="noopener">{escape(report["address"])}</a>.'
+    if "clips" in report:
+        return f"{report['clips']} clips of one shot each are in {escape(report['folder'])}."
+    file = Path(report["file"])
+    link = f' <a href="{file_url(str(file))}" download="{escape(file.name)}">Download</a>, {size_words(file.stat().st_size)}' if file.is_file() else ""
+    return f"It is in {escape(file)}.{link}"
 
 
 def _report(report: dict, close: str) -> str:

@@ -28,7 +28,7 @@ def render_wall(wall: Wall, prompt: str, aspect: float) -> str:
     kind = "Drafts" if pick else "Grid"
     return (
         f'<div class="wall" style="--aspect:{aspect:.4f}"><div class="panel-head"><h2>{kind}</h2><span class="note">{escape(" × ".join(axis.title for axis in wall.axes))}</span>'
-        f'<span class="tools">{make}<button class="small" data-play-all title="All from their first frame">Play together</button><button class="small" data-action="wall-close">Close</button></span></div>'
+        f'<span class="tools">{make}<button class="small" data-action="compare-wall" data-id="{wall.id}" title="The first of its videos, under one clock on the Compare tab">Compare</button><button class="small" data-play-all title="All from their first frame">Play together</button><button class="small" data-action="wall-close">Close</button></span></div>'
         f'<p class="caption-prompt" dir="auto">{escape(prompt)}</p>{"".join(parts)}</div>'
     )
 

@@ -16,7 +16,7 @@ from ..components.words import alert, escape
 from ..db import StorageError, require_space
 from ..screen import Session
 from ..training_form import ADVANCED, BASIC, CHOICES, FIELDS, PRESETS, command, config_of, folder_for_upload, free_name, hint, kind, label, preflight_line, preset_config, preset_words, texts_of
-from . import caption_form
+from . import caption_form, share_form
 
 if TYPE_CHECKING:
     from ..ui import Page
@@ -39,6 +39,7 @@ def layout(page: Page) -> dict[str, Any]:
                 widgets["check"] = gr.Button("Look at them", size="sm", min_width=0, elem_id="check-clips")
                 widgets["upload"] = gr.UploadButton("Bring clips", file_count="multiple", file_types=list(UPLOADED), size="sm", min_width=0, elem_id="bring-clips")
                 widgets["render"] = gr.Button("Render samples", size="sm", min_width=0, elem_id="render-clips")
+                widgets["split"] = gr.Button("Split", size="sm", min_width=0, elem_id="split-clips")
             page.panes["chore"] = gr.HTML(elem_id="chore")
             widgets["captions"] = caption_form.layout()
             for row in (BASIC[2:3], BASIC[3:5], BASIC[5:8], BASIC[8:]):
@@ -59,8 +60,10 @@ def layout(page: Page) -> dict[str, Any]:
             widgets["error"] = gr.HTML(elem_id="train-error")
             widgets["needs"] = gr.HTML(elem_id="train-needs")
         with gr.Column(elem_id="train-view", min_width=0):
-            for name in ("runs", "run", "samples", "checkpoints", "run_log"):
-                page.panes[name] = gr.HTML(elem_id=name.replace("_", "-"))
+            for name in ("runs", "run", "samples", "checkpoints"):
+                page.panes[name] = gr.HTML(elem_id=name)
+            widgets["share"] = share_form.layout()
+            page.panes["run_log"] = gr.HTML(elem_id="run-log")
     widgets["base"] = gr.State(preset_config(PRESETS[0], page.services.default_model))
     return {**widgets, "fields": {name: fields[name] for name in FIELDS}}
 
@@ -156,6 +159,16 @@ def wire(page: Page, tab: gr.Tab, widgets: dict[str, Any]) -> None:
         services.chores.render(SAMPLE_CLIPS, folder)
         return ["", str(folder), *page.screen.paint(session)]
 
+    def split(session: Session, origin: str, base: TrainConfig, name: str, *values: Any) -> list[Any]:
+        """Begin to cut the videos at their cuts, and name the clips that come of it. Gives error, dataset and panes."""
+        try:
+            config = config_in(base, values)
+            folder = services.datasets / f"{Path(config.dataset).stem}-split"
+            services.chores.split(config.dataset, config.dataset_root, folder)
+        except (ConfigError, OSError) as error:
+            return [alert(str(error)), gr.skip(), *page.screen.paint(session)]
+        return ["", str(folder), *page.screen.paint(session)]
+
     def bring(session: Session, name: str, files: list[str]) -> list[Any]:
         """Keep uploaded clips and captions in the data folder. Gives error, dataset and panes."""
         folder = folder_for_upload(services, name)
@@ -196,6 +209,8 @@ def wire(page: Page, tab: gr.Tab, widgets: dict[str, Any]) -> None:
     widgets["save"].click(save_yaml, [page.session, *form], [error, *page.outputs], **event)
     widgets["check"].click(check, [page.session, *form], [error, *page.outputs], **event)
     widgets["render"].click(render, [page.session], [error, dataset, *page.outputs], **event)
+    widgets["split"].click(split, [page.session, *form], [error, dataset, *page.outputs], **event)
+    share_form.wire(page, widgets["share"])
     widgets["upload"].upload(bring, [page.session, widgets["name"], widgets["upload"]], [error, dataset, *page.outputs], **event)
     page.bus.change(copy_settings, [page.session, page.bus], [error, base, *fields.values()], **event)
     gr.on([tab.select, fields["model"].focus], models, None, fields["model"], **event)

@@ -50,6 +50,9 @@ def test_clips_are_rendered_looked_at_trained_on_and_the_lora_makes_a_video(page
     assert download.value.suggested_filename == "lora-1-step-12.safetensors"
     with safe_open(download.value.path(), "pt") as file:
         assert all("lora" in name for name in file.keys())
+    page.get_by_role("button", name="Take it elsewhere").click()
+    page.click("#share-write")
+    expect(page.locator("#chore")).to_contain_text("lora-1-step-12.safetensors")
     page.get_by_role("button", name="Use step 12 in Generate").click()
     expect(page.locator("#estimate")).to_contain_text("LoRA lora-1-step-12")
     page.fill("#prompt textarea", "a red ball")

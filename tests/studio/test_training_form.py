@@ -6,12 +6,19 @@ import dataclasses
 import re
 import shlex
 
+import numpy as np
 import pytest
+from studio_app import wait_for
 
+from core import save_video
+from core.types import RequestError
 from studio.components.chart import render_chart, smoothed, ticks
+from studio.components.run_list import render_chore, render_run
 from studio.services import Services
 from studio.training_form import BESIDE, CHOICES, FIELDS, OURS, PRESETS, command, config_of, free_name, hint, label, preset_config, preset_words, texts_of
+from studio.training_screen import runs_before
 from training.config import ConfigError, TrainConfig, as_words, load_config
+from training.runs import Run
 
 
 @pytest.fixture
@@ -77,6 +84,38 @@ def test_a_run_without_a_name_gets_a_free_one(services):
         (services.runs.folder / name).mkdir(parents=True)
         (services.runs.folder / name / "config.yaml").write_text("target: lora\n")
     assert free_name(services.runs.list(), "lora") == "lora-2"
+
+
+def fake_run(tmp_path, name, state, began, **settings):
+    (tmp_path / name).mkdir(exist_ok=True)
+    return Run(tmp_path / name, state, 3, "", 1, TrainConfig(target="lora", model="m", dataset="d", validation_prompts=["a ball"], **settings), began)
+
+
+def test_a_waiting_run_says_which_runs_come_first(tmp_path):
+    runs = [fake_run(tmp_path, "third", "waiting", 30.0), fake_run(tmp_path, "second", "waiting", 20.0), fake_run(tmp_path, "first", "training", 10.0), fake_run(tmp_path, "old", "finished", 5.0)]
+    assert [runs_before(runs, run) for run in runs[:2]] == [["first", "second"], ["first"]]
+    assert "first and second have it first" in render_run(runs[0], False, runs_before(runs, runs[0]))
+    assert "a video is being made on it" in render_run(runs[1], False, [])
+    assert 'data-action="run-sample"' in render_run(runs[2], False) and 'data-action="run-sample"' not in render_run(runs[1], False)
+
+
+def test_videos_are_split_and_a_checkpoint_is_written_by_a_chore(services, tmp_path):
+    shots = np.stack([np.full((32, 32, 3), colour, np.uint8) for colour in (20, 230)]).repeat(8, 0)
+    save_video(shots, tmp_path / "long" / "a.mp4", fps=8)
+    services.chores.split(str(tmp_path / "long"), "", tmp_path / "out")
+    wait_for(lambda: not services.chores.current.working, 90, "the split")
+    assert services.chores.current.report == {"clips": 2, "folder": str(tmp_path / "out"), "left_out": []} and f"2 clips of one shot each are in {tmp_path / 'out'}" in render_chore(services.chores.current)
+    run = services.runs.folder / "mine"
+    last = run / "checkpoints" / "step-3"
+    last.mkdir(parents=True)
+    (run / "config.yaml").write_text("target: lora\nmodel: mira-nano\ndataset: x\n")
+    (last / "lora.safetensors").write_bytes(b"weights")
+    (last / ".complete").touch()
+    services.chores.pack("mine", 3, "lora", run / "packed" / "mine.safetensors")
+    with pytest.raises(RequestError, match="not done yet"):
+        services.chores.push("mine", 3, "me/x", "hf_t", True)
+    wait_for(lambda: not services.chores.current.working, 90, "the file")
+    assert (run / "packed" / "mine.safetensors").read_bytes() == b"weights" and 'download="mine.safetensors"' in render_chore(services.chores.current)
 
 
 def test_the_running_mean_is_unbiased_and_ticks_are_round():
