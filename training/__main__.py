@@ -84,9 +84,7 @@ def _runs(argv: list[str]) -> int:
         if command == "use":
             sub.add_argument("--as", dest="target", help="name of the model or LoRA; RUN-step-N by default")
     args = parser.parse_args(argv)
-    from core.device import ResourceError
     from core.files import WriteError
-    from core.originals import CheckpointError
 
     from .config import ConfigError
     from .runs import Runs
@@ -110,7 +108,7 @@ def _runs(argv: list[str]) -> int:
             print(json.dumps({"report": {"address": made}}) if args.events else made)
         else:
             print(use_checkpoint(runs.get(args.name), args.data_dir, args.step, args.target))
-    except (ConfigError, CheckpointError, ResourceError, WriteError) as error:
+    except (ConfigError, WriteError) as error:
         return _refuse(error)
     return 0
 

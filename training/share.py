@@ -29,7 +29,7 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 def pack(run: Run, step: int | None, kind: str, out: str | Path) -> Path:
     """Write a checkpoint (the newest for ``step=None``) as ``out``: a model folder, a LoRA's safetensors, or one file in Mira's layout.
 
-    Raises ConfigError where the checkpoint is of another kind or ``out`` is there already, WriteError, and CheckpointError for a VAE that Mira's layout has no place for.
+    Raises ConfigError where the checkpoint is of another kind, ``out`` is there already, or Mira's layout has no place for its VAE; WriteError.
     """
     checkpoint, out = checkpoint_of(run, step), Path(out)
     lora = (checkpoint / LORA_FILE).is_file()
@@ -44,10 +44,15 @@ def pack(run: Run, step: int | None, kind: str, out: str | Path) -> Path:
     if kind == "diffusers":
         return write_model(run, checkpoint, out)
     from core.convert import write_original
+    from core.device import ResourceError
+    from core.originals import CheckpointError
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent) as place:
-        return write_original(write_model(run, checkpoint, Path(place) / "model"), out)
+    try:
+        with tempfile.TemporaryDirectory(dir=out.parent) as place:
+            return write_original(write_model(run, checkpoint, Path(place) / "model"), out)
+    except (CheckpointError, ResourceError) as error:
+        raise ConfigError(str(error)) from None
 
 
 def push(run: Run, step: int | None, repo: str, token: str, private: bool = True) -> str:
