@@ -22,7 +22,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from .field_docs import field_docs
 from .files import WriteError
-from .loras import apply_loras, find_lora, parse_loras
+from .loras import find_lora, parse_loras
 from .provenance import made_with
 from .start import load_start
 from .types import MADE_WITH, MAX_SEED, GenerationRequest, RequestError
@@ -48,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="Print one JSON object a video (path, seconds, request) rather than its path. Logs and progress go to stderr.")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps ...")
     parser.add_argument("--dtype", default="auto", choices=["auto", "bf16", "fp16", "fp32"], help="What the model is run in.")
+    parser.add_argument("--gpus-per-video", type=int, default=1, metavar="N", help="Processes that make each video together, with a GPU each: the two halves of guidance apart, and their frames and patches in parts.")
     parser.add_argument("--data-dir", type=Path, default=Path("workspace"), metavar="DIR", help="Where converted checkpoints and prompt embeddings are kept.")
     settings = parser.add_argument_group("settings of a request", "What is left out comes from the preset, and that from the model.")
     docs, hints = field_docs(GenerationRequest), typing.get_type_hints(GenerationRequest)
@@ -96,6 +97,8 @@ def generate(arguments: argparse.Namespace) -> None:
     """Make the videos. Everything that can be checked is checked before the model is loaded."""
     if arguments.batch_size < 1:
         raise RequestError("batch_size", f"--batch-size is {arguments.batch_size}; it must be at least 1.")
+    if arguments.gpus_per_video < 1:
+        raise RequestError("gpus_per_video", f"--gpus-per-video is {arguments.gpus_per_video}; it must be at least 1.")
     requests = requests_of(arguments)
     paths = output_paths(arguments.out, arguments.format, requests)
     _check_writable(paths[0].parent)
@@ -108,19 +111,23 @@ def generate(arguments: argparse.Namespace) -> None:
 
     logger.info("Loading %s", requests[0].model)
     pipe = load_pipeline(requests[0].model, device=arguments.device, dtype=arguments.dtype, data_dir=arguments.data_dir)
-    apply_loras(pipe.transformer, requests[0].loras, arguments.data_dir)
+    pipe.use_loras(requests[0].loras)
+    pipe.share_work(arguments.gpus_per_video)
     pipe.set_progress_bar_config(desc="denoising", unit="step", leave=len(requests) == 1)
-    with tqdm(total=len(requests), unit="video", disable=len(requests) == 1) as bar:
-        for start in range(0, len(requests), arguments.batch_size):
-            batch, began = requests[start : start + arguments.batch_size], time.monotonic()
-            shared = batch[0].to_dict() | {"prompt": [r.prompt for r in batch], "seed": [r.seed for r in batch]}
-            plain = {name: shared[name] for name in shared if name not in ("model", "preset", "output_fps", "start_from", "start_frames", "loras")}
-            clips = pipe(**plain, start_latents=pipe.encode_start(batch[0])).frames
-            seconds = (time.monotonic() - began) / len(batch)
-            for request, path, frames in zip(batch, paths[start:], clips):
-                written = save_video(frames, path, request.output_fps, request.to_dict() | {MADE_WITH: made_with(pipe, request.loras)}, format=arguments.format)
-                _report(written, request, seconds, arguments.json)
-                bar.update()
+    try:
+        with tqdm(total=len(requests), unit="video", disable=len(requests) == 1) as bar:
+            for start in range(0, len(requests), arguments.batch_size):
+                batch, began = requests[start : start + arguments.batch_size], time.monotonic()
+                shared = batch[0].to_dict() | {"prompt": [r.prompt for r in batch], "seed": [r.seed for r in batch]}
+                plain = {name: shared[name] for name in shared if name not in ("model", "preset", "output_fps", "start_from", "start_frames", "loras")}
+                clips = pipe(**plain, start_latents=pipe.encode_start(batch[0])).frames
+                seconds = (time.monotonic() - began) / len(batch)
+                for request, path, frames in zip(batch, paths[start:], clips):
+                    written = save_video(frames, path, request.output_fps, request.to_dict() | {MADE_WITH: made_with(pipe, request.loras)}, format=arguments.format)
+                    _report(written, request, seconds, arguments.json)
+                    bar.update()
+    finally:
+        pipe.share_work(1)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 from .economy import Economy
 from .loras import apply_loras
+from .parallel import Crew, form_crew
 from .presets import default_preset
 from .quality import EXACT, QUALITIES
 from .schedulers import MiraScheduler, draw_noise, make_sampler
@@ -28,7 +30,7 @@ from .start import load_start
 from .step_cache import StepCache
 from .text_encoder import LazyTextEncoder, encode_prompts
 from .transformer import MiraTransformer3DModel, Modulation, ProjectedText
-from .types import MAX_SEED, GenerationRequest, RequestError
+from .types import MAX_SEED, GenerationCancelled, GenerationError, GenerationRequest, RequestError
 from .vae import decode_latents, encode_video, preview_frames
 from .windows import decode_in_windows, predict_in_windows
 
@@ -42,14 +44,6 @@ StepCallback = Callable[["MiraPipeline", int, int, dict[str, Any]], None]
 ``snapshot`` makes, when called, all that the rest of the denoising depends on: ``pipe(..., resume=snapshot)`` goes on to the same bits. ``latents`` is x_t ``[B, C, T, h, w]``. ``preview`` makes, when called, small frames (uint8 ``[B, T, h, w, 3]``) of the clip as it
 is guessed so far; None for a model without a latent-to-RGB map. A callback may raise GenerationCancelled.
 """
-
-
-class GenerationCancelled(Exception):
-    """The generation was stopped between two steps, as asked."""
-
-
-class GenerationError(RuntimeError):
-    """The model gave something that is no video."""
 
 
 @dataclass
@@ -90,11 +84,30 @@ class MiraPipeline(DiffusionPipeline):
         """Where the weights come from; ``load_pipeline`` sets it."""
         self.data_dir = Path("workspace")
         """Where LoRAs lie; ``load_pipeline`` sets it."""
+        self.loras: str | None = None
+        """What the transformer works with now; ``use_loras`` changes it."""
+        self.crew: Crew | None = None
+        """The processes that make a video together; None where this one makes it alone. ``share_work`` changes it."""
         self.economy = Economy()
         """What clips are spared now; ``spare`` changes it."""
         self.stage = "text"
         """What the last call was at: 'text', 'denoise' or 'decode'."""
         self._interrupted = False
+
+    def use_loras(self, loras: str | None) -> None:
+        """Have the transformer work with the LoRAs of a request's ``loras`` and with no others. Raises RequestError("loras")."""
+        apply_loras(self.transformer, loras, self.data_dir)
+        self.loras = loras
+
+    def share_work(self, processes: int) -> None:
+        """Make the next videos in so many processes, a GPU each; they load what ``load_pipeline`` loaded here. Raises ResourceError for too few GPUs."""
+        if processes == (1 if self.crew is None else self.crew.size):
+            return
+        if self.crew is not None:
+            self.crew.close()
+            self.crew = None
+        if processes > 1:
+            self.crew = form_crew(processes, self._execution_device)
 
     def spare(self, economy: Economy) -> None:
         """Make the next clips with ``economy``. Parts that need not take turns any more are brought back to the device."""
@@ -149,7 +162,7 @@ class MiraPipeline(DiffusionPipeline):
     def generate(self, request: GenerationRequest, callback: StepCallback | None = None, output_type: str = "np", resume: Snapshot | None = None) -> MiraPipelineOutput:
         """The video of one request, or the rest of it from where ``resume`` was taken. Raises RequestError for one that cannot be met, GenerationCancelled when interrupted."""
         request, self.stage = request.resolved(), "text"
-        apply_loras(self.transformer, request.loras, self.data_dir)
+        self.use_loras(request.loras)
         sampling = {name: getattr(request, name) for name in _SHARED_FIELDS}
         return self(request.prompt, request.negative_prompt, seed=request.seed, callback_on_step_end=callback, output_type=output_type, resume=resume, start_latents=None if resume else self.encode_start(request), **sampling)
 
@@ -250,13 +263,18 @@ class MiraPipeline(DiffusionPipeline):
         text = self.transformer.project_text(context)
         modulation = self.transformer.modulate_steps(torch.tensor(solver.timesteps, device=device), settings.fps)
         saving = QUALITIES[settings.quality]
-        cache = StepCache(saving.first_block) if saving.first_block and settings.window_frames is None else None  # windows take turns: no two steps in a row are of one
+        alone = settings.window_frames is None and self.crew is None  # windows take turns, and processes have to agree: no cache for these
+        cache = StepCache(saving.first_block) if saving.first_block and alone else None
         if resume is not None:
             resume.restore(solver, generators, cache)
         prompts_alone = [(key[-batch_size:], value[-batch_size:]) for key, value in text]
         finite = []
+        shared = contextlib.nullcontext()
+        if self.crew is not None:
+            call = {name: getattr(settings, name) for name in _SHARED_FIELDS if name != "strength"} | {"strength": strength}
+            shared = self.crew.denoising(self, Snapshot.take(begin, state, noise, start_latents, context, solver, generators, None), call, guided)
 
-        with self.progress_bar(total=num_steps - begin) as progress_bar:
+        with shared, self.progress_bar(total=num_steps - begin) as progress_bar:
             for step, timestep in list(enumerate(solver.timesteps))[begin:]:
                 x_t = solver.latents(state, step)
                 if kept is not None:
@@ -274,6 +292,8 @@ class MiraPipeline(DiffusionPipeline):
                     callback_on_step_end(self, step - first, timestep, report)
                 if self._interrupted:
                     raise GenerationCancelled(f"Cancelled after step {step + 1} of {num_steps}.")
+                if self.crew is not None:
+                    self.crew.step()
 
         self._require_finite(finite, begin, num_steps, settings.sampler)
         result = solver.latents(state, num_steps)
@@ -316,6 +336,10 @@ class MiraPipeline(DiffusionPipeline):
     def _predict(self, x_t: Tensor, modulation: Modulation, text: ProjectedText, guidance_scale: float, cache: StepCache | None) -> Tensor:
         """The transformer's prediction in fp32; classifier-free guidance (arXiv:2207.12598, eq. 6) in one forward of 2 B where ``text`` has both halves."""
         copies = len(text[0][0]) // len(x_t)
+        if copies == 2 and self.crew is not None and self.crew.branch is not None:
+            half = slice(self.crew.branch * len(x_t), (self.crew.branch + 1) * len(x_t))
+            unconditional, conditional = self.crew.exchange(self._predict(x_t, modulation, [(key[half], value[half]) for key, value in text], 1, None))
+            return unconditional + guidance_scale * (conditional - unconditional)
         if copies == 2 and self.economy.one_at_a_time:
             halves = [[(key[half], value[half]) for key, value in text] for half in (slice(0, len(x_t)), slice(len(x_t), None))]
             unconditional, conditional = (self._predict(x_t, modulation, half, 1, None) for half in halves)  # each in full: the cache knows both together

@@ -9,7 +9,7 @@ section 2.3). Parameter names are those of Mira's checkpoints. Shapes: see ``cor
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -31,6 +31,7 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from .attention import attend
+from .parallel import Sequence
 from .step_cache import StepCache
 
 WHOLE_FRAME = "frame"
@@ -199,7 +200,7 @@ class TransformerBlock(nn.Module):
         own = [self.attn2.to_k, self.attn2.to_v] if self.text_spatial_cond else []
         return [self.attn1.to_q, self.attn1.to_k, self.attn1.to_v, *own]
 
-    def _project(self, normed: Tensor) -> Sequence[Tensor]:
+    def _project(self, normed: Tensor) -> list[Tensor] | tuple[Tensor, ...]:
         """``normed`` through every projection of ``_sharing``."""
         layers = self._sharing()
         if not self.joined or torch.is_grad_enabled() or any(type(layer) is not nn.Linear for layer in layers):
@@ -224,7 +225,7 @@ class TransformerBlock(nn.Module):
                 _side_by_side([layer.bias for layer in layers])
 
 
-def _side_by_side(parameters: Sequence[nn.Parameter]) -> None:
+def _side_by_side(parameters: list[nn.Parameter]) -> None:
     """Let the parameters, all of one shape, be parts of one tensor in this order."""
     first = parameters[0]
     storage, start = first.untyped_storage().data_ptr(), first.storage_offset()
@@ -291,6 +292,8 @@ class MiraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         self.scale_shift_table = nn.Parameter(torch.randn(2, dim) / dim**0.5)
         self.proj_out = nn.Linear(dim, patch_size**2 * out_channels)
         self.gradient_checkpointing = False
+        self.sequence: Sequence | None = None
+        """With what other processes the tokens of a forward are shared (``core.parallel``)."""
         self.apply(_initialise)
         for block in [*self.transformer_blocks, *self.temporal_transformer_blocks]:
             _look_at_the_like(block.attn1)
@@ -333,12 +336,15 @@ class MiraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             timestep = self.modulate(self._per_clip(timestep, hidden_states), self._per_clip(fps, hidden_states))
         of_spatial, of_temporal = timestep.blocks.chunk(2)  # layers B 6 D
         before = tokens.clone() if cache is not None else None  # blocks may work in the place of their input
+        if self.sequence is not None:
+            tokens = self.sequence.own(tokens, 1).contiguous()  # B t N D
         for layer, (spatial, temporal) in enumerate(zip(self.transformer_blocks, self.temporal_transformer_blocks)):
             tokens = self._run(spatial, tokens[:, None], of_spatial[layer], *text[layer])[:, 0]
             if enable_temporal_attention:
                 if layer == 0:
-                    tokens = tokens + _temporal_positions(self.dim, T, tokens.device, dtype)[:, None]
-                tokens = self._by_frame(self._run(temporal, self._along_time(tokens, h, w), of_temporal[layer]))
+                    positions = _temporal_positions(self.dim, T, tokens.device, dtype)[:, None]
+                    tokens = tokens + (positions if self.sequence is None else self.sequence.own(positions, 0))
+                tokens = self._over_time(temporal, tokens, of_temporal[layer], T, h, w)
             if layer == 0 and cache is not None and (guessed := cache.spare(before, tokens)) is not None:
                 tokens = guessed
                 break
@@ -348,6 +354,8 @@ class MiraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
 
         shift, scale = timestep.last.to(dtype)[:, :, None, None].unbind(1)
         tokens = self.proj_out(F.layer_norm(tokens, (self.dim,), eps=1e-6) * (1 + scale) + shift)  # B T N (p p C)
+        if self.sequence is not None:
+            tokens = self.sequence.gather(tokens, T, 1)
         sample = tokens.view(B, T, h, w, p, p, -1).permute(0, 6, 1, 2, 4, 3, 5).reshape(B, -1, T, H, W)
         sample = sample[:, :C]
         return MiraTransformerOutput(sample=sample) if return_dict else (sample,)
@@ -404,9 +412,24 @@ class MiraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             return 1, 1
         return (h, w) if window == WHOLE_FRAME else tuple(window)
 
-    def _along_time(self, tokens: Tensor, h: int, w: int) -> Tensor:
+    def _over_time(self, block: TransformerBlock, tokens: Tensor, modulation: Tensor, num_frames: int, h: int, w: int) -> Tensor:
+        """``tokens`` [B, T, N, D] through a temporal block; with other processes this one's frames of them, and in the block its patches of all frames."""
+        window = self._window(h, w)
+        if self.sequence is None:
+            return self._by_frame(self._run(block, self._along_time(tokens, h, w, window), modulation))
+        if window == (1, 1):
+            h, w = 1, h * w  # any patch can go to any process
+            patches = self.sequence.parts(w)
+            grid = 1, patches[self.sequence.rank]
+        else:
+            patches = [rows * window[0] * w for rows in self.sequence.parts(h // window[0])]
+            grid = patches[self.sequence.rank] // w, w
+        tokens = self.sequence.to_patches(tokens, num_frames, patches)
+        return self.sequence.to_frames(self._by_frame(self._run(block, self._along_time(tokens, *grid, window), modulation)), patches)
+
+    def _along_time(self, tokens: Tensor, h: int, w: int, window: tuple[int, int]) -> Tensor:
         """B T (h w) D -> B rows columns T h' w' D, a view: a clip's windows of h' x w' patches, each over all frames."""
-        rows, columns = self._window(h, w)
+        rows, columns = window
         grid = tokens.view(len(tokens), -1, h // rows, rows, w // columns, columns, self.dim)
         return grid.permute(0, 2, 4, 1, 3, 5, 6)
 

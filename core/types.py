@@ -34,6 +34,14 @@ class RequestError(ValueError):
         self.field = field
 
 
+class GenerationCancelled(Exception):
+    """The generation was stopped between two steps, as asked."""
+
+
+class GenerationError(RuntimeError):
+    """The model gave something that is no video."""
+
+
 def nearest(name: str, names: typing.Iterable[str]) -> str:
     """`` Did you mean 'x'?`` for the closest of ``names``, or an empty string when none is close."""
     match = difflib.get_close_matches(str(name), [str(n) for n in names], n=1, cutoff=0.5)

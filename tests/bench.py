@@ -1,6 +1,7 @@
-"""What a model costs on this machine, in one run of about two minutes: ``make bench``, or ``python tests/bench.py --model M``.
+"""What a model costs on this machine, in one run of a few minutes: ``make bench``, or ``python tests/bench.py --model M``.
 
-Calls that are compared take turns, so that both see the same machine; figures are medians of their turns.
+Calls that are compared take turns, so that both see the same machine; figures are medians of their turns. What is computed on a CPU is told in
+seconds of its processors (all threads' together, over their number), which other programs on the machine disturb little.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import argparse
 import datetime
 import itertools
 import logging
+import math
 import os
 import platform
 import re
@@ -41,6 +43,7 @@ from core.text_encoder import LazyTextEncoder, encode_prompts  # noqa: E402
 from core.transformer import MiraTransformer3DModel  # noqa: E402
 from core.types import GenerationRequest  # noqa: E402
 from core.vae import decode_latents  # noqa: E402
+from core.video_io import save_video  # noqa: E402
 from core.whole_decode import decode_whole  # noqa: E402
 from measure import peak_memory  # noqa: E402
 from plain import plain_forward  # noqa: E402
@@ -55,8 +58,10 @@ from training.trainer import Trainer  # noqa: E402
 PROMPT = "a small red ball moves left to right over a green meadow"
 CROWD = 1000
 """Requests, and videos, of a studio that is used a lot."""
-WIDE = 24, 80, 128
+WIDE = ((24, 80, 128), (6, 240, 384))
 """Frames, height and width of what is measured at Mira's width: as many frames as a CPU does in seconds."""
+GROWTH = {"frames, 128x80": [(n, 80, 128, 1) for n in (8, 24, 60, 120)], "size, 24 frames": [(24, 80, 128, 1), (24, 160, 256, 1), (24, 240, 384, 1)], "batch, 128x80x24": [(24, 80, 128, n) for n in (1, 2, 4)]}
+"""Frames, height, width and clips of what is measured to see how time and memory grow."""
 APP_SECONDS = 120
 """After which a page that has not come is given up."""
 
@@ -72,17 +77,17 @@ class Row:
     ratio: float
 
 
-def compare(section: str, calls: dict[str, Callable[[], object]], device: torch.device, budget: float, rounds: int = 3) -> Iterator[Row]:
+def compare(section: str, calls: dict[str, Callable[[], object]], device: torch.device, budget: float, rounds: int = 3, clock: Callable[[], float] = time.perf_counter) -> Iterator[Row]:
     """Let ``calls`` take turns: one round to warm up, then ``rounds`` or as many as fit into ``budget`` seconds (one at least)."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     started = time.monotonic()
     for turn in range(rounds + 1):
         for name, call in calls.items():
-            began = time.perf_counter()
+            began = clock()
             call()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-            times[name].append(time.perf_counter() - began)
+            times[name].append(clock() - began)
         if turn and (time.monotonic() - started) * (turn + 2) / (turn + 1) > budget:
             break
     medians = {name: statistics.median(taken[1:]) for name, taken in times.items()}
@@ -91,8 +96,13 @@ def compare(section: str, calls: dict[str, Callable[[], object]], device: torch.
         yield Row(section, name, seconds, turn, seconds / first)
 
 
+def working_clock(device: torch.device) -> Callable[[], float]:
+    """Seconds on ``device``: on a CPU those that this process had a processor, over its threads (which sleep while they wait: GOMP_SPINCOUNT is 0)."""
+    return time.perf_counter if device.type == "cuda" else lambda: time.process_time() / torch.get_num_threads()
+
+
 @torch.no_grad()
-def measure(model: str, device: torch.device, data_dir: Path) -> Iterator[Row | Count]:
+def measure(model: str, device: torch.device, data_dir: Path) -> Iterator[Row | Count | Growth]:
     """All rows and counts, as they are measured. Raises CheckpointError for a model that is not there."""
     preset = default_preset(model)
     best = choose_dtype("auto", device)
@@ -108,11 +118,15 @@ def measure(model: str, device: torch.device, data_dir: Path) -> Iterator[Row | 
     decode = {"whole": lambda: decode_latents(pipe.vae, latents), "chunks of 10 frames": lambda: decode_latents(pipe.vae, latents, chunk_frames=10)}
     yield from compare(f"decoding {preset.num_frames} frames", decode, device, 25)
     yield from _whole_decode(device)
-    yield from _full_width(device)
+    for shape in WIDE:
+        yield from _full_width(device, *shape)
+    yield from _growth(device)
     yield from _prompts(pipe, device)
     request = GenerationRequest(PROMPT, model=model, preset=preset.name, seed=0)
     videos = {name: lambda p=p: p.generate(request) for name, p in pipes.items()}
     yield from compare(f"a video ({preset.name}, {preset.num_inference_steps} steps)", videos, device, 60, rounds=1)
+    if model == NANO:
+        yield from _prompt_to_file(pipe, device)
     del pipes, videos
     yield from _training(model, preset, device)
     yield from compare("the studio", {"from start to first page": _first_page}, torch.device("cpu"), 30)
@@ -144,10 +158,13 @@ class Count:
     words: str
 
 
-def _full_width(device: torch.device) -> Iterator[Row | Count]:
-    """A layer of Mira at its full width, both prompts of a guided step, against what others make of the same weights or sizes."""
+def _full_width(device: torch.device, frames: int, height: int, width: int) -> Iterator[Row | Count]:
+    """A layer of Mira at its full width, both prompts of a guided step, against what others make of the same weights or sizes.
+
+    What a sampler does once a video is left out of ours (the text's keys and values, the modulation), and what happens once a forward, not once a layer,
+    out of the original's (the caption projection): at one layer they would weigh 28 times what they do in a whole model.
+    """
     torch.manual_seed(0)
-    frames, height, width = WIDE
     sizes = {"num_layers": 1, "num_attention_heads": 16, "attention_head_dim": 72}
     ours = MiraTransformer3DModel(**sizes).eval().to(device)
     without = MiraTransformer3DModel(**sizes, text_spatial_cond=False).eval().to(device)
@@ -157,22 +174,89 @@ def _full_width(device: torch.device) -> Iterator[Row | Count]:
     ).eval().to(device)  # fmt: skip
     latents, words = torch.randn(1, 4, frames, height // 8, width // 8, device=device), torch.randn(2, 77, 4096, device=device)
     both, steps, fps = latents.expand(2, -1, -1, -1, -1), torch.full((2,), 500, device=device), torch.full((2,), 8, device=device)
-    text, text_without = ours.project_text(words), without.project_text(words)
-    calls = {
-        "ours": lambda: ours(both, steps, text, fps),
-        "the original's order of work": lambda: [plain_forward(ours, latents, steps[:1], one[None], fps[:1]) for one in words],
-        "ours, as Latte is (the text alone in cross-attention)": lambda: without(both, steps, text_without, fps),
-        "diffusers' LatteTransformer3DModel": lambda: latte(both, steps, words),
-    }
+    text, text_without, captions = ours.project_text(words), without.project_text(words), ours.caption_projection(words)
+    modulation, modulation_without = (model.modulate_steps(steps[:1], 8)(0) for model in (ours, without))
     side = 2048
     square = torch.randn(side, side, device=device)
-    calls[f"a product of {side} x {side} matrices"] = lambda: square @ square
-    rows = list(compare(f"one layer at full width, fp32, {width}x{height}x{frames}, both prompts", calls, device, 90, rounds=5))
+    calls = {
+        "ours": lambda: ours(both, modulation, text),
+        "the original's order of work": lambda: [plain_forward(ours, latents, steps[:1], one[None], fps[:1]) for one in captions],
+        "ours, as Latte is (the text alone in cross-attention)": lambda: without(both, modulation_without, text_without),
+        "diffusers' LatteTransformer3DModel": lambda: latte(both, steps, words),
+        f"a product of {side} x {side} matrices": lambda: square @ square,
+    }
+    rows = list(compare(f"one layer at full width, fp32, {width}x{height}x{frames}, both prompts", calls, device, 45, rounds=5, clock=working_clock(device)))
     yield from rows
-    work = {name: _work(calls[name]) for name in list(calls)[:2]}
-    counted, theirs = work.values()
-    reached = (counted / rows[0].seconds) / (2 * side**3 / rows[-1].seconds)
-    yield Count(f"A layer at full width does {counted / theirs:.3f} of the work of the original's order ({counted / 1e12:.2f} against {theirs / 1e12:.2f} TFLOP) and reaches {100 * reached:.0f} % of the speed of a plain product of matrices.")
+    seconds = [row.seconds for row in rows]
+    counted, theirs = (_work(calls[name]) for name in list(calls)[:2])
+    reached = (counted / seconds[0]) / (2 * side**3 / seconds[-1])
+    yield Count(
+        f"A layer at full width and {width}x{height}: {seconds[1] / seconds[0]:.2f} times as fast as the original's order of work, with {counted / theirs:.3f} of its work ({counted / 1e12:.2f} against {theirs / 1e12:.2f} TFLOP); "
+        f"{seconds[3] / seconds[2]:.2f} times as fast as diffusers' Latte at the same work; {100 * reached:.0f} % of the speed of a plain product of matrices."
+    )
+
+
+def _growth(device: torch.device) -> Iterator[Row | Growth]:
+    """A guided step of two layers at a quarter of Mira's width: seconds and the memory it takes, by frames, size and clips."""
+    torch.manual_seed(0)
+    model = MiraTransformer3DModel(num_layers=2, num_attention_heads=4, attention_head_dim=72).eval().to(device)
+    modulation = model.modulate_steps(torch.tensor([500], device=device), 8)(0)
+    for what, shapes in GROWTH.items():
+        calls, memory = {}, {}
+        for frames, height, width, clips in shapes:
+            latents = torch.randn(2 * clips, 4, frames, height // 8, width // 8, device=device)
+            text = model.project_text(torch.randn(2 * clips, 77, 4096, device=device))
+            call = lambda latents=latents, text=text: model(latents, modulation, text)  # noqa: E731
+            memory[f"{width}x{height}x{frames}, {clips} at once"] = peak_memory(call, device)
+            calls[f"{width}x{height}x{frames}, {clips} at once"] = call
+        rows = list(compare(f"growth with {what}: two layers, a quarter of the width, both prompts", calls, device, 15, rounds=3, clock=working_clock(device)))
+        yield from rows
+        yield Growth(what, [(row.name, row.seconds, memory[row.name]) for row in rows])
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How ``what`` makes time and memory grow: names, seconds and bytes, the smallest first."""
+
+    what: str
+    points: list[tuple[str, float, int]]
+
+
+def plot(growths: list[Growth]) -> str:
+    """An SVG of all of them: time and memory relative to the smallest, on a logarithmic scale, over tokens relative to the smallest."""
+    width, height, left, colours = 640, 320, 56, ("#2563eb", "#d97706", "#059669")
+    largest = max(max(_tokens(name) for name, *_ in growth.points) / _tokens(growth.points[0][0]) for growth in growths)
+    top = max(max(seconds / growth.points[0][1], memory / growth.points[0][2]) for growth in growths for _, seconds, memory in growth.points)
+
+    def place(tokens: float, value: float) -> str:
+        x = left + (width - left - 20) * math.log(tokens) / math.log(largest)
+        return f"{x:.1f},{height - 40 - (height - 70) * math.log(max(value, 1)) / math.log(max(top, largest)):.1f}"
+
+    lines = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">', f'<rect width="{width}" height="{height}" fill="#fff"/>']
+    lines += [f'<text x="{left}" y="{height - 8}">tokens, times the fewest (1 to {largest:.0f}); grey: in proportion; full: time, dashed: memory</text>', f'<polyline points="{place(1, 1)} {place(largest, largest)}" stroke="#999" fill="none"/>']
+    for number, (growth, colour) in enumerate(zip(growths, colours)):
+        _, first_seconds, first_memory = growth.points[0]
+        for index, dash in ((1, ""), (2, ' stroke-dasharray="5 4"')):
+            points = " ".join(place(_tokens(point[0]) / _tokens(growth.points[0][0]), point[index] / (first_seconds if index == 1 else first_memory)) for point in growth.points)
+            lines.append(f'<polyline points="{points}" stroke="{colour}" fill="none" stroke-width="2"{dash}/>')
+        lines.append(f'<text x="{left + 8}" y="{24 + 16 * number}" fill="{colour}">{growth.what}</text>')
+    return "\n".join([*lines, "</svg>"]) + "\n"
+
+
+def _tokens(name: str) -> int:
+    """Of a clip's name in a growth table."""
+    width, height, frames, clips = (int(number) for number in re.findall(r"\d+", name))
+    return width * height * frames * clips // 256
+
+
+def _prompt_to_file(pipe: MiraPipeline, device: torch.device) -> Iterator[Row]:
+    """mira-nano, loaded, from a prompt to an mp4 on disk."""
+    with tempfile.TemporaryDirectory() as folder:
+        for frames in (24, 120):
+            request = GenerationRequest(PROMPT, seed=0, num_frames=frames).resolved()
+            began = time.perf_counter()
+            save_video(pipe.generate(request).frames[0], Path(folder) / "clip.mp4", request.output_fps, request.to_dict())
+            yield Row(f"{NANO}, prompt to mp4 on disk, model loaded", f"{frames} frames, {request.num_inference_steps} steps", time.perf_counter() - began, 1, 1.0)
 
 
 def _work(call: Callable[[], object]) -> int:
@@ -185,11 +269,11 @@ def _work(call: Callable[[], object]) -> int:
 def _whole_decode(device: torch.device) -> Iterator[Row | Count]:
     """The bounded-memory decode against diffusers' own, on a VAE of a quarter of Mira's width."""
     torch.manual_seed(0)
-    frames, height, width = WIDE
+    frames, height, width = WIDE[0]
     vae = AutoencoderKLTemporalDecoder(down_block_types=("DownEncoderBlock2D",) * 4, block_out_channels=(32, 64, 128, 128), layers_per_block=2).eval().to(device)
     latents = torch.randn(frames, 4, height // 8, width // 8, device=device)
     calls = {"layer by layer": lambda: decode_whole(vae, latents), "undivided": lambda: vae.decode(latents, num_frames=frames).sample}
-    yield from compare(f"decoding {width}x{height}x{frames} whole, a quarter of Mira's width, fp32", calls, device, 30)
+    yield from compare(f"decoding {width}x{height}x{frames} whole, a quarter of Mira's width, fp32", calls, device, 30, clock=working_clock(device))
     ours, theirs = (peak_memory(call, device) for call in calls.values())
     work = [_work(call) for call in calls.values()]
     frames_ours, frames_theirs = (call() for call in calls.values())
@@ -342,25 +426,34 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", default=NANO, help="what load_pipeline takes")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
     parser.add_argument("--data-dir", type=Path, default=Path("workspace"), help="where models are kept")
-    parser.add_argument("--out", type=Path, default=ROOT / "assets" / "bench.md", help="the markdown file to write")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks.md", help="the markdown file to write")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
-    device, rows, counts, started = choose_device(args.device), [], [], time.monotonic()
+    device, rows, counts, growths, started = choose_device(args.device), [], [], [], time.monotonic()
     try:
         where = machine(device)
         for row in measure(args.model, device, args.data_dir):
             if isinstance(row, Count):
                 counts.append(row.words)
                 print(row.words, flush=True)
+            elif isinstance(row, Growth):
+                growths.append(row)
+                counts.append(f"Memory with {row.what}: " + "; ".join(f"{name} {memory / 1e6:.0f} MB" for name, _, memory in row.points) + ".")
             else:
                 print(f"{row.section}, {row.name}: {_seconds(row.seconds)} ({row.ratio:.2f})", flush=True)
                 rows.append(row)
     except (CheckpointError, ResourceError) as error:
         print(f"{parser.prog}: nothing was measured. {error}", file=sys.stderr)
         return 2
-    text = f"# {args.model}: what it costs\n\n{datetime.date.today()}: {where}. Written by `make bench` in {time.monotonic() - started:.0f} s; a ratio is to the first row of its kind.\n\n{table(rows)}\n\n" + "".join(f"- {words}\n" for words in counts)
-    with replacing(args.out) as work:
-        work.write_text(text)
+    gpu = "" if device.type == "cuda" else "\nNo GPU was at hand: `python tests/bench_gpu.py` measures a whole Mira on one, and is tested at small size.\n"
+    text = (
+        f"# {args.model}: what it costs\n\n{datetime.date.today()}: {where}. Written by `make bench` in {time.monotonic() - started:.0f} s; a ratio is to the first row of its kind. "
+        f"Rows at Mira's width, of the bounded decode and of growth are in seconds that the process had its processors, over its threads; others by the clock.\n\n{table(rows)}\n\n" + "".join(f"- {words}\n" for words in counts) + f"\n![Time and memory by size](growth.svg)\n{gpu}\nWhat Balanced and Fast cost and save: [quality.md](quality.md).\n"
+    )
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    for path, content in ((args.out, text), (args.out.with_name("growth.svg"), plot(growths))):
+        with replacing(path) as work:
+            work.write_text(content)
     print(f"\n{text}\n{args.out}")
     return 0
 

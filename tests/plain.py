@@ -17,7 +17,10 @@ from core.transformer import Attention, MiraTransformer3DModel, TransformerBlock
 
 @torch.no_grad()
 def plain_forward(model: MiraTransformer3DModel, latents: Tensor, timestep: Tensor, text: Tensor, fps: Tensor) -> Tensor:
-    """What ``model`` (v0 or v1, without windows) predicts for ``latents`` [1, C, T, H, W] and ``text`` [1, L, D]."""
+    """What ``model`` (v0 or v1, without windows) predicts for ``latents`` [1, C, T, H, W] and ``text`` [1, L, D], or text of the model's width.
+
+    Text of the model's width has gone through the caption projection: at few layers that would weigh more than it does in a whole model.
+    """
     frames, p = latents.shape[2], model.config.patch_size
     h, w = latents.shape[3] // p, latents.shape[4] // p
     dim, base = model.dim, model.pos_embed.base_size
@@ -29,7 +32,7 @@ def plain_forward(model: MiraTransformer3DModel, latents: Tensor, timestep: Tens
     embedding = model.adaln_single.emb(timestep, torch.full_like(timestep, int(fps)), latents.dtype)
     modulation = model.adaln_single.linear(F.silu(embedding)).unflatten(-1, (6, -1))
     by_frame, by_patch = (repeat(modulation, "b s d -> (b n) s d", n=n) for n in (frames, h * w))
-    words = repeat(model.caption_projection(text), "b l d -> (b t) l d", t=frames)
+    words = repeat(text if text.shape[-1] == dim else model.caption_projection(text), "b l d -> (b t) l d", t=frames)
 
     for layer, (spatial, temporal) in enumerate(zip(model.transformer_blocks, model.temporal_transformer_blocks)):
         tokens = _block(spatial, tokens, by_frame, words, model.config.text_spatial_cond)

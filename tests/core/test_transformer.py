@@ -106,7 +106,7 @@ def test_windows_keep_far_patches_apart():
     """A change in the left window reaches the right one only through the spatial blocks, so never without them."""
     model = small(window_attn=(2, 3), num_layers=1)
     tokens = torch.randn(2, 3, 12, 32)  # a grid of 2 x 6 in 3 frames
-    windows = model._along_time(tokens, 2, 6)
+    windows = model._along_time(tokens, 2, 6, (2, 3))
     assert windows.shape == (2, 1, 2, 3, 2, 3, 32)
     torch.testing.assert_close(model._by_frame(windows), tokens)
     torch.testing.assert_close(windows[0, 0, 0], tokens.view(2, 3, 2, 6, 32)[0, :, :, :3])
