@@ -12,6 +12,8 @@ import sys
 import threading
 from pathlib import Path
 
+from core.compute import add_arguments, from_arguments
+
 log = logging.getLogger("studio")
 
 EXECUTORS = ("local", "zero")
@@ -27,6 +29,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--executor", choices=EXECUTORS, default="zero" if on_zero_gpu else "local", help="where requests run: in worker processes, or inside the page's events (on ZeroGPU Spaces, where a GPU is lent by the call)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps, or several as in cuda:0,cuda:1: a worker process for each")
     parser.add_argument("--dataset-dir", type=Path, action="append", default=[], help="a folder that datasets may be trained from; without one any, or where other machines can reach the page only those below --data-dir")
+    add_arguments(parser)
     parser.add_argument("--mcp", action="store_true", help="also serve the API as MCP tools, at /gradio_api/mcp/")
     return parser.parse_args()
 
@@ -61,6 +64,10 @@ def is_private(args: argparse.Namespace) -> bool:
 
 def main() -> None:
     args = arguments()
+    try:
+        compute = from_arguments(args)
+    except ValueError as error:
+        sys.exit(str(error))
     require_port(args.host, args.port)
     data_dir = args.data_dir.resolve()
     log_to(data_dir / "logs")
@@ -74,7 +81,7 @@ def main() -> None:
     from studio.services import Services
 
     try:
-        services = Services.open(data_dir, executor=args.executor, default_model=args.model, device=args.device, start_worker=False, dataset_roots=dataset_roots(args), any_model=is_private(args))
+        services = Services.open(data_dir, executor=args.executor, default_model=args.model, device=args.device, start_worker=False, dataset_roots=dataset_roots(args), any_model=is_private(args), compute=compute)
     except StorageError as error:
         sys.exit(str(error))
     try:

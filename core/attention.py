@@ -7,9 +7,9 @@ import importlib.util
 import torch
 import torch.nn.functional as F
 
+from .compute import ATTENTION as BACKENDS
 from .types import nearest
 
-BACKENDS = ("sdpa", "xformers")
 _SMALL = 200 * 200
 """Below this many scores a head, training on a CPU is 3 to 6 times faster with plain products than with torch's fused kernel."""
 

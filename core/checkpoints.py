@@ -19,12 +19,15 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
+from .attention import set_attention_backend
+from .compute import Compute
 from .convert import DTYPES, SOURCE_FILE, convert_checkpoint, write_original
 from .device import ResourceError, choose_device, choose_dtype, require_disk, require_memory, set_threads, weights_memory
 from .files import Tell, WriteError, replacing
@@ -32,7 +35,7 @@ from .originals import CheckpointError, some
 from .pipeline import MiraPipeline
 from .presets import NANO
 from .releases import EMBEDDED, RELEASES, TEXT_ENCODER, TEXT_ENCODER_BYTES, TEXT_ENCODER_DOWNLOAD_BYTES, Release, folder_name, installed_folder
-from .text_encoder import LazyTextEncoder
+from .text_encoder import LazyTextEncoder, fingerprint
 from .types import nearest
 
 log = logging.getLogger(__name__)
@@ -46,6 +49,7 @@ def load_pipeline(
     dtype: str | torch.dtype = "auto",
     text_encoder: bool = True,
     data_dir: str | Path | None = None,
+    compute: Compute = Compute(),
 ) -> MiraPipeline:
     """A pipeline that is ready to be called.
 
@@ -56,6 +60,8 @@ def load_pipeline(
         text_encoder: Whether prompts can be given as text. The encoder is loaded at the first prompt whose embeddings are
             not in ``data_dir/cache/prompts``.
         data_dir: Where models and prompt embeddings are kept; ``workspace`` by default.
+        compute: What computes attention (in this whole process), whether blocks are compiled, and where the text encoder works. Sharing the work
+            with other processes begins with the pipeline's ``share_work``.
 
     Raises CheckpointError, saying what is missing and how to get it, or ResourceError for too little memory or disk.
     """
@@ -69,9 +75,32 @@ def load_pipeline(
     pipe = MiraPipeline.from_pretrained(folder, text_encoder=None, tokenizer=None, dtype=dtype)
     pipe.model_name, pipe.model_folder, pipe.data_dir = str(name_or_path), folder, data_dir
     pipe.to(device)
+    set_attention_backend(compute.attention)
+    if compute.compile:
+        pipe.transformer.compile_repeated_blocks()
     if text_encoder:
-        pipe.lazy_text_encoder = LazyTextEncoder(text_encoder_folder(folder, data_dir / "models"), data_dir / "cache" / "prompts", device, dtype)
+        pipe.lazy_text_encoder = _lazy_text_encoder(folder, data_dir, device, dtype, compute.text_encoder)
     return pipe
+
+
+def _lazy_text_encoder(folder: Path, data_dir: Path, device: torch.device, dtype: torch.dtype, where: str) -> LazyTextEncoder:
+    """The text encoder of a model: downloaded now if it is nowhere and never was, and else when a prompt comes whose embeddings are not in the cache."""
+    models, cache, apart = data_dir / "models", data_dir / "cache" / "prompts", where != "with-model"
+    options = {"device": "cpu", "dtype": torch.bfloat16} if apart else {"device": device, "dtype": dtype}
+    options |= {"eight_bits": where == "cpu-8bit", "stays": apart}
+    own, source = all((folder / part).is_dir() for part in ("tokenizer", "text_encoder")), folder / SOURCE_FILE
+    if own or not source.exists():
+        return LazyTextEncoder(text_encoder_folder(folder, models), cache, **options)
+    name = folder_name(json.loads(source.read_text())["text_encoder"])
+    note, here = cache / f"{name}.fingerprint", all((models / name / part).is_dir() for part in ("tokenizer", "text_encoder"))
+    if not here and not (folder / "text_encoder").is_dir() and note.is_file():
+        return LazyTextEncoder(partial(text_encoder_folder, folder, models), cache, known_as=note.read_text(), **options)
+    place = text_encoder_folder(folder, models)
+    known_as = fingerprint(place)
+    if place != folder:
+        with replacing(note) as work:
+            work.write_text(known_as)
+    return LazyTextEncoder(place, cache, known_as=known_as, **options)
 
 
 def find_model(name: str, data_dir: Path, tell: Tell | None = None) -> Path:

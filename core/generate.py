@@ -20,6 +20,7 @@ from typing import NoReturn
 from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from .compute import add_arguments, from_arguments
 from .field_docs import field_docs
 from .files import WriteError
 from .loras import find_lora, parse_loras
@@ -48,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="Print one JSON object a video (path, seconds, request) rather than its path. Logs and progress go to stderr.")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps ...")
     parser.add_argument("--dtype", default="auto", choices=["auto", "bf16", "fp16", "fp32"], help="What the model is run in.")
-    parser.add_argument("--gpus-per-video", type=int, default=1, metavar="N", help="Processes that make each video together, with a GPU each: the two halves of guidance apart, and their frames and patches in parts.")
+    add_arguments(parser)
     parser.add_argument("--data-dir", type=Path, default=Path("workspace"), metavar="DIR", help="Where converted checkpoints and prompt embeddings are kept.")
     settings = parser.add_argument_group("settings of a request", "What is left out comes from the preset, and that from the model.")
     docs, hints = field_docs(GenerationRequest), typing.get_type_hints(GenerationRequest)
@@ -97,8 +98,7 @@ def generate(arguments: argparse.Namespace) -> None:
     """Make the videos. Everything that can be checked is checked before the model is loaded."""
     if arguments.batch_size < 1:
         raise RequestError("batch_size", f"--batch-size is {arguments.batch_size}; it must be at least 1.")
-    if arguments.gpus_per_video < 1:
-        raise RequestError("gpus_per_video", f"--gpus-per-video is {arguments.gpus_per_video}; it must be at least 1.")
+    compute = from_arguments(arguments)
     requests = requests_of(arguments)
     paths = output_paths(arguments.out, arguments.format, requests)
     _check_writable(paths[0].parent)
@@ -110,9 +110,9 @@ def generate(arguments: argparse.Namespace) -> None:
     from .checkpoints import load_pipeline
 
     logger.info("Loading %s", requests[0].model)
-    pipe = load_pipeline(requests[0].model, device=arguments.device, dtype=arguments.dtype, data_dir=arguments.data_dir)
+    pipe = load_pipeline(requests[0].model, device=arguments.device, dtype=arguments.dtype, data_dir=arguments.data_dir, compute=compute)
     pipe.use_loras(requests[0].loras)
-    pipe.share_work(arguments.gpus_per_video)
+    pipe.share_work(compute.gpus_per_video)
     pipe.set_progress_bar_config(desc="denoising", unit="step", leave=len(requests) == 1)
     try:
         with tqdm(total=len(requests), unit="video", disable=len(requests) == 1) as bar:

@@ -117,7 +117,7 @@ class MiraPipeline(DiffusionPipeline):
             self.transformer.to(home)
             self.vae.to(home)
         if self.lazy_text_encoder is not None:
-            place = torch.device("cpu") if economy.text_on_cpu else home
+            place = torch.device("cpu") if economy.text_on_cpu or self.lazy_text_encoder.stays else home
             if economy.unload_text or self.lazy_text_encoder.device.type != place.type:
                 self.lazy_text_encoder.release()
             self.lazy_text_encoder.to(place)

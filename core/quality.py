@@ -10,19 +10,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Quality:
-    """``first_block``: the share that the first layer's change may differ from the last full step's for the other layers to be spared
-    (First-Block-Cache, as in ParaAttention; 0 spares none). ``guided``: the share of the steps, from the noisiest, that are guided; those after
-    it look at the prompt alone (Kynkäänniemi et al. 2024, arXiv:2404.07724). ``words``: the trade, for people."""
+    """One choice. ``first_block`` is First-Block-Cache's threshold (``core.step_cache``): the share by which the first layer's change may differ
+    from the last full step's for the other layers to be spared; 0 spares none. ``guided`` is the share of the steps, from the noisiest, that are
+    guided; the others look at the prompt alone, in half the work (Kynkäänniemi et al. 2024, arXiv:2404.07724)."""
 
+    label: str
     first_block: float
     guided: float
-    words: str
 
 
 QUALITIES = {
-    "quality": Quality(0.0, 1.0, "Quality: every step in full"),
-    "balanced": Quality(0.05, 0.8, "Balanced"),
-    "fast": Quality(0.12, 0.6, "Fast"),
+    "quality": Quality("Quality", 0.0, 1.0),
+    "balanced": Quality("Balanced", 0.05, 0.8),
+    "fast": Quality("Fast", 0.12, 0.6),
 }
 """What ``GenerationRequest.quality`` may be."""
 EXACT = "quality"
+MEASURED = "Measured at 50 steps of mira-nano against every step in full: Balanced is 1.5 times as fast, 45 dB PSNR apart; Fast 2.4 times, 36 dB."
+"""The trade in numbers, from docs/quality.md."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,15 +92,35 @@ class LazyTextEncoder:
     """The ``tokenizer/`` and ``text_encoder/`` of a model folder, loaded at the first prompt that the cache does not hold.
 
     Args:
-        folder: A diffusers model folder.
+        folder: A diffusers model folder, or what finds one (and may download it) once it is needed; then ``known_as`` is its fingerprint.
         cache_dir: Where prompt embeddings are kept; shared by all models, as the file names carry the encoder's fingerprint.
         device, dtype: Where and in what the encoder runs once it is loaded.
+        eight_bits: Whether its linear layers keep their weights in 8 bits (torch's dynamic quantisation, CPU only); the rest is fp32.
+        stays: Whether it keeps its device whatever device the model is on.
     """
 
-    def __init__(self, folder: str | Path, cache_dir: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
-        self.folder, self.device, self.dtype = Path(folder), torch.device(device), dtype
-        self.cache = PromptCache(cache_dir, f"{fingerprint(folder)} {str(dtype).removeprefix('torch.')} {MAX_LENGTH}")
+    def __init__(
+        self,
+        folder: str | Path | Callable[[], Path],
+        cache_dir: str | Path,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        eight_bits: bool = False,
+        stays: bool = False,
+        known_as: str | None = None,
+    ):
+        self._folder = folder if callable(folder) else Path(folder)
+        self.device, self.dtype, self.eight_bits, self.stays = torch.device(device), dtype, eight_bits, stays
+        kind = "int8" if eight_bits else str(dtype).removeprefix("torch.")
+        self.cache = PromptCache(cache_dir, f"{known_as or fingerprint(self.folder)} {kind} {MAX_LENGTH}")
         self._loaded: tuple[Any, torch.nn.Module] | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where its files are; downloaded now if they were not here."""
+        if callable(self._folder):
+            self._folder = self._folder()
+        return self._folder
 
     @property
     def loaded(self) -> bool:
@@ -117,6 +137,8 @@ class LazyTextEncoder:
             logger.info("Loading the text encoder of %s", self.folder)
             tokenizer = AutoTokenizer.from_pretrained(self.folder / "tokenizer")
             text_encoder = T5EncoderModel.from_pretrained(self.folder / "text_encoder", dtype=self.dtype)
+            if self.eight_bits:
+                _to_eight_bits(text_encoder)
             self._loaded = tokenizer, text_encoder.eval().requires_grad_(False).to(self.device)
         return self._loaded
 
@@ -136,6 +158,21 @@ class LazyTextEncoder:
         if all(text in found for text in prompts):
             return torch.stack([found[text].to(self.device, torch.float32) for text in prompts])
         return encode_prompts(prompts, *self.load(), cache=self.cache)
+
+
+def _to_eight_bits(module: torch.nn.Module) -> None:
+    """Put linear layers with 8-bit weights in the place of all of ``module``'s, one after the other: no second copy of the whole is held."""
+    from torch.ao.nn.quantized.dynamic import Linear
+    from torch.ao.quantization import default_dynamic_qconfig
+
+    for name, child in module.named_children():
+        if type(child) is torch.nn.Linear:
+            child.qconfig = default_dynamic_qconfig
+            setattr(module, name, Linear.from_float(child.float()))
+        else:
+            _to_eight_bits(child)
+    for parameter in module.parameters(recurse=False):
+        parameter.data = parameter.data.float()
 
 
 def fingerprint(folder: str | Path) -> str:

@@ -35,7 +35,7 @@ from .parallel import Sequence
 from .step_cache import StepCache
 
 WHOLE_FRAME = "frame"
-TOKENS_AT_ONCE = 1024
+TOKENS_AT_ONCE = 2048
 """On a CPU, how many tokens go through a block together: what it holds meanwhile stays in the caches, and is not asked of the system anew."""
 
 ProjectedText = list[tuple[Tensor, Tensor]]
@@ -255,6 +255,7 @@ class MiraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
 
     _supports_gradient_checkpointing = True
     _no_split_modules = ["TransformerBlock"]
+    _repeated_blocks = ["TransformerBlock"]  # what ``compile_repeated_blocks`` compiles, once for all of a kind
 
     @register_to_config
     def __init__(
@@ -446,16 +447,15 @@ class MiraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         """
         rows, columns, *within = groups.shape[1:-1]
         size = math.prod(within)
-        at_once = TOKENS_AT_ONCE * torch.get_num_threads()
-        if torch.is_grad_enabled() or groups.is_cuda or groups.numel() <= at_once * self.dim:
+        if torch.is_grad_enabled() or groups.is_cuda or groups.numel() <= TOKENS_AT_ONCE * self.dim:
             inputs = (groups.flatten(1, 2).flatten(2, -2), modulation, *text)
             checkpointed = torch.is_grad_enabled() and self.gradient_checkpointing
             return (self._gradient_checkpointing_func(block, *inputs) if checkpointed else block(*inputs)).view(groups.shape)
-        at_once = max(1, at_once // size)
+        at_once = max(1, TOKENS_AT_ONCE // size)
         for clip, places in enumerate(groups):
             own = [x[clip : clip + 1] for x in text]
-            for some_rows in places.split(max(1, at_once // columns)):
-                for part in some_rows.split(at_once, 1):
+            for some_rows in places.tensor_split(math.ceil(rows / max(1, at_once // columns))):
+                for part in some_rows.tensor_split(math.ceil(columns / at_once), 1):
                     changed = block(part.reshape(1, -1, size, self.dim), modulation[clip : clip + 1] if len(modulation) > 1 else modulation, *own)
                     part.copy_(changed.view(part.shape))
         return groups

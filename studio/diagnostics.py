@@ -33,6 +33,7 @@ def sections(services: Services) -> list[Section]:
         if status["pid"] and (size := _memory_of(int(status["pid"]))):
             parts.append(f"{size_words(size)} of memory")
         workers.append((f"Worker {number}", ", ".join(parts)))
+    workers.append(("Each uses", services.executor.compute.words))
     counts = services.queue.counts()
     return [
         ("Versions", [("Python", platform.python_version()), ("System", platform.platform()), *((name, version) for name in PACKAGES if (version := _version(name)))]),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import filelock
 
+from core.compute import Compute
 from core.files import replacing
 from core.intake import FILE_BYTES, copy_of_upload
 from core.types import RequestError
@@ -93,7 +94,7 @@ class Services:
         return target
 
     @classmethod
-    def open(cls, data_dir: str | Path, executor: str = "local", default_model: str = DEFAULT_MODEL, start_worker: bool = True, device: str = "auto", dataset_roots: Sequence[Path] = (), any_model: bool = True) -> Services:
+    def open(cls, data_dir: str | Path, executor: str = "local", default_model: str = DEFAULT_MODEL, start_worker: bool = True, device: str = "auto", dataset_roots: Sequence[Path] = (), any_model: bool = True, compute: Compute = Compute()) -> Services:
         """Open the data folder, put back what an earlier run left unfinished, and start the worker.
 
         Without ``any_model`` requests may name the known models only. Raises StorageError when the folder is in use by another studio or cannot hold the queue.
@@ -118,7 +119,7 @@ class Services:
         Runs(data_dir / "runs").purge()
         parts = queue, library, models, Walls(db, queue), OwnPresets(data_dir / "presets.json"), Comparisons(data_dir), Votes(db, library), Runs(data_dir / "runs"), Chores(data_dir), Chores(data_dir)
         roots = tuple(Path(root).resolve() for root in dataset_roots)
-        services = cls(data_dir, default_model, *parts, executor_class(executor)(db.path, data_dir, device, default_model), device.rpartition(",")[2], roots, lock)
+        services = cls(data_dir, default_model, *parts, executor_class(executor)(db.path, data_dir, device, default_model, compute), device.rpartition(",")[2], roots, lock)
         if start_worker:
             services.executor.start()
         return services

@@ -20,6 +20,7 @@ TITLES = {
     "output_fps": "File fps",
     "decode_chunk_frames": "Frames decoded at once",
     "window_frames": "Frames seen at once",
+    "quality": "Quality or speed",
     "loras": "LoRAs",
     "memory": "To save memory",
 }

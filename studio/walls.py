@@ -24,7 +24,7 @@ MAX_AXES = 3
 MAX_CELLS = 144
 DRAFT_STEPS = 6
 
-FIELDS = ("seed", "guidance_scale", "num_inference_steps", "sampler", "eta", "model", "prompt", "negative_prompt", "fps", "num_frames", "height", "width", "loras")
+FIELDS = ("seed", "guidance_scale", "num_inference_steps", "sampler", "quality", "eta", "model", "prompt", "negative_prompt", "fps", "num_frames", "height", "width", "loras")
 """What an axis may vary."""
 _RANGE = re.compile(r"(-?\d+(?:\.\d+)?)\s*\.\.\s*(-?\d+(?:\.\d+)?)(?:\s*:\s*(\d+(?:\.\d+)?))?")
 
@@ -141,7 +141,7 @@ def axis_title(field: str) -> str:
 
 def example(field: str) -> str:
     """Values that such an axis may have."""
-    return {"seed": "1..4", "sampler": "ddim, dpm++2m", "model": "mira-nano", "prompt": "red, blue, green", "negative_prompt": "blurry, dark", "eta": "0, 0.5, 1", "num_inference_steps": "10, 20, 50", "guidance_scale": "2..8:2"}.get(field, "…")  # fmt: skip
+    return {"seed": "1..4", "sampler": "ddim, dpm++2m", "quality": "quality, balanced, fast", "model": "mira-nano", "prompt": "red, blue, green", "negative_prompt": "blurry, dark", "eta": "0, 0.5, 1", "num_inference_steps": "10, 20, 50", "guidance_scale": "2..8:2"}.get(field, "…")  # fmt: skip
 
 
 def grid(base: GenerationRequest, axes: Sequence[Axis]) -> list[GenerationRequest]:

@@ -15,6 +15,8 @@ import threading
 import time
 from pathlib import Path
 
+from core.compute import Compute
+
 from ..db import Database, StorageError
 from ..queue import Queue
 
@@ -35,9 +37,9 @@ class LocalExecutor:
     inside_events = False
     """Whether requests run only while an event of the page works through them."""
 
-    def __init__(self, db_path: str | Path, data_dir: str | Path, device: str = "auto", model: str | None = None):
-        self.queue = Queue(Database(db_path))
-        self.workers = [Worker(self.queue, Path(data_dir), name, model) for name in device.split(",")]
+    def __init__(self, db_path: str | Path, data_dir: str | Path, device: str = "auto", model: str | None = None, compute: Compute = Compute()):
+        self.queue, self.compute = Queue(Database(db_path)), compute
+        self.workers = [Worker(self.queue, Path(data_dir), name, model, compute) for name in device.split(",")]
 
     def status(self) -> Status:
         """Of the first worker; ``statuses`` has all of them."""
@@ -79,8 +81,8 @@ class Worker:
     worker exits at once. Its standard output carries one JSON status a line; its log is ``data_dir/logs/worker.log``.
     """
 
-    def __init__(self, queue: Queue, data_dir: Path, device: str, model: str | None):
-        self.queue, self.data_dir, self.device, self.model = queue, data_dir, device, model
+    def __init__(self, queue: Queue, data_dir: Path, device: str, model: str | None, compute: Compute = Compute()):
+        self.queue, self.data_dir, self.device, self.model, self.compute = queue, data_dir, device, model, compute
         self.log_path = data_dir / "logs" / "worker.log"
         self._status: Status = _idle("stopped")
         self._process: subprocess.Popen[str] | None = None
@@ -153,7 +155,7 @@ class Worker:
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         if self.log_path.exists() and self.log_path.stat().st_size > MAX_LOG_BYTES:
             os.replace(self.log_path, self.log_path.with_suffix(".log.1"))
-        command = [sys.executable, "-m", "studio.executors.worker", "--data-dir", str(self.data_dir), "--device", self.device, "--worker-id", worker_id]
+        command = [sys.executable, "-m", "studio.executors.worker", "--data-dir", str(self.data_dir), "--device", self.device, "--worker-id", worker_id, *self.compute.arguments()]
         if self.model:
             command += ["--model", self.model]
         with open(self.log_path, "ab") as errors:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from core import GenerationCancelled, GenerationRequest, MiraPipeline, load_pipeline, save_video
+from core.compute import Compute
 from core.device import choose_device, forget_peak, peak_memory
 from core.device_lock import DeviceTurn, lock_path
 from core.economy import Economy, OutOfMemory
@@ -47,8 +48,8 @@ PEAK = "peak_memory"
 class VideoMaker:
     """Takes requests and makes their videos, one at a time, on one device."""
 
-    def __init__(self, data_dir: Path, device: str, worker_id: str, tell: Callable[[dict[str, Any]], None], orders: queue.SimpleQueue[dict[str, Any]] | None = None):
-        self.data_dir, self.device, self.worker_id, self.tell = data_dir, device, worker_id, tell
+    def __init__(self, data_dir: Path, device: str, worker_id: str, tell: Callable[[dict[str, Any]], None], orders: queue.SimpleQueue[dict[str, Any]] | None = None, compute: Compute = Compute()):
+        self.compute, self.data_dir, self.device, self.worker_id, self.tell = compute, data_dir, device, worker_id, tell
         self.orders = orders or queue.SimpleQueue()
         """What the studio wants between two requests."""
         self.trouble: str | None = None
@@ -204,20 +205,26 @@ class VideoMaker:
     def pipeline(self, model: str) -> MiraPipeline:
         """The pipeline of ``model``: the one at hand, or loaded in its place."""
         if self.model != model:
-            self.pipe = self.model = None
-            release_memory()
-            self.pipe = load_pipeline(model, device=self.device, data_dir=self.data_dir)
+            self.unload()
+            self.pipe = load_pipeline(model, device=self.device, data_dir=self.data_dir, compute=self.compute)
             self.pipe.set_progress_bar_config(disable=True)
             self.model = model
             self.report("busy")
+        self.pipe.share_work(self.compute.gpus_per_video)
         return self.pipe
+
+    def unload(self) -> None:
+        """Free the model's memory, and end the processes that worked with it."""
+        if self.pipe is not None:
+            self.pipe.share_work(1)
+        self.pipe = self.model = None
+        release_memory()
 
     def obey(self, order: dict[str, Any]) -> None:
         """``{"do": "load", "model": NAME}`` loads a model, which may download it; ``{"do": "unload"}`` frees its memory."""
         self.trouble = None
         if order["do"] == "unload":
-            self.pipe = self.model = None
-            release_memory()
+            self.unload()
         elif order["do"] == "load":
             self.report("loading", model=order["model"])
             try:

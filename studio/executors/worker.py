@@ -16,6 +16,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from core.compute import add_arguments, from_arguments
+
 
 def hear_parent() -> queue.SimpleQueue[dict[str, Any]]:
     """The studio's orders as they come; exit the moment standard input closes: the studio has stopped this worker, or has died."""
@@ -48,6 +50,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--worker-id", required=True)
     parser.add_argument("--model", help="load this one at the start")
+    add_arguments(parser)
     arguments = parser.parse_args()
     tell = own_stdout()
     orders = hear_parent()
@@ -55,7 +58,7 @@ def main() -> None:
 
     from .maker import VideoMaker  # imports torch
 
-    maker = VideoMaker(arguments.data_dir, arguments.device, arguments.worker_id, tell, orders)
+    maker = VideoMaker(arguments.data_dir, arguments.device, arguments.worker_id, tell, orders, from_arguments(arguments))
     if arguments.model:
         maker.preload(arguments.model)
     maker.run()

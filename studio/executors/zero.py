@@ -27,6 +27,7 @@ import gradio as gr
 import numpy as np
 
 from core.checkpoints import find_model
+from core.compute import Compute
 from core.pipeline import GenerationCancelled, GenerationError, MiraPipeline, StepCallback
 from core.types import GenerationRequest
 
@@ -55,14 +56,14 @@ class ZeroExecutor:
 
     inside_events = True
 
-    def __init__(self, db_path: str | Path, data_dir: str | Path, device: str = "auto", model: str | None = None):
-        self.model = model
+    def __init__(self, db_path: str | Path, data_dir: str | Path, device: str = "auto", model: str | None = None, compute: Compute = Compute()):
+        self.model, self.compute = model, compute
         self._status: dict[str, Any] = {"state": "starting", "device": None, "dtype": None, "model": None, "trouble": None}
         self._stopping = threading.Event()
         self._turn, self._lock = threading.Lock(), threading.Lock()
         self._taken: set[str] = set()
         """Waiting requests that an event has taken on."""
-        self.maker = EventMaker(Path(data_dir), device, WORKER_ID, self._status.update)
+        self.maker = EventMaker(Path(data_dir), device, WORKER_ID, self._status.update, compute=compute)
         self.maker.stopping = self._stopping
         self.maker.on_gpu = gpu(self._generate, self._seconds)
 

@@ -11,6 +11,7 @@ import gradio as gr
 from core.files import WriteError
 from core.loras import installed_loras
 from core.presets import PRESET_FIELDS, PRESETS, default_preset
+from core.quality import EXACT, MEASURED, QUALITIES
 from core.schedulers_info import SAMPLERS
 from core.start import PICTURES
 from core.types import RequestError
@@ -101,6 +102,7 @@ def layout(page: Page) -> GenerateTab:
                         fields["num_inference_steps"] = gr.Number(preset.num_inference_steps, label="Steps", precision=0, min_width=72, elem_id="steps")
                         fields["sampler"] = gr.Dropdown([(info.label, name) for name, info in SAMPLERS.items()], value=preset.sampler, label="Sampler", min_width=120, elem_id="sampler", filterable=False)
                     fields["eta"] = gr.Slider(0, 1, value=preset.eta, step=0.05, label="Eta", elem_id="eta", info="Fresh noise in each step; DDIM only.")
+                    fields["quality"] = gr.Dropdown([(quality.label, name) for name, quality in QUALITIES.items()], value=EXACT, label="Quality or speed", elem_id="quality", filterable=False, info=MEASURED)
                     with gr.Row():
                         fields["height"] = gr.Number(preset.height, label="Height, pixels", precision=0, min_width=72, elem_id="height")
                         fields["width"] = gr.Number(preset.width, label="Width, pixels", precision=0, min_width=72, elem_id="width")

@@ -332,6 +332,13 @@ def test_a_release_that_was_put_in_place_is_converted_once(original, tmp_path, m
     tiny_tokenizer().save_pretrained(shared / "tokenizer")
     for name in ("TencentARC/Tiny:1", "TencentARC/Tiny:2"):
         assert load_pipeline(name, device="cpu", data_dir=tmp_path).lazy_text_encoder.folder == shared
+    tiny_text_encoder().save_pretrained(shared / "text_encoder")
+    embeds = load_pipeline(name, device="cpu", dtype="fp32", data_dir=tmp_path).lazy_text_encoder(["a red ball"])
+    shutil.rmtree(shared)  # nor is it downloaded again for prompts that are known
+    lazy = load_pipeline(name, device="cpu", dtype="fp32", data_dir=tmp_path).lazy_text_encoder
+    assert torch.equal(lazy(["a red ball"]), embeds)
+    with pytest.raises(CheckpointError, match="could not be downloaded"):
+        lazy(["something new"])
 
 
 def test_a_download_is_converted_and_removed(original, tmp_path, monkeypatch):
@@ -416,3 +423,10 @@ def test_a_tiny_folder_loads_and_makes_a_video(tmp_path):
 def test_the_embedded_folder_is_found_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert checkpoints.EMBEDDED.parent.name == "assets" and checkpoints.EMBEDDED.is_absolute()
+
+
+def test_what_a_cached_prompt_needs_in_memory_is_at_most_2_6_gb():
+    """Weights of Mira-v0 in bf16, counted on the meta device."""
+    with torch.device("meta"):
+        parts = [MiraTransformer3DModel(), build_mira_vae()]
+    assert sum(2 * p.numel() for part in parts for p in part.parameters()) <= 2.6e9

@@ -1,5 +1,6 @@
 """The command ``python -m core.generate`` on a tiny random model."""
 
+import argparse
 import dataclasses
 import json
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from tiny import save_tiny_model
 
+from core.compute import Compute, add_arguments, from_arguments
 from core.field_docs import field_docs
 from core.generate import build_parser, main, output_paths, requests_of, slug
 from core.types import MAX_SEED, GenerationRequest, RequestError
@@ -146,3 +148,14 @@ def test_an_unknown_model_is_one_clear_line(tmp_path, capsys):
 def test_the_command_and_its_help_need_no_torch():
     code = "import sys; from core.generate import build_parser; build_parser().format_help(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0
+
+
+def test_how_the_machine_is_used_goes_from_one_command_line_to_another():
+    """The studio hands its options to its workers so; all of them are on the System page."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    for compute in (Compute(), Compute("xformers", True, 4, "cpu-8bit"), Compute(gpus_per_video=2)):
+        assert from_arguments(parser.parse_args(compute.arguments())) == compute
+    assert Compute().arguments() == [] and Compute("xformers", True, 4, "cpu").words == "xformers attention, compiled, 4 processes a video, text encoder cpu"
+    with pytest.raises(ValueError, match="at least 1"):
+        Compute(gpus_per_video=0)

@@ -116,6 +116,14 @@ def test_lazy_equals_in_memory_and_can_be_released(folder, tmp_path):
     assert not lazy.loaded and lazy(["a night"]).shape == (1, 77, TEXT_DIM)
 
 
+def test_eight_bits_are_near_and_have_a_cache_of_their_own(folder, tmp_path):
+    plain, small = LazyTextEncoder(folder, tmp_path), LazyTextEncoder(folder, tmp_path, dtype=torch.bfloat16, eight_bits=True)
+    exact, near = plain(PROMPTS), small(PROMPTS)
+    assert small.loaded and not torch.equal(exact, near)
+    assert torch.nn.functional.cosine_similarity(exact, near, dim=-1).min() > 0.98
+    assert not [m for m in small.load()[1].modules() if type(m) is torch.nn.Linear]
+
+
 def test_fingerprint_tells_encoders_apart(folder, tmp_path):
     tiny_tokenizer().save_pretrained(tmp_path / "tokenizer")
     tiny_text_encoder(seed=1).save_pretrained(tmp_path / "text_encoder")

@@ -223,7 +223,7 @@ def test_a_few_groups_at_a_time_give_the_same(changes, monkeypatch):
     monkeypatch.setattr(model.transformer_blocks[0], "forward", lambda tokens, *rest: seen.append(tokens.shape[:3]) or block(tokens, *rest))
     monkeypatch.setattr("core.transformer.TOKENS_AT_ONCE", 50)
     torch.testing.assert_close(model(**both).sample, whole, rtol=1e-4, atol=1e-5)
-    assert seen == 2 * [(1, 2, 24), (1, 2, 24), (1, 1, 24)]
+    assert seen == 2 * [(1, 2, 24), (1, 2, 24), (1, 1, 24)]  # two of 24 tokens at once, as even as can be
 
 
 @torch.no_grad()
@@ -270,3 +270,13 @@ def test_a_step_cache_spares_layers_and_at_zero_none():
         assert (cached[1] - steps[1]).abs().mean() < 0.1 * (steps[1] - steps[1].mean()).abs().mean()
     alone = {name: value[:1] for name, value in both.items()}
     assert torch.equal(model(**alone, cache=cache).sample, model(**alone).sample) and cache.spared == 1
+
+
+@torch.no_grad()
+def test_blocks_compile_whole_and_give_the_same():
+    """Traced as torch.compile traces them, once for each kind of block; what is generated of the trace is torch's own."""
+    model, both = small(), inputs()
+    plain = model(**both).sample
+    model.compile_repeated_blocks(backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(model(**both).sample, plain, rtol=1e-4, atol=1e-5)
+    assert set(model.state_dict()) == set(small().state_dict())
