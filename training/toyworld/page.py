@@ -17,6 +17,7 @@ TRAITS: dict[str, float] = {"dynamics": 0.95, "interaction": 0.75, "3D consisten
 LENGTH_TARGET, LONG_TARGET, LONG_FROM = 0.9, 0.8, 300
 """Of 120 frames; and of clips from LONG_FROM frames on."""
 READ_TARGET = 0.99
+WORDS = {"color": "colour", "all": "**all**", "first quarter": "look right in the first quarter", "last quarter": "look right in the last quarter"}
 PSNR_TARGET, STILL_TARGET = 30.0, 1.0
 
 
@@ -26,6 +27,7 @@ def write_page(docs: Path) -> Path:
     if not files:
         raise ValueError(f"There are no figures in {docs / 'quality'}. Make some with: python -m training.toyworld evaluate --json {docs / 'quality' / 'trained.json'}")
     found = [(file, json.loads(file.read_text())) for file in files]
+    found.sort(key=lambda entry: (entry[1]["settings"].get("num_frames", 0), entry[1]["settings"].get("split") != "trained"))
     parts = [
         "# What mira-nano does, in numbers",
         "Written by `python -m training.toyworld page` from the files in [quality/](quality/), each made by the command above its table. The clips are the "
@@ -57,7 +59,8 @@ def _evaluation(file: Path, figures: dict[str, Any]) -> str:
     rows = [_row(name, entry, targets[name] if short else None) for name, entry in figures["attributes"].items()]
     rows += [_row(name, entry, TRAITS.get(name) if short else None) for name, entry in figures["traits"].items()]
     if figures["length"] is not None:
-        rows.append(f"| **length**: last quarter over first | {figures['length']:.2f} | | | {LONG_TARGET if frames >= LONG_FROM else LENGTH_TARGET} |")
+        target = LONG_TARGET if frames >= LONG_FROM else LENGTH_TARGET
+        rows.append(f"| **length**: last quarter over first | {figures['length']:.2f} | | | {target}{' ✓' if figures['length'] >= target else ''} |")
     motions = [
         f"| {motion} | {_share(entry)} | {_share(figures['wholly'][motion])} | {', '.join(f'{name} ({n})' for name, n in figures['confusions'].get(motion, {}).items()) or '–'} |"
         for motion, entry in figures["motions"].items()
@@ -67,6 +70,7 @@ def _evaluation(file: Path, figures: dict[str, Any]) -> str:
         picture = strip_path(file, index)
         if picture.exists():
             wrong = [name for name, right in row["marks"].items() if not right and name != "all"]
+            wrong = [WORDS.get(name, name) for name in wrong]
             strips.append(f"{row['prompt']} {'**Wrong: ' + ', '.join(wrong) + '.**' if wrong else 'All right.'}\n\n![{row['prompt']}]({file.parent.name}/{picture.name})")
     return "\n\n".join(
         [
@@ -84,7 +88,7 @@ def _reconstruction(file: Path, figures: dict[str, Any]) -> str:
     rows = [
         f"| PSNR, dB | {figures['psnr']:.1f} (worst clip {figures['lowest_psnr']:.1f}) | {PSNR_TARGET:g} at least |",
         f"| frame-to-frame change where the render stands still, 1/255 | {'–' if still is None else f'{still:.2f}'} | under {STILL_TARGET:g} |",
-        *(f"| {name} can still be read | {_share(entry)} | |" for name, entry in figures["attributes"].items()),
+        *(f"| {WORDS.get(name, name)} can still be read | {_share(entry)} | |" for name, entry in figures["attributes"].items()),
     ]
     return "\n\n".join(["## The VAE alone: rendered clips, encoded and decoded", command("reconstruct", file, figures["settings"], figures["settings"]["clips"]), _table(("", "measured", "target"), rows)])
 
@@ -98,6 +102,7 @@ def _detector(file: Path, figures: dict[str, Any]) -> str:
 def _row(name: str, entry: dict[str, Any], target: float | None) -> str:
     low, high = entry["interval95"]
     mark = "" if target is None else f"{target:.0%}{' ✓' if entry['share'] >= target else ''}"
+    name = WORDS.get(name, name)
     return f"| {name} | {entry['right']} of {entry['n']} | {entry['share']:.1%} | {math.floor(1000 * low) / 10:.1f} to {math.ceil(1000 * high) / 10:.1f} % | {mark} |"
 
 
