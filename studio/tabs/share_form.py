@@ -28,8 +28,8 @@ def layout() -> dict[str, Any]:
             widgets: dict[str, Any] = {"kind": gr.Dropdown([(words, kind) for kind, words in KINDS.items()], value="lora", label="As", min_width=120, filterable=False, elem_id="share-kind")}
             widgets["step"] = gr.Textbox("", label="Step", placeholder="the newest", max_lines=1, min_width=88, elem_id="share-step")
         with gr.Row(visible=False) as hub:
-            widgets["repo"] = gr.Textbox("", label="Repository", placeholder="USER/NAME", max_lines=1, min_width=120, elem_id="share-repo")
-            widgets["token"] = gr.Textbox("", label="Token", info="With the right to write. It is used once and kept nowhere.", type="password", max_lines=1, min_width=120, elem_id="share-token")
+            widgets["repo"] = gr.Textbox("", label="Repository", placeholder="USER/NAME", max_lines=1, min_width=200, elem_id="share-repo")
+            widgets["token"] = gr.Textbox("", label="Token", info="With the right to write. It is used once and kept nowhere.", type="password", max_lines=1, min_width=200, elem_id="share-token")
             widgets["private"] = gr.Checkbox(True, label="Private", min_width=88, elem_id="share-private")
         widgets["hub"] = hub
         widgets["write"] = gr.Button("Write it", size="sm", elem_id="share-write")

@@ -39,7 +39,7 @@ def layout(page: Page) -> dict[str, Any]:
                 widgets["check"] = gr.Button("Look at them", size="sm", min_width=0, elem_id="check-clips")
                 widgets["upload"] = gr.UploadButton("Bring clips", file_count="multiple", file_types=list(UPLOADED), size="sm", min_width=0, elem_id="bring-clips")
                 widgets["render"] = gr.Button("Render samples", size="sm", min_width=0, elem_id="render-clips")
-                widgets["split"] = gr.Button("Split", size="sm", min_width=0, elem_id="split-clips")
+                widgets["split"] = gr.Button("Split at cuts", size="sm", min_width=0, elem_id="split-clips")
             page.panes["chore"] = gr.HTML(elem_id="chore")
             widgets["captions"] = caption_form.layout()
             for row in (BASIC[2:3], BASIC[3:5], BASIC[5:8], BASIC[8:]):
