@@ -448,7 +448,7 @@ def main(argv: list[str] | None = None) -> int:
     gpu = "" if device.type == "cuda" else "\nNo GPU was at hand: `python tests/bench_gpu.py` measures a whole Mira on one, and is tested at small size.\n"
     text = (
         f"# {args.model}: what it costs\n\n{datetime.date.today()}: {where}. Written by `make bench` in {time.monotonic() - started:.0f} s; a ratio is to the first row of its kind. "
-        f"Rows at Mira's width, of the bounded decode and of growth are in seconds that the process had its processors, over its threads; others by the clock.\n\n{table(rows)}\n\n" + "".join(f"- {words}\n" for words in counts) + f"\n![Time and memory by size](growth.svg)\n{gpu}\nWhat Balanced and Fast cost and save: [quality.md](quality.md).\n"
+        f"Rows at Mira's width, of the bounded decode and of growth are in seconds that the process had its processors, over its threads; others by the clock.\n\n{table(rows)}\n\n" + "".join(f"- {words}\n" for words in counts) + f"\n![Time and memory by size](growth.svg)\n{gpu}\nWhat Balanced and Fast cost and save: [tradeoffs.md](tradeoffs.md).\n"
     )
     args.out.parent.mkdir(parents=True, exist_ok=True)
     for path, content in ((args.out, text), (args.out.with_name("growth.svg"), plot(growths))):

@@ -1,4 +1,4 @@
-"""What Balanced and Fast cost and save, measured on mira-nano: ``python tests/bench_quality.py``, a few minutes, writes docs/quality.md.
+"""What Balanced and Fast cost and save, measured on mira-nano: ``python tests/bench_quality.py``, a few minutes, writes docs/tradeoffs.md.
 
 Every way starts from the same noise as the exact run of 50 steps, and is compared with that run's frames; the toy world's detector tells whether a
 clip still shows what its caption says. Times are seconds that the process had its processors.
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python tests/bench_quality.py", description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=2)
     parser.add_argument("--frames", type=int, default=12)
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "quality.md")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "tradeoffs.md")
     args = parser.parse_args(argv)
     pipe = load_pipeline(NANO, device="cpu", dtype="fp32")
     pipe.set_progress_bar_config(disable=True)

@@ -15,6 +15,7 @@ from tiny import TEXT_DIM, tiny_pipeline
 
 from core import GenerationCancelled, GenerationRequest, MiraPipeline, MiraScheduler, MiraTransformer3DModel, RequestError, TemporalVAE
 from core.pipeline import GenerationError
+from core.quality import QUALITIES, Quality
 from core.schedulers_info import SAMPLERS
 from core.text_encoder import LazyTextEncoder
 
@@ -343,3 +344,19 @@ def test_deterministic_samplers_agree_on_a_small_model():
         for steps, bound in ((20, 0.08), (80, 0.03)):
             result = latents_of(pipe, num_inference_steps=steps, sampler=sampler, **smooth)
             assert (result - truth).abs().mean() < bound * truth.abs().mean(), (sampler, steps)
+
+
+def test_quality_is_every_step_in_full_and_the_others_spare_some(monkeypatch):
+    pipe = tiny_pipeline(num_layers=3)
+    plain = latents_of(pipe, num_inference_steps=10)
+    assert torch.equal(latents_of(pipe, num_inference_steps=10, quality="quality"), plain)
+    pipe.transformer = Counting(pipe.transformer)
+    layers = []
+    block = pipe.transformer.inner.transformer_blocks[2]
+    monkeypatch.setattr(block, "forward", lambda *inputs, forward=block.forward: layers.append(1) or forward(*inputs))
+    monkeypatch.setitem(QUALITIES, "fast", Quality("Fast", 10.0, 0.5))
+    fast = latents_of(pipe, num_inference_steps=10, quality="fast")
+    assert pipe.transformer.batches == [2] * 5 + [1] * 5  # guided in the first half
+    assert len(layers) == 2 and torch.isfinite(fast).all() and not torch.equal(fast, plain)  # one full step for each of the two batch sizes
+    with pytest.raises(RequestError, match="Did you mean 'fast'"):
+        GenerationRequest(PROMPT, quality="fsat").resolved()

@@ -1,0 +1,25 @@
+"""The benchmarks' own arithmetic, and the GPU's one at a size that a CPU does at once."""
+
+import re
+
+import torch
+
+import bench
+import bench_gpu
+
+
+def test_the_gpu_benchmark_at_small_size():
+    small = dict(num_layers=1, num_attention_heads=2, attention_head_dim=16, caption_channels=12)
+    rows = list(bench_gpu.measure(torch.device("cpu"), torch.float32, 1e9, ((32, 16, 2),), ((16, 16, 2),), rounds=1, transformer=small, vae=dict(ch=32, ch_mult=(1, 1, 1, 1), num_res_blocks=1)))
+    assert len(rows) == 2 and "32x16x2" in rows[0] and "16x16x2" in rows[1]
+    work, share = re.search(r"([\d.e-]+) TFLOP a step, (\d+) %", rows[0]).groups()
+    assert float(work) > 0 and int(share) >= 0
+    if not torch.cuda.is_available():
+        assert bench_gpu.main([]) == 2
+
+
+def test_the_plot_of_growth_sets_what_is_in_proportion_on_the_grey_line():
+    growth = bench.Growth("frames", [("128x80x8, 1 at once", 0.5, 100), ("128x80x16, 1 at once", 1.0, 100), ("128x80x32, 1 at once", 2.0, 400)])
+    grey, time, memory = (line.split('points="')[1].split('"')[0].split() for line in bench.plot([growth]).splitlines() if "polyline" in line)
+    assert (time[0], time[-1]) == (grey[0], grey[-1]) and memory[0] == grey[0] and memory[-1] == grey[-1]
+    assert memory[1].split(",")[1] == memory[0].split(",")[1] > time[1].split(",")[1]
