@@ -19,9 +19,11 @@ from .runs import Run
 TEMPORAL = "temporal_transformer_blocks."
 TRAINED_BYTES = 20
 """A trained number in memory: its weight, its gradient, two moments of AdamW and its average, in fp32."""
+SAVED_BY_8_BITS = 6
+"""Of these, where the moments have 8 bits each."""
 STATE_BYTES = 16
 """A trained number in training_state.pt: the same without the gradient."""
-ALIKE = ("target", "model", "num_frames", "sizes", "train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "curriculum")
+ALIKE = ("target", "model", "num_frames", "sizes", "train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "selective_checkpointing", "curriculum", "mixed_precision", "optimizer", "sharding", "num_processes")
 """Settings that two runs must share for one to tell how long the other takes."""
 
 
@@ -32,7 +34,7 @@ class Preflight:
     trained: int | None
     """Numbers that are trained."""
     memory: int | None
-    """Bytes: measured on an earlier run, or the least that weights and optimizer take (activations come on top)."""
+    """Bytes of one process: measured on an earlier run, or the least that weights and optimizer take (activations come on top)."""
     measured: bool
     """Whether memory and time come from an earlier run like this one on this machine."""
     memory_free: int
@@ -56,7 +58,12 @@ def preflight(config: TrainConfig, runs: Sequence[Run], device: str = "cpu") -> 
     trained = count_trained(config, shapes) if shapes else None
     like = next((run for run in runs if run.config and all(getattr(run.config, name) == getattr(config, name) for name in ALIKE) and _speed(run)), None)
     pace, gigabytes = _speed(like) if like else (None, None)
-    least = trained * TRAINED_BYTES + (total - (0 if config.target == "lora" else trained)) * (4 if device == "cpu" and config.mixed_precision == "fp32" else 2) if trained is not None else None
+    least = None
+    if trained is not None:
+        parts = config.num_processes if config.sharding != "none" else 1
+        each = TRAINED_BYTES - (SAVED_BY_8_BITS if config.optimizer == "adamw8bit" else 0)
+        frozen = total - (0 if config.target == "lora" else trained)
+        least = trained * each // parts + frozen * (4 if device == "cpu" and config.mixed_precision == "fp32" else 2) // (parts if config.sharding == "full" else 1)
     memory = int(gigabytes * 1e9) if gigabytes else least
     free = memory_free(device)
     if memory is not None and memory > free:

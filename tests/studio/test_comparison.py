@@ -25,6 +25,7 @@ from studio.services import Services
 from studio.screen import PANES, Screen, Session
 from studio.settings_words import differing, labels
 from studio.votes import Rate, Votes, pairs
+from studio.walls import Axis
 from tiny import tiny_clip
 
 
@@ -225,6 +226,15 @@ def test_choosing_and_ordering(screen: Screen) -> None:
     assert session.compared == ("v1", "v0", "v2")
     assert not screen.act(session, "compare", "gone") and "deleted" in session.trouble
     screen.act(session, "compare-newest", "")
+    assert session.compared == ("v3", "v4")
+    walls = screen.services.walls
+    wall = walls.get(walls.enqueue_grid(GenerationRequest("A ball.", seed=1), [Axis("seed", (1, 2, 3, 4, 5, 6))]))
+    assert not screen.act(session, "compare-wall", wall.id) and "must be there to be compared" in session.trouble
+    for cell in wall.cells[:5]:
+        add(screen.services.library, cell)
+    screen.act(session, "compare-wall", wall.id)
+    assert session.compared == tuple(wall.cells[:4]) and session.undo[0] == "4 of its 6 videos are compared."
+    screen.act(session, "undo", "")
     assert session.compared == ("v3", "v4")
 
 

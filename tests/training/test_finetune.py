@@ -250,6 +250,8 @@ def test_what_a_run_needs_is_reckoned_from_the_model_and_from_earlier_runs(place
     wanted = config(place, tmp_path / "runs" / "first", f"target={target}", "lora_rank=4")
     told = preflight(wanted, [])
     assert not told.measured and told.seconds is None and told.memory > told.trained * 16 and not told.problems
+    assert preflight(config(place, tmp_path, f"target={target}", "lora_rank=4", "optimizer=adamw8bit"), []).memory == told.memory - 6 * told.trained
+    assert preflight(config(place, tmp_path, f"target={target}", "lora_rank=4", "num_processes=2", "sharding=full"), []).memory == pytest.approx(told.memory / 2, abs=2)
     last = train(wanted)
     assert told.trained == sum(tensor.numel() for tensor in trained(last)[0].values())
     written = sum(file.stat().st_size for file in last.rglob("*") if file.is_file())
