@@ -83,8 +83,8 @@ class VideoMaker:
         """
         if not self.device_turn.take():
             if not self.aside:
-                self.aside, self.pipe, self.model = True, None, None
-                release_memory()
+                self.aside = True
+                self.unload()
                 self.report("waiting")
             return False
         try:

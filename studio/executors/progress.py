@@ -36,7 +36,7 @@ DECODED = 0.97
 """Where the progress bar stands when the decoding ends."""
 
 
-class Parked(Exception):
+class Parked(GenerationCancelled):
     """The request was put on disk between two steps, to go on later."""
 
 
