@@ -63,8 +63,10 @@ class TransformerTask:
         if self.model.config.in_channels != self.dataset.channels:
             raise ConfigError(f"The transformer takes {self.model.config.in_channels} latent channels, the latents of {config.dataset} have {self.dataset.channels}.")
         self.network: torch.nn.Module = Predictor(self.model, self.dtype, self.processes.sharded)
-        spatial, temporal = self.model.transformer_blocks, self.model.temporal_transformer_blocks
-        self.units = [*([block.attn2.to_k, block.attn2.to_v] for block in spatial), *spatial, *temporal, self.model]  # the text is projected before its block runs
+        blocks = (*self.model.transformer_blocks, *self.model.temporal_transformer_blocks)
+        attentions = [attention for block in blocks for attention in (block.attn1, block.attn2) if attention is not None]
+        layers = [layer for attention in attentions for layer in (attention.to_q, attention.to_k, attention.to_v, attention.to_out[0])]
+        self.units = [*layers, *(block.ff for block in blocks), self.model]  # not blocks: their tables and the text's projections are used before they run
         if config.scheduler or not (self.folder / "scheduler").is_dir():
             self.scheduler = MiraScheduler(**config.scheduler)
         else:
