@@ -48,7 +48,7 @@ def test_stopped_after_any_step_and_resumed_gives_the_same_bits(pipe, sampler: s
 
 
 def test_steps_are_spared_as_they_would_have_been(pipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(QUALITIES, "fast", Quality(first_block=10.0, guided=1.0, words=""))
+    monkeypatch.setitem(QUALITIES, "fast", Quality("Fast", first_block=10.0, guided=1.0))
     arguments = dict(prompt=PROMPT, seed=7, sampler="ddim", quality="fast", **SMALL)
     taken: list[Snapshot] = []
     whole = pipe(**arguments, callback_on_step_end=lambda p, step, t, report: taken.append(report["snapshot"]())).frames

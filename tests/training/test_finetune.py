@@ -92,10 +92,6 @@ def test_a_decoder_learns_the_videos_and_is_used_while_latents_stay(place, tmp_p
     data = tmp_path / "data"
     words = (f"data_dir={data}", "target=vae_decoder")
     whole = train(config(place, data / "runs" / "whole", *words))
-    train(config(place, data / "runs" / "parts", *words, "max_train_steps=2"))
-    parts = train(config(place, data / "runs" / "parts", *words))
-    for ours, theirs in zip(trained(whole), trained(parts)):
-        assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
     assert all(name.startswith("decoder.") for name in trained(whole)[0])
     told = preflight(config(place, tmp_path / "x", *words), [])
     assert told.trained == sum(tensor.numel() for tensor in trained(whole)[0].values())
