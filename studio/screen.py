@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,11 +94,20 @@ class Screen:
 
     def __init__(self, services: Services):
         self.services = services
+        self._painting = threading.Lock()
         self.names = tuple(name for name in PANES if services.trains or name not in TRAINING_PANES)
         """The panes that there are, in the order in which ``paint`` gives them."""
 
     def paint(self, session: Session) -> list[Any]:
-        """HTML for each of ``names``, ``gr.skip()`` for one that is as the browser has it: a video plays on, a list keeps its place."""
+        """HTML for each of ``names``, ``gr.skip()`` for one that is as the browser has it: a video plays on, a list keeps its place.
+
+        One at a time: a poll and a button's answer that were drawn at once would both send what is new, and the later one could arrive
+        after the next button's answer and stay.
+        """
+        with self._painting:
+            return self._paint(session)
+
+    def _paint(self, session: Session) -> list[Any]:
         services = self.services
         status = services.executor.status()
         chosen = session.selected, session.wall, session.undo, session.trouble, session.exported, session.smooth, session.details, session.table, session.table_order, session.query, session.shown
