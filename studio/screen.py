@@ -101,8 +101,7 @@ class Screen:
     def paint(self, session: Session) -> list[Any]:
         """HTML for each of ``names``, ``gr.skip()`` for one that is as the browser has it: a video plays on, a list keeps its place.
 
-        One at a time: a poll and a button's answer that were drawn at once would both send what is new, and the later one could arrive
-        after the next button's answer and stay.
+        One at a time, so that what a slow poll has drawn is not sent after the answer of a button that was pressed meanwhile.
         """
         with self._painting:
             return self._paint(session)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from core.loras import FOLDER
-from core.types import GenerationRequest, RequestError
+from core.types import GenerationRequest
 from training.config import ConfigError
 from training.runs import Run
 from training.use import use_checkpoint

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from studio_app import ROOT, StudioApp, wait_for, wait_for
+from studio_app import ROOT, StudioApp, wait_for
 
 from core import read_settings
 from core.video_io import read_video

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -124,7 +123,7 @@ def test_a_running_request_is_paused_and_goes_on_where_it_was(queue: Queue) -> N
     id, other = queue.enqueue_many([request(), request("other")])
     with pytest.raises(RequestError, match="not running"):
         queue.pause_request(id)
-    job = queue.lease("w", 60)
+    queue.lease("w", 60)
     assert queue.order(id, "w", 1) == "go"
     queue.pause_request(id)
     assert queue.order(id, "w", 1) == "pause" and queue.get(id).pausing

@@ -329,7 +329,7 @@ def test_accumulated_gradients_and_checkpointing_change_nothing_but_rounding(pla
 
 def test_fp16_scales_the_loss_and_resumes_exactly(place, tmp_path):
     words = ("target=transformer", "mixed_precision=fp16")
-    full = train(config(place, tmp_path / "full", "target=transformer"))
+    train(config(place, tmp_path / "full", "target=transformer"))
     whole = train(config(place, tmp_path / "whole", *words))
     train(config(place, tmp_path / "parts", *words, "max_train_steps=2"))
     parts = train(config(place, tmp_path / "parts", *words))
