@@ -1,7 +1,7 @@
 """Train, from a shell.
 
 python -m training --config FILE key=value ...      run (or resume) a training
-python -m training precompute --model DIR --out DIR --clips N [--num-frames T]
+python -m training precompute --model DIR --out DIR --clips N [--num-frames T] [--motions MOTION=SHARE ...]
 python -m training runs [--data-dir DIR]            what runs there are, and what they are doing
 python -m training pause|resume NAME                a run in a process of its own: write a checkpoint and end; go on from it
 python -m training use RUN [--step N] [--as NAME]   make a checkpoint a model, or a LoRA, that the studio and core.generate know
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import os
 import sys
 from getpass import getpass
@@ -126,10 +127,21 @@ def _precompute(argv: list[str]) -> int:
     parser.add_argument("--clips", type=int, default=4000)
     parser.add_argument("--num-frames", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--motions", nargs="*", default=[], metavar="MOTION=SHARE", help="how often a motion comes, 1 where nothing is said: circles=2 'moves left=0.5'")
     args = parser.parse_args(argv)
     from .precompute import precompute_toyworld
+    from .toyworld.scene import MOTIONS
 
-    precompute_toyworld(args.model, args.out, args.clips, args.num_frames, args.seed)
+    motions = {}
+    for word in args.motions:
+        motion, _, share = word.partition("=")
+        try:
+            motions[motion] = float(share)
+        except ValueError:
+            parser.error(f"--motions {word}: the share must be a number, as in circles=2.")
+        if motion not in MOTIONS or not 0 <= motions[motion] < math.inf:
+            parser.error(f"--motions {word}: the motions are {', '.join(MOTIONS)}; a share is 0 or more.")
+    precompute_toyworld(args.model, args.out, args.clips, args.num_frames, args.seed, motions=motions)
     return 0
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 
 from .config import Stage
 from .toyworld import captions, render, sample_spec
+from .toyworld.scene import MOTIONS
 
 log = logging.getLogger(__name__)
 
@@ -25,21 +27,28 @@ TOYWORLD_FPS = 6
 LATENT_PIXELS = 8
 
 
-def precompute_toyworld(model: str, out: str, clips: int, num_frames: int, seed: int = 0, device: str = "auto") -> None:
+def precompute_toyworld(model: str, out: str, clips: int, num_frames: int, seed: int = 0, device: str = "auto", motions: Mapping[str, float] | None = None) -> None:
     """Render Toy World clips, encode them with ``model``'s VAE and write shards of bf16 latents under ``out``.
 
-    Shard k holds 250 clips and depends on (seed, k) alone; shards that are there are kept, so a killed run goes on. ``num_frames`` is the
-    length of each clip; training thins it evenly to shorter ones, which Toy World defines as the same clip.
+    Shard k holds 250 clips and depends on (seed, k) and ``motions`` alone; shards that are there are kept, so a killed run goes on.
+    ``num_frames`` is the length of each clip; training thins it to shorter ones. ``motions`` says how often each motion comes, 1 where it says
+    nothing. An encoder in closed form (``training.principal``) is read out and applied as one matrix product.
     """
     from core.device import choose_device, choose_dtype
     from core.temporal_vae import TemporalVAE
     from core.vae import encode_video
 
+    from .principal import project, read_encoder
+
     target = Path(out)
     target.mkdir(parents=True, exist_ok=True)
     device = choose_device(device)
-    vae = TemporalVAE.from_pretrained(Path(model) / "vae", dtype=choose_dtype("auto", device)).to(device).eval()
-    index = {"model": str(model), "num_frames": num_frames, "fps": TOYWORLD_FPS, "seed": seed, "channels": vae.config.latent_channels}
+    load = lambda dtype: TemporalVAE.from_pretrained(Path(model) / "vae", dtype=dtype).to(device).eval()  # noqa: E731
+    linear = read_encoder(vae := load(torch.float32))
+    if linear is None:
+        vae = load(choose_dtype("auto", device))
+    shares = np.array([(motions or {}).get(motion, 1.0) for motion in MOTIONS])
+    index = {"model": str(model), "num_frames": num_frames, "fps": TOYWORLD_FPS, "seed": seed, "channels": vae.config.latent_channels, "motions": dict(zip(MOTIONS, shares))}
     (target / "dataset.json").write_text(json.dumps(index))
     for shard in range((clips + SHARD_CLIPS - 1) // SHARD_CLIPS):
         path = target / f"{num_frames:03d}f-seed{seed}-{shard:05d}.safetensors"
@@ -48,12 +57,13 @@ def precompute_toyworld(model: str, out: str, clips: int, num_frames: int, seed:
         began, rng = time.time(), np.random.default_rng([seed, shard])
         latents, masks, texts = [], [], []
         for _ in range(SHARD_CLIPS):
-            spec = sample_spec(rng, num_frames=num_frames)
+            motion = str(rng.choice(MOTIONS, p=shares / shares.sum())) if motions else None
+            spec = sample_spec(rng, num_frames=num_frames, motion=motion)
             clip = render(spec)
-            frames = torch.from_numpy(clip).permute(3, 0, 1, 2)[None]  # 1 3 T H W
             masks.append(object_mask(clip))
-            pixels = frames.to(device, vae.dtype).div(127.5).sub(1)
-            latents.append(encode_video(vae, pixels)[0].to("cpu", torch.bfloat16))
+            pixels = torch.from_numpy(clip).permute(0, 3, 1, 2).to(device).float().div(127.5).sub(1)  # T 3 H W
+            encoded = project(pixels, *linear).transpose(0, 1) if linear else encode_video(vae, pixels.transpose(0, 1)[None].to(vae.dtype))[0]
+            latents.append(encoded.to("cpu", torch.bfloat16))
             dense = [captions(spec, rng)["dense_caption"] for _ in range(CAPTIONS_PER_CLIP - 1)]
             texts.append([captions(spec, rng)["short_caption"], *dense])
         partial = path.with_suffix(".tmp")
@@ -66,6 +76,12 @@ def object_mask(clip: np.ndarray) -> torch.Tensor:
     """Which latents [T, h, w] of a clip uint8 [T, H, W, 3] touch an object: Toy World's objects are saturated, all else is not."""
     saturated = torch.from_numpy(clip.max(-1).astype(np.int16) - clip.min(-1) > 90)
     return torch.nn.functional.max_pool2d(saturated[:, None].float(), LATENT_PIXELS)[:, 0].bool()
+
+
+def one_of_each_part(total: int, count: int, rng: np.random.Generator) -> list[int]:
+    """A number of each of ``count`` equal parts of 0 .. ``total`` - 1, in order."""
+    edges = np.linspace(0, total, count + 1).round().astype(int)
+    return [int(rng.integers(low, high)) for low, high in zip(edges, edges[1:])]
 
 
 class LatentDataset:
@@ -93,29 +109,34 @@ class LatentDataset:
     def __len__(self) -> int:
         return len(self.latents)
 
-    def draw(self, count: int, num_frames: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
-        """``count`` clips thinned to ``num_frames`` [B, C, T, h, w] fp32, the masks of their objects [B, 1, T, h, w], and for each one of its captions (half of them the short one).
+    def draw(self, count: int, num_frames: int, rng: np.random.Generator, keep_places: bool = False) -> tuple[torch.Tensor, torch.Tensor, list[str], torch.Tensor | None]:
+        """``count`` clips of ``num_frames`` [B, C, T, h, w] fp32, the masks of their objects [B, 1, T, h, w], for each one of its captions (half of them the short one), and ``places``.
 
-        One frame is any frame of the clip; more are spread evenly from its first to its last.
+        A longer clip is thinned evenly, from its first frame to its last, which Toy World defines as the same clip; one frame is any of its frames.
+        With ``keep_places`` the frames are one of each of ``num_frames`` equal parts of all clips, and ``places`` [T] says which they are.
         """
         enough = [i for i in range(len(self)) if self.latents[i].shape[1] >= num_frames] if num_frames > self.shortest else range(len(self))
         if not len(enough):
             raise ValueError(f"No clip in {self.folder} has {num_frames} frames; the longest has {max(x.shape[1] for x in self.latents)}.")
         chosen = [enough[i] for i in rng.integers(0, len(enough), count)]
         clips, masks, texts = [], [], []
+        places = one_of_each_part(min(self.latents[i].shape[1] for i in chosen), num_frames, rng) if keep_places and num_frames > 1 else None
         for i in chosen:
             total = self.latents[i].shape[1]
-            frames = [int(rng.integers(total))] if num_frames == 1 else np.linspace(0, total - 1, num_frames).round().astype(int).tolist()
+            if places is not None:
+                frames = places
+            else:
+                frames = [int(rng.integers(total))] if num_frames == 1 else np.linspace(0, total - 1, num_frames).round().astype(int).tolist()
             clips.append(self.latents[i][:, frames])
             masks.append(self.masks[i][frames])
             texts.append(self.captions[i][0 if rng.random() < 0.5 else int(rng.integers(1, CAPTIONS_PER_CLIP))])
-        return torch.stack(clips).float(), torch.stack(masks)[:, None].float(), texts
+        return torch.stack(clips).float(), torch.stack(masks)[:, None].float(), texts, None if places is None else torch.tensor(places)
 
     def batch(self, stage: Stage, rng: np.random.Generator) -> dict[str, Any]:
-        """``latents`` [B, C, T, h, w] fp32, ``masks`` of the objects [B, 1, T, h, w], ``texts`` and ``fps`` [B]."""
+        """``latents`` [B, C, T, h, w] fp32, ``masks`` of the objects [B, 1, T, h, w], ``texts``, ``fps`` [B] and ``places`` [T] or None."""
         num_frames = int(rng.choice(stage.num_frames))
-        latents, masks, texts = self.draw(stage.clips(num_frames), num_frames, rng)
-        return {"latents": latents, "masks": masks, "texts": texts, "fps": torch.full((len(texts),), self.fps)}
+        latents, masks, texts, places = self.draw(stage.clips(num_frames), num_frames, rng, stage.keep_places)
+        return {"latents": latents, "masks": masks, "texts": texts, "fps": torch.full((len(texts),), self.fps), "places": places}
 
     def held_out_batches(self, rng: np.random.Generator) -> list[dict[str, Any]]:
         """None: Toy World renders what it is judged by."""

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,10 +16,10 @@ from training.export import export_model
 from training.losses import draw_timesteps, diffusion_loss
 from training.muon import Muon
 from training.precompute import LatentDataset, object_mask, precompute_toyworld
-from training.principal import principal_components, write_encoder
+from training.principal import principal_components, read_encoder, write_encoder
 from training.targets.transformer import TransformerTask
 from training.targets.vae import crowded
-from training.toyworld import COLORS, render, sample_spec
+from training.toyworld import COLORS, MOTIONS, captions, parse_caption, render, sample_spec
 from training.trainer import NonFiniteLoss, Trainer, latest_checkpoint, learning_rate_at, make_optimizers, train
 
 VAE = {"latent_channels": 4, "block_out_channels": [16, 16, 16, 16], "layers_per_block": 1, "norm_num_groups": 4}
@@ -207,6 +208,8 @@ def test_the_written_encoder_gives_whitened_principal_components(groups):
     write_encoder(vae, weights, offsets)
     latents = encode_video(vae, frames[:, :, None])[:, :, 0]
     torch.testing.assert_close(latents, torch.nn.functional.conv2d(frames, weights, offsets, stride=8), rtol=1e-2, atol=1e-2)
+    for read, written in zip(read_encoder(vae), (weights, offsets)):
+        torch.testing.assert_close(read, written, rtol=1e-2, atol=1e-2)
     flat, inside = latents.permute(0, 2, 3, 1).reshape(-1, 8), masks.flatten()
     second = (flat[inside].T @ flat[inside] / inside.sum() + flat[~inside].T @ flat[~inside] / (~inside).sum()) / 2
     torch.testing.assert_close(second, torch.eye(8), rtol=0, atol=0.05)
@@ -232,12 +235,50 @@ def test_shards_are_made_once_and_clips_are_thinned_evenly(base):
     precompute_toyworld(str(base / "base"), str(base / "latents"), clips=6, num_frames=8, device="cpu")
     patch.undo()
     assert stamps == {p: p.stat().st_mtime_ns for p in stamps} and len(data) == 6
-    clips, masks, texts = data.draw(5, 4, np.random.default_rng(0))
-    assert clips.shape == (5, 4, 4, 10, 16) and masks.shape == (5, 1, 4, 10, 16) and len(texts) == 5
+    clips, masks, texts, places = data.draw(5, 4, np.random.default_rng(0))
+    assert clips.shape == (5, 4, 4, 10, 16) and masks.shape == (5, 1, 4, 10, 16) and len(texts) == 5 and places is None
     first_and_last = {tuple(c[:, [0, 3]].flatten()[:4].tolist()) for c in clips}
     assert first_and_last <= {tuple(x[:, [0, 7]].float().flatten()[:4].tolist()) for x in data.latents}
     with pytest.raises(ValueError, match="9 frames; the longest has 8"):
         data.draw(1, 9, np.random.default_rng(0))
+
+
+def test_frames_that_keep_their_places_are_one_of_each_part(base):
+    data, rng, seen = LatentDataset(base / "latents"), np.random.default_rng(0), set()
+    whole = {tuple(x.float().flatten(1)[0, :8].tolist()): x for x in (clip.transpose(0, 1) for clip in data.latents)}
+    for _ in range(20):
+        clips, masks, _, places = data.draw(3, 4, rng, keep_places=True)
+        assert [int(place) // 2 for place in places] == [0, 1, 2, 3]
+        seen |= set(places.tolist())
+        for clip in clips.transpose(1, 2):
+            assert any(torch.equal(clip, frames[places].float()) for frames in whole.values())
+    assert seen == set(range(8))
+
+
+def test_a_run_on_frames_that_keep_their_places_is_its_own(base, tmp_path):
+    losses = {}
+    for keep in (False, True):
+        train(transformer_config(base, tmp_path / str(keep), max_train_steps=2, curriculum=[stage(num_frames=[3], keep_places=keep)]))
+        losses[keep] = json.loads((tmp_path / str(keep) / "metrics.jsonl").read_text().splitlines()[-1])["loss"]
+    assert losses[False] != losses[True]
+
+
+def test_motions_come_as_often_as_asked(base, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.precompute.SHARD_CLIPS", 20)
+    precompute_toyworld(str(base / "base"), str(tmp_path), clips=20, num_frames=2, device="cpu", motions={motion: 0 for motion in MOTIONS if motion not in ("circles", "hits")})
+    assert {parse_caption(texts[0])["motion"] for texts in LatentDataset(tmp_path).captions} == {"circles", "hits"}
+
+
+def test_latents_of_an_encoder_in_closed_form_are_the_encoders(tmp_path, monkeypatch):
+    nano = Path(__file__).parents[2] / "assets/models/mira-nano"
+    monkeypatch.setattr("training.precompute.SHARD_CLIPS", 2)
+    precompute_toyworld(str(nano), str(tmp_path), clips=2, num_frames=3, seed=5, device="cpu")
+    vae, rng = TemporalVAE.from_pretrained(nano / "vae", dtype=torch.float32), np.random.default_rng([5, 0])
+    for latents, texts in zip((data := LatentDataset(tmp_path)).latents, data.captions):
+        spec = sample_spec(rng, num_frames=3)
+        assert texts[0] == [captions(spec, rng) for _ in range(4)][3]["short_caption"]
+        frames = torch.from_numpy(render(spec)).permute(3, 0, 1, 2)[None].div(127.5).sub(1)
+        torch.testing.assert_close(latents.float(), encode_video(vae, frames)[0], rtol=0.01, atol=0.01)
 
 
 def test_the_mask_covers_the_object_and_not_much_else():

@@ -116,12 +116,13 @@ class TransformerTask:
         return model
 
     def batch(self, index: int) -> dict[str, Any]:
-        """This process's share: ``latents`` [B, C, T, h, w] fp32, ``masks`` [B, 1, T, h, w] of the objects or None, ``prompt_embeds`` [B, L, D], ``fps`` [B]."""
+        """This process's share: ``latents`` [B, C, T, h, w] fp32, ``masks`` [B, 1, T, h, w] of the objects or None, ``prompt_embeds`` [B, L, D], ``fps`` [B]; ``places`` [T] or None."""
         rng, stage = step_rng(self.config.seed, index), self.config.stage_at(index // self.config.gradient_accumulation_steps)
         batch = self.dataset.batch(stage, rng)
         texts = ["" if rng.random() < self.config.caption_dropout else text for text in batch.pop("texts")]
+        places = batch.pop("places")
         batch = {name: None if value is None else self.processes.share(value) for name, value in batch.items()}
-        return {**batch, "prompt_embeds": self.encode(self.processes.share(texts))}
+        return {**batch, "places": places, "prompt_embeds": self.encode(self.processes.share(texts))}
 
     def loss(self, batch: dict[str, Any], index: int) -> tuple[torch.Tensor, dict[str, float]]:
         stage = self.config.stage_at(index // self.config.gradient_accumulation_steps)
@@ -147,6 +148,7 @@ class TransformerTask:
             weights=None if batch["masks"] is None else self.weights(batch["masks"].to(self.device), timesteps),
             enable_temporal_attention=enable_temporal_attention,
             snr_gamma=self.config.snr_gamma,
+            places=batch["places"],
         )
 
     def weights(self, masks: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor | None:
