@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from core.device import choose_dtype
+
 COEFFICIENTS = (3.4445, -4.775, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
 
@@ -44,9 +46,13 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
-    """Matrices [k, m, n] with all singular values near 1 (bf16): five steps of the quintic Newton-Schulz iteration."""
+    """Matrices [k, m, n] with all singular values near 1: five steps of the quintic Newton-Schulz iteration, in bf16 where the device multiplies in it.
+
+    On a CPU that only emulates bf16 it would take longer than everything else of a training step.
+    """
     a, b, c = COEFFICIENTS
-    x = matrices.to(torch.bfloat16)
+    fast = choose_dtype("auto", matrices.device) == torch.bfloat16
+    x = matrices.to(torch.bfloat16 if fast else torch.float32)
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
