@@ -34,6 +34,11 @@ class Economy:
     decode_chunk_frames: int | None = None
     """The clip is decoded in chunks of so many frames, which leaves seams."""
 
+    @classmethod
+    def asked(cls, request: GenerationRequest) -> Economy:
+        """What the request itself wants spared."""
+        return cls(text_on_cpu=request.text_placement == "cpu", unload_text=request.text_placement == "unload")
+
     @property
     def words(self) -> list[str]:
         """What is spared, as a person reads it."""
@@ -47,10 +52,11 @@ class Economy:
         }
         return [words for words, holds in said.items() if holds]
 
-    @property
-    def told(self) -> dict[str, str]:
-        """What is spared as one more entry of ``made_with``; empty where nothing is."""
-        return {"memory": ", ".join(self.words)} if self.words else {}
+    def told(self, request: GenerationRequest) -> dict[str, str]:
+        """What is spared beyond what the request asked for, as one more entry of ``made_with``; empty where nothing is."""
+        asked = Economy.asked(request).words
+        words = [words for words in self.words if words not in asked]
+        return {"memory": ", ".join(words)} if words else {}
 
     def more(self, stage: str, request: GenerationRequest, device: str, text_loaded: bool) -> Economy | None:
         """The next rung once memory ran out in ``stage`` ('text', 'denoise' or 'decode') on ``device``; None at the end of the ladder.

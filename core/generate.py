@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from .compute import add_arguments, from_arguments
+from .economy import Economy
 from .field_docs import field_docs
 from .files import WriteError
 from .loras import find_lora, parse_loras
@@ -112,6 +113,7 @@ def generate(arguments: argparse.Namespace) -> None:
     logger.info("Loading %s", requests[0].model)
     pipe = load_pipeline(requests[0].model, device=arguments.device, dtype=arguments.dtype, data_dir=arguments.data_dir, compute=compute)
     pipe.use_loras(requests[0].loras)
+    pipe.spare(Economy.asked(requests[0]))
     pipe.share_work(compute.gpus_per_video)
     pipe.set_progress_bar_config(desc="denoising", unit="step", leave=len(requests) == 1)
     try:
@@ -119,7 +121,7 @@ def generate(arguments: argparse.Namespace) -> None:
             for start in range(0, len(requests), arguments.batch_size):
                 batch, began = requests[start : start + arguments.batch_size], time.monotonic()
                 shared = batch[0].to_dict() | {"prompt": [r.prompt for r in batch], "seed": [r.seed for r in batch]}
-                plain = {name: shared[name] for name in shared if name not in ("model", "preset", "output_fps", "start_from", "start_frames", "loras")}
+                plain = {name: shared[name] for name in shared if name not in ("model", "preset", "output_fps", "start_from", "start_frames", "text_placement", "loras")}
                 clips = pipe(**plain, start_latents=pipe.encode_start(batch[0])).frames
                 seconds = (time.monotonic() - began) / len(batch)
                 for request, path, frames in zip(batch, paths[start:], clips):

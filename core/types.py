@@ -22,6 +22,8 @@ MAX_SEED = 2**63 - 1
 MAX_INFERENCE_STEPS = 1_000
 MAX_FRAMES = 1_200
 MAX_SIDE = 2_048
+TEXT_PLACEMENTS = {"device": "On the device, and stays there", "unload": "On the device, unloaded after use", "cpu": "On the CPU"}
+"""What ``GenerationRequest.text_placement`` may be, in words."""
 SIZE_MULTIPLE = 16
 """Height and width are multiples of this: the VAE halves a side three times, and a patch is two latents wide."""
 
@@ -144,6 +146,8 @@ class GenerationRequest:
     """How many frames at the start are kept from ``start_from``; one of a picture, a quarter of the clip of a video where nothing is said."""
     strength: float | None = None
     """How much of ``start_from`` is changed, above 0 to 1 (nothing of it is left); empty to continue it instead."""
+    text_placement: str = "device"
+    """Where the text encoder works: ``device``, and stays; ``unload``, there too, but out of memory once the prompt is read; ``cpu``, in main memory."""
     loras: str | None = None
     """LoRAs that the model works with, commas between them, each with its weight where that is not 1: ``cars, snow@0.5``."""
 
@@ -217,6 +221,8 @@ class GenerationRequest:
                 raise RequestError(name, f"{name} is {value}; it must be from {low} to {high}.")
         if self.sampler not in SAMPLERS:
             raise RequestError("sampler", f"There is no sampler {self.sampler!r}.{nearest(self.sampler, SAMPLERS)} Known: {', '.join(SAMPLERS)}.")
+        if self.text_placement not in TEXT_PLACEMENTS:
+            raise RequestError("text_placement", f"There is no place {self.text_placement!r} for the text encoder.{nearest(self.text_placement, TEXT_PLACEMENTS)} Known: {', '.join(TEXT_PLACEMENTS)}.")
         if self.quality not in QUALITIES:
             raise RequestError("quality", f"There is no quality {self.quality!r}.{nearest(self.quality, QUALITIES)} Known: {', '.join(QUALITIES)}.")
         self._validate_start()

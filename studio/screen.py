@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,11 +70,11 @@ class Session:
     smooth: bool = False
     """Whether videos are shown with frames put in between."""
     details: bool = False
+    """Whether all that a video's file tells stands below it."""
     table: bool = False
     """The gallery is a table of what was measured."""
     table_order: str = ""
     """The metric that the table is sorted by; with a minus before it the smallest comes first."""
-    """Whether all that a video's file tells stands below it."""
     query: Query = Query()
     """What the gallery shows."""
     shown: int = GALLERY_PAGE
@@ -82,6 +83,11 @@ class Session:
     """What the panes were drawn from."""
     sent: dict[str, Any] = field(default_factory=dict)
     """The panes as the browser has them."""
+
+    @property
+    def toast(self) -> str:
+        """Which message the page shows: what its buttons mean, when others have come meanwhile."""
+        return f"{zlib.crc32(repr((self.trouble, self.exported, self.undo)).encode()):08x}"
 
     def hand_out(self, file: Path) -> None:
         """Have the browser download ``file``, also when it has had it before."""
@@ -193,14 +199,14 @@ class Screen:
 
     def act(self, session: Session, action: str, id: str) -> bool:
         """Do what a button of a pane says. False when it could not be done; the page then says why, on any tab."""
-        session.trouble = None
+        shown, session.trouble = session.toast, None
         try:
-            self._act(session, action, id)
+            self._act(session, action, id, shown)
         except (ConfigError, RequestError, StorageError, VideoError, WriteError) as error:
             session.trouble = str(error)
         return session.trouble is None
 
-    def _act(self, session: Session, action: str, id: str) -> None:
+    def _act(self, session: Session, action: str, id: str, shown: str) -> None:
         queue, library = self.services.queue, self.services.library
         match action:
             case "cancel":
@@ -309,7 +315,7 @@ class Screen:
             case "gif" | "plain":
                 write = write_gif if action == "gif" else write_plain
                 session.hand_out(write(self._picked(id)[0], self.services.exports))
-            case "undo" if session.undo is not None:
+            case "undo" if session.undo is not None and id in ("", shown):
                 _, kind, ids = session.undo
                 session.undo = None
                 if kind == "video":
@@ -335,7 +341,8 @@ class Screen:
             case _ if action in TRAINING_ACTIONS and self.services.trains:
                 training_act(self.services, session, action, id)
             case "dismiss" | "compare-open":
-                session.undo = session.exported = None
+                if id in ("", shown):
+                    session.undo = session.exported = None
             case "more":
                 session.shown += GALLERY_PAGE
 
@@ -350,19 +357,20 @@ def render_device(status: dict[str, Any], default_model: str) -> str:
 
 
 def render_toast(session: Session) -> str:
-    """What could not be done, what was just removed, and the way back."""
+    """What could not be done, what was just removed, and the way back. Its buttons say which message they belong to: a late click leaves the next one alone."""
+    mine = f'data-id="{session.toast}"'
     if session.trouble is not None:
-        return f'<div class="toast bad" role="alert"><span>{escape(session.trouble)}</span><button class="quiet" data-action="dismiss" aria-label="Dismiss">✕</button></div>'
+        return f'<div class="toast bad" role="alert"><span>{escape(session.trouble)}</span><button class="quiet" data-action="dismiss" {mine} aria-label="Dismiss">✕</button></div>'
     if session.exported is not None and session.undo is None:
         link = f'<a class="strong" href="{file_url(session.exported)}" download="{escape(Path(session.exported).name)}" data-now>Download</a>'
-        return f'<div class="toast" role="status"><span>Your file is ready.</span>{link}<button class="quiet" data-action="dismiss" aria-label="Dismiss">✕</button></div>'
+        return f'<div class="toast" role="status"><span>Your file is ready.</span>{link}<button class="quiet" data-action="dismiss" {mine} aria-label="Dismiss">✕</button></div>'
     if session.undo is None:
         return ""
     words, kind, ids = session.undo
-    buttons = "" if kind == "compare" and ids == session.compared else '<button class="strong" data-action="undo">Undo</button>'
+    buttons = "" if kind == "compare" and ids == session.compared else f'<button class="strong" data-action="undo" {mine}>Undo</button>'
     if kind == "compare" and session.compared:
-        buttons += '<button class="strong" data-action="compare-open">Open Compare</button>'
+        buttons += f'<button class="strong" data-action="compare-open" {mine}>Open Compare</button>'
     return (
         f'<div class="toast" role="status"><span>{escape(words)}</span>{buttons}'
-        f'<button class="quiet" data-action="dismiss" aria-label="Dismiss">✕</button></div>'
+        f'<button class="quiet" data-action="dismiss" {mine} aria-label="Dismiss">✕</button></div>'
     )

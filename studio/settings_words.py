@@ -21,6 +21,7 @@ TITLES = {
     "decode_chunk_frames": "Frames decoded at once",
     "window_frames": "Frames seen at once",
     "quality": "Quality or speed",
+    "text_placement": "Text encoder",
     "loras": "LoRAs",
     "memory": "To save memory",
 }

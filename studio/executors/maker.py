@@ -161,10 +161,12 @@ class VideoMaker:
         Where memory runs out it goes on from the last step that was done, with one thing more spared, for this request alone. Raises
         OutOfMemory when nothing is left to spare.
         """
-        pipe = self.pipeline(request.model)
+        pipe, asked = self.pipeline(request.model), Economy.asked(request)
+        pipe.spare(asked)
         device, made = pipe.transformer.device, made_with(pipe, request.loras)
         place = place or Place()
         done = place.find(request, made, device)
+        place.economy = place.economy or asked
 
         def remember(pipe: MiraPipeline, step: int, timestep: int, report: dict[str, Any]) -> None:
             nonlocal done
@@ -177,7 +179,7 @@ class VideoMaker:
                 try:
                     forget_peak(device)
                     frames = pipe.generate(request, callback=remember, resume=done).frames[0]
-                    return frames, made | place.economy.told | {PEAK: peak_memory(device)}
+                    return frames, made | place.economy.told(request) | {PEAK: peak_memory(device)}
                 except Exception as error:
                     if not is_out_of_memory(error):
                         raise
@@ -189,7 +191,7 @@ class VideoMaker:
                     raise OutOfMemory(ran_out, place.economy)
                 place.economy = more
         finally:
-            pipe.spare(Economy())
+            pipe.spare(asked)
 
     def verify(self, job: Job, part: Path) -> None:
         """Keep the verdict on the video that ``part`` is the second making of; ``part`` itself is thrown away."""

@@ -27,8 +27,8 @@ class Place:
     def __init__(self, folder: Path | None = None, queue: Queue | None = None, worker_id: str = "", job: Job | None = None):
         self.queue, self.worker_id, self.job = queue, worker_id, job
         self.path = None if job is None else folder / f"{job.id}.pt"
-        self.economy = Economy()
-        """What the request is spared, as memory ran out."""
+        self.economy: Economy | None = None
+        """What the request is spared; None for what it asks for."""
         self.seconds = 0.0
         """How long the steps took that were found here."""
         self._started = time.monotonic()

@@ -23,7 +23,7 @@ MAX_TEXT_BYTES = 1_000_000
 SLIDER_GUIDANCE = 20.0
 SEEDS = 2**31
 START_FIELDS = ("start_from", "start_frames", "strength")
-FIELDS = ("prompt", "negative_prompt", "model", "preset", *PRESET_FIELDS, *START_FIELDS, "quality", "loras")
+FIELDS = ("prompt", "negative_prompt", "model", "preset", *PRESET_FIELDS, *START_FIELDS, "quality", "text_placement", "loras")
 """The fields of a request that a widget of the same name holds; seed and count come beside them."""
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
-from tiny import tiny_pipeline
+from tiny import save_tiny_model, tiny_pipeline
 
-from core import GenerationRequest
+from core import GenerationRequest, RequestError, load_pipeline
 from core.economy import Economy
 
 REQUEST = GenerationRequest("a small red ball", num_frames=24, guidance_scale=3.0).resolved()
@@ -35,6 +37,19 @@ def test_the_ladder_begins_with_what_changes_nothing_and_ends() -> None:
 @pytest.fixture(scope="module")
 def pipe():
     return tiny_pipeline()
+
+
+def test_the_text_encoder_is_where_it_is_asked_to_be(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "tiny")
+    pipe = load_pipeline(folder, device="cpu", dtype="fp32", data_dir=tmp_path)
+    pipe.set_progress_bar_config(disable=True)
+    for place, prompt in (("device", "a red ball"), ("unload", "a blue ball"), ("cpu", "a green ball")):  # a prompt read before needs no encoder
+        request = REQUEST.replace(prompt=prompt, text_placement=place, num_frames=2, height=16, width=16, num_inference_steps=1)
+        pipe.spare(Economy.asked(request))
+        pipe.generate(request, output_type="latent")
+        assert pipe.lazy_text_encoder.loaded == (place != "unload") and Economy.asked(request).told(request) == {}
+    with pytest.raises(RequestError, match="no place 'gpu' for the text encoder"):
+        REQUEST.replace(text_placement="gpu").resolved()
 
 
 def test_guidance_in_two_passes_is_the_same_but_for_rounding(pipe) -> None:

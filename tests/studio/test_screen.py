@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from studio.screen import Screen, Session
+from studio.screen import Screen, Session, render_toast
 from studio.services import Services
 
 
@@ -33,5 +33,20 @@ def test_an_older_drawing_never_follows_a_newer_one(tmp_path: Path, monkeypatch:
             assert screen.act(session, "dismiss", "")
             after = screen.paint(session)
             assert poll.done() and "That video was deleted." in poll.result()[toast] and after[toast] == ""
+    finally:
+        services.close()
+
+
+def test_a_late_click_on_an_older_message_leaves_the_newer_one_alone(tmp_path: Path) -> None:
+    services = Services.open(tmp_path / "data", start_worker=False)
+    try:
+        screen, session = Screen(services), Session(undo=("Video deleted.", "video", ("one",)))
+        older = session.toast
+        session.undo = ("2 videos deleted.", "video", ("two", "three"))
+        for late in ("dismiss", "undo"):
+            screen.act(session, late, older)
+            assert session.undo is not None and f'data-id="{session.toast}"' in render_toast(session)
+        screen.act(session, "dismiss", session.toast)
+        assert session.undo is None
     finally:
         services.close()
