@@ -34,5 +34,6 @@ $(VENV)/.run: requirements.txt | $(BIN)/python
 
 $(VENV)/.test: tests/requirements.txt $(VENV)/.run
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps ccvfi==0.0.3 tenacity==9.2.1  # RIFE; it would bring a second OpenCV
 	@bash tests/browser/install.sh $(BIN)/python
 	@touch $@

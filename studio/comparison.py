@@ -203,6 +203,7 @@ class Comparisons:
     """
 
     def __init__(self, data_dir: Path):
+        self._data_dir = data_dir
         self.exports_dir = data_dir / "exports"
         self._cache = data_dir / "cache" / "differences"
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="compare")
@@ -249,8 +250,8 @@ class Comparisons:
         return self._works.get(f"export {_name(videos)}")
 
     def smoothed(self, video: Video) -> Work:
-        """``result`` is the path of the video with frames put in between; the first call for it starts the work."""
-        return self._started(f"smooth {video.id}", lambda progress: str(write_smooth(video, self.exports_dir)))
+        """``result`` is the path of the video with frames put in between, and by what; the first call for it starts the work."""
+        return self._started(f"smooth {video.id}", lambda progress: write_smooth(video, self.exports_dir, self._data_dir))
 
     def close(self) -> None:
         """Start nothing more, and give up the file that is being made."""

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import psutil
 
+from core.smooth import rife_missing
+
 from .components.words import about
 from .db import free_bytes, size_words
 from .services import Services
@@ -52,6 +54,7 @@ def sections(services: Services) -> list[Section]:
                 ("Queue", ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "empty"),
                 ("Videos", f"{services.library.count():,}, {size_words(_size_of(services.library.videos_dir))}"),
                 ("Deleted videos", f"{size_words(_size_of(services.library.trash_dir))}, removed for good after a week"),
+                ("Smooth playback", f"by ffmpeg. For RIFE: {missing}" if (missing := rife_missing(services.data_dir)) else "by RIFE 4.26"),
                 ("Up for", about(max(0.0, time.time() - me.create_time()))),
             ],
         ),

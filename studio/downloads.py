@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from core.files import replacing
-from core.smooth import SMOOTH_FPS, interpolate
+from core.smooth import POST_PROCESSING, RIFE_FILE, SMOOTH_FPS, interpolate, rife_missing
 from core.types import MADE_WITH, RequestError
 from core.video_io import copy_without_settings, read_settings, read_video, save_video
 
@@ -46,10 +46,13 @@ def write_plain(video: Video, folder: Path) -> Path:
     return path if path.exists() else copy_without_settings(video.path, path)
 
 
-def write_smooth(video: Video, folder: Path) -> Path:
-    """``video`` with frames put in between for smooth playback. Raises VideoError or WriteError."""
-    path = folder / f"{video.id}-{SMOOTH_FPS}fps.mp4"
-    return path if path.exists() else interpolate(video.path, path)
+def write_smooth(video: Video, folder: Path, data_dir: Path) -> tuple[str, str]:
+    """``video`` with frames put in between for smooth playback, by RIFE where ``data_dir`` has it: the path, and what was done. Raises VideoError or WriteError."""
+    rife = None if rife_missing(data_dir) else data_dir / RIFE_FILE
+    path = folder / f"{video.id}-{SMOOTH_FPS}fps{'-rife' if rife else ''}.mp4"
+    if not path.exists():
+        interpolate(video.path, path, rife=rife)
+    return str(path), read_settings(path)[MADE_WITH][POST_PROCESSING]
 
 
 def file_facts(video: Video) -> list[tuple[str, str]]:

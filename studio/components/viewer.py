@@ -41,7 +41,7 @@ def render_running(job: Job) -> str:
 def render_video(video: Video, wall: str | None = None, smoothed: Work | None = None, details: Sequence[tuple[str, str]] = ()) -> str:
     """A finished video, looping, and its settings in one quiet line; ``wall`` is the grid or drafts that it belongs to, ``smoothed`` how the file stands that plays instead,
     ``details`` what is told of the file below it."""
-    smooth = smoothed and smoothed.result
+    smooth = smoothed and smoothed.result and smoothed.result[0]
     request, source, played = video.request, file_url(video.path), file_url(smooth or video.path)
     fps = SMOOTH_FPS if smooth else video.fps
     parts = [*settings_line(request, video.elapsed), *([_smooth_words(smoothed)] if smoothed else [])]
@@ -66,7 +66,7 @@ def render_video(video: Video, wall: str | None = None, smoothed: Work | None = 
         f'<details class="menu" data-menu="video"><summary class="small" aria-label="More downloads" title="More downloads">⋯</summary><div>'
         f'<button class="quiet" data-action="gif" data-id="{video.id}">Download as gif</button>'
         f'<button class="quiet" data-action="plain" data-id="{video.id}" title="The same mp4, without the prompt and settings in it">Download without settings</button>'
-        f'<button class="quiet" data-action="smooth" aria-pressed="{str(bool(smoothed)).lower()}" title="ffmpeg puts frames in between for watching; the file stays as it is. (RIFE would do it better; no well-kept package brings it.)">Smooth playback</button>'
+        f'<button class="quiet" data-action="smooth" aria-pressed="{str(bool(smoothed)).lower()}" title="Frames are put in between for watching; the file stays as it is. By ffmpeg, or by RIFE where it is installed: the System tab tells how.">Smooth playback</button>'
         f'<button class="quiet" data-action="details" aria-pressed="{str(bool(details)).lower()}">Details</button>'
         f'<button class="quiet" data-action="verify" data-id="{video.id}" title="Makes it once more and says whether every pixel comes out again">Verify</button></div></details></div>{verdict}{table}</div>'
     )
@@ -106,7 +106,7 @@ def _smooth_words(smoothed: Work) -> str:
     """What is done after the model, so that nobody takes it for the model's."""
     if smoothed.error:
         return smoothed.error
-    return f"post-processed: frames put in between by ffmpeg, {SMOOTH_FPS} fps" if smoothed.done else f"frames are being put in between for {SMOOTH_FPS} fps ..."
+    return f"post-processed: {smoothed.result[1]}" if smoothed.done else f"frames are being put in between for {SMOOTH_FPS} fps ..."
 
 
 def _shape(width: int | None, height: int | None) -> str:
