@@ -77,3 +77,13 @@ class Economy:
             smaller = next((frames for frames in DECODE_CHUNKS if frames < now), None)
             return smaller and dataclasses.replace(self, decode_chunk_frames=smaller)
         return None
+
+    def after_deaths(self, deaths: int, request: GenerationRequest) -> Economy:
+        """What to spare once ``deaths`` workers died in the middle of ``request``, as the system kills what takes too much of its memory and tells no stage.
+
+        After the first one what changes no pixel; after more of them also a rung of every stage, as the alternative is to fail.
+        """
+        spared = dataclasses.replace(self, unload_text=True) if deaths else self
+        for stage in ("denoise", "decode") if deaths > 1 else ():
+            spared = spared.more(stage, request, "cpu", text_loaded=False) or spared
+        return spared

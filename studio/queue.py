@@ -68,6 +68,8 @@ class Job:
     """Why it failed, in words."""
     attempts: int
     """How often a worker took it."""
+    crashes: int
+    """How many workers died while they made it."""
     video: str | None
     """Path of the finished mp4."""
     created: float

@@ -166,7 +166,7 @@ class VideoMaker:
         device, made = pipe.transformer.device, made_with(pipe, request.loras)
         place = place or Place()
         done = place.find(request, made, device)
-        place.economy = place.economy or asked
+        place.economy = place.economy or asked.after_deaths(place.job.crashes if place.job else 0, request)
 
         def remember(pipe: MiraPipeline, step: int, timestep: int, report: dict[str, Any]) -> None:
             nonlocal done

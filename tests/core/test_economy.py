@@ -34,6 +34,11 @@ def test_the_ladder_begins_with_what_changes_nothing_and_ends() -> None:
     assert rungs("decode", "cpu", REQUEST.replace(decode_chunk_frames=4)) == [unload, chunks[2]]
 
 
+def test_what_killed_a_worker_is_spared_more_with_each_death() -> None:
+    spared = [Economy().after_deaths(deaths, REQUEST).words for deaths in range(3)]
+    assert spared == [[], ["the text encoder unloaded after use"], ["the text encoder unloaded after use", "guidance in two passes", "decoding 10 frames at a time"]]
+
+
 @pytest.fixture(scope="module")
 def pipe():
     return tiny_pipeline()

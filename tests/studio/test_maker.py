@@ -306,6 +306,18 @@ def test_out_of_memory_in_a_step_takes_one_thing_at_a_time_and_goes_on_from_ther
     assert verdict(Path(maker.library.get(whole.id).path), Path(maker.library.get(job.id).path)).startswith(("Bit-exact", "Within tolerance"))
 
 
+def test_a_request_that_killed_its_worker_is_spared_something(maker: VideoMaker, small: GenerationRequest) -> None:
+    """The system's answer to a lack of memory is SIGKILL, which no process can catch."""
+    whole = lease(maker, small)
+    maker.work(whole)
+    job = lease(maker, small)
+    maker.queue.worker_died("w", "was killed by SIGKILL")
+    assert maker.turn() and maker.queue.get(job.id).state == "done"
+    video = maker.library.get(job.id)
+    assert read_settings(video.path)["made_with"]["memory"] == "the text encoder unloaded after use"
+    assert verdict(Path(maker.library.get(whole.id).path), Path(video.path)).startswith("Bit-exact")
+
+
 def test_what_cannot_be_made_in_this_memory_says_what_can(maker: VideoMaker, small: GenerationRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     maker.work(lease(maker, small))
     job = lease(maker, small.replace(num_frames=6))
