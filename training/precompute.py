@@ -34,19 +34,16 @@ def precompute_toyworld(model: str, out: str, clips: int, num_frames: int, seed:
     ``num_frames`` is the length of each clip; training thins it to shorter ones. ``motions`` says how often each motion comes, 1 where it says
     nothing. An encoder in closed form (``training.principal``) is read out and applied as one matrix product.
     """
-    from core.device import choose_device, choose_dtype
+    from core.device import choose_device
     from core.temporal_vae import TemporalVAE
-    from core.vae import encode_video
 
-    from .principal import project, read_encoder
+    from .principal import encoder_of
 
     target = Path(out)
     target.mkdir(parents=True, exist_ok=True)
     device = choose_device(device)
-    load = lambda dtype: TemporalVAE.from_pretrained(Path(model) / "vae", dtype=dtype).to(device).eval()  # noqa: E731
-    linear = read_encoder(vae := load(torch.float32))
-    if linear is None:
-        vae = load(choose_dtype("auto", device))
+    vae = TemporalVAE.from_pretrained(Path(model) / "vae", dtype=torch.float32).to(device).eval()
+    encode = encoder_of(vae)
     shares = np.array([(motions or {}).get(motion, 1.0) for motion in MOTIONS])
     index = {"model": str(model), "num_frames": num_frames, "fps": TOYWORLD_FPS, "seed": seed, "channels": vae.config.latent_channels, "motions": dict(zip(MOTIONS, shares))}
     (target / "dataset.json").write_text(json.dumps(index))
@@ -62,8 +59,7 @@ def precompute_toyworld(model: str, out: str, clips: int, num_frames: int, seed:
             clip = render(spec)
             masks.append(object_mask(clip))
             pixels = torch.from_numpy(clip).permute(0, 3, 1, 2).to(device).float().div(127.5).sub(1)  # T 3 H W
-            encoded = project(pixels, *linear).transpose(0, 1) if linear else encode_video(vae, pixels.transpose(0, 1)[None].to(vae.dtype))[0]
-            latents.append(encoded.to("cpu", torch.bfloat16))
+            latents.append(encode(pixels).to("cpu", torch.bfloat16))
             dense = [captions(spec, rng)["dense_caption"] for _ in range(CAPTIONS_PER_CLIP - 1)]
             texts.append([captions(spec, rng)["short_caption"], *dense])
         partial = path.with_suffix(".tmp")

@@ -8,6 +8,7 @@ transformer latents of equal spread that barely correlate. The decoder, which is
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -114,6 +115,14 @@ def read_encoder(vae: AutoencoderKLTemporalDecoder) -> tuple[Tensor, Tensor] | N
     exact = encode_video(vae, noise)[0, :, 0].float()
     close = (project(noise[0].transpose(0, 1), weights, offsets)[0] - exact).abs().max() < 0.01 * exact.abs().max()
     return (weights, offsets) if close else None
+
+
+def encoder_of(vae: AutoencoderKLTemporalDecoder) -> Callable[[Tensor], Tensor]:
+    """What makes latents [C, T, h, w] of frames [T, 3, H, W] in -1..1: ``vae`` (fp32), or the one matrix product that its encoder is."""
+    linear = read_encoder(vae)
+    if linear is not None:
+        return lambda frames: project(frames, *linear).transpose(0, 1)
+    return lambda frames: encode_video(vae, frames.transpose(0, 1)[None])[0]
 
 
 def project(frames: Tensor, weights: Tensor, offsets: Tensor) -> Tensor:

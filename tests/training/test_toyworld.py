@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tiny import save_tiny_model
@@ -13,6 +14,7 @@ from training.toyworld import HELD_OUT_PAIRS, VOCABULARY, captions, detect, pars
 from training.toyworld.__main__ import main
 from training.toyworld.evaluate import Report, check, degrade, evaluate, still_change
 from training.toyworld.folder import write_folder
+from training.toyworld.prior import Prior, compare_means
 
 
 
@@ -33,6 +35,20 @@ def test_detector_tells_a_wrong_clip():
     marks = score(spec, backwards)
     assert not marks["motion"] and not marks["all"]
     assert marks["color"] and marks["shape"] and marks["size"] and marks["background"]
+
+
+def test_means_are_compared_by_what_changes():
+    clip = torch.randn(4, 6, 2, 3, generator=torch.Generator().manual_seed(0))
+    assert compare_means(clip, clip) == Prior(pytest.approx(1), pytest.approx(1), 0)
+    again = compare_means(clip.mean(1, keepdim=True) - 2 * (clip - clip.mean(1, keepdim=True)), clip)
+    assert (again.likeness, again.size) == (pytest.approx(-1), pytest.approx(2)) and again.error > 1
+    assert compare_means(clip, torch.ones(4, 6, 2, 3)).size == float("inf")
+
+
+def test_mira_nano_knows_from_the_words_alone_which_way_is_likely(capsys):
+    assert main(["prior", "--clips", "24", "--noises", "1"]) == 0
+    likeness = {line[:24].strip(): float(line[24:33]) for line in capsys.readouterr().out.splitlines()[1:]}
+    assert all(likeness[motion] > 0.5 for motion in ("moves left", "moves right", "rises", "falls")), likeness
 
 
 @pytest.mark.parametrize("name", ["black", "white", "noise", "one frame", "tiny"])

@@ -1,4 +1,4 @@
-"""``python -m training.toyworld check | evaluate | reconstruct | page | render``"""
+"""``python -m training.toyworld check | evaluate | reconstruct | prior | page | render``"""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import argparse
 import json
 import logging
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from .evaluate import SPLITS, check, evaluate, reconstruct
 from .folder import write_folder
 from .page import write_page
+from .prior import priors
 
 JSON_HELP = "write the figures to FILE"
 
@@ -47,6 +49,11 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("--num-frames", type=int, default=24)
     add.add_argument("--height", type=int, default=80)
     add.add_argument("--width", type=int, default=128)
+    add.add_argument("--json", type=Path, metavar="FILE", help=JSON_HELP)
+    add = commands.add_parser("prior", help="what a model takes for likely before it sees anything, where paths are decided first: its mean clip of each motion against the true one")
+    add.add_argument("--model", default="mira-nano")
+    add.add_argument("--clips", type=int, default=120, help="rendered clips that the true mean is of")
+    add.add_argument("--noises", type=int, default=6)
     add.add_argument("--json", type=Path, metavar="FILE", help=JSON_HELP)
     add = commands.add_parser("page", help="write quality.md from the figures that the other commands left in its folder quality/")
     add.add_argument("--docs", type=Path, default=Path("docs"))
@@ -84,6 +91,11 @@ def main(argv: list[str] | None = None) -> int:
             report = check(**args)
             _write(file, {"settings": args, **report.as_dict()})
             print(report.table())
+        elif command == "prior":
+            found = priors(**args)
+            _write(file, {"settings": args, **{motion: asdict(one) for motion, one in found.items()}})
+            print(f"{'motion':<24}{'likeness':>9}{'size':>7}{'error':>9}")
+            print("\n".join(f"{motion:<24}{one.likeness:>9.2f}{one.size:>7.2f}{one.error:>9.4f}" for motion, one in found.items()))
         else:
             figures = reconstruct(**args)
             _write(file, figures)
