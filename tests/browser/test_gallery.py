@@ -107,7 +107,7 @@ def test_a_gif_and_a_file_without_settings(gallery: Page, tmp_path: Path) -> Non
         assert (read_settings(file) is not None) == kept
     gallery.locator("#viewer summary").click()
     gallery.get_by_role("button", name="Smooth playback").click()
-    expect(gallery.locator("#viewer .caption-line")).to_contain_text("frames put in between by ffmpeg, 24 fps")
+    expect(gallery.locator("#viewer .caption-line")).to_contain_text("interpolated to 24 frames a second by ffmpeg")
     gallery.wait_for_function("(() => { const v = document.querySelector('#viewer video'); return v.readyState >= 2 && v.src.includes('24fps') })()")
 
 

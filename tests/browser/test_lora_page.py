@@ -63,7 +63,9 @@ def test_what_cannot_be_installed_is_said_on_the_models_tab(page: Page, studio: 
     page.locator("#models").get_by_role("button", name="Close").click()
     expect(page.locator("#models [role=alert]")).to_have_count(0)
     page.get_by_role("button", name="Convert a checkpoint file").click()
+    page.wait_for_timeout(500)  # a box that is filled in the moment in which it appears loses what was typed
     page.get_by_label("Checkpoint file").fill("/nowhere/mine.pt")
+    expect(page.get_by_label("Checkpoint file")).to_have_value("/nowhere/mine.pt")
     page.get_by_role("button", name="Convert", exact=True).click()
     expect(page.locator("#convert-error")).to_contain_text("There is no file /nowhere/mine.pt on this machine.")
 
