@@ -7,6 +7,7 @@ import math
 import os
 import re
 import shutil
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -40,9 +41,14 @@ def choose_dtype(dtype: str | torch.dtype, device: str | torch.device) -> torch.
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     if kind == "mps":
         return torch.float16
+    return torch.bfloat16 if _cpu_multiplies_in_bf16() else torch.float32
+
+
+@cache
+def _cpu_multiplies_in_bf16() -> bool:
     cpuinfo = Path("/proc/cpuinfo")
     flags = cpuinfo.read_text() if cpuinfo.exists() else ""
-    return torch.bfloat16 if "avx512_bf16" in flags or "amx_bf16" in flags else torch.float32
+    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def set_threads() -> int:

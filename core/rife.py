@@ -49,6 +49,7 @@ def in_between(frames: np.ndarray, fps: float, wanted: float, weights: str | os.
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Write one video; exit status 1, with the reason, where it cannot."""
     parser = argparse.ArgumentParser(prog="python -m core.rife", description="Put frames in between by RIFE.")
     parser.add_argument("source", type=Path)
     parser.add_argument("path", type=Path)

@@ -311,7 +311,7 @@ class MiraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         fps: Tensor | float | None = None,
         enable_temporal_attention: bool = True,
         cache: StepCache | None = None,
-        places: Tensor | None = None,
+        frame_indices: Tensor | None = None,
         return_dict: bool = True,
     ) -> MiraTransformerOutput | tuple[Tensor]:
         """Predict the noise (or v) in ``hidden_states``.
@@ -321,7 +321,7 @@ class MiraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             timestep: Noise step of each clip [B], or one number for all; or what ``modulate`` made of it and of ``fps``.
             encoder_hidden_states: Prompt embeddings [B, L, D], or what ``project_text`` made of them.
             fps: Frame rate of each clip [B], or one number for all.
-            places: Of the frames [T] in the clip that they are part of; None for a whole clip, 0, 1, 2 and so on.
+            frame_indices: [T], of the frames in the clip that they are part of; None for a whole clip: 0, 1, 2 and so on.
             cache: Of the sampling that this step belongs to; spares layers (``core.step_cache``).
             enable_temporal_attention: False leaves the temporal blocks out (frames are then separate images).
 
@@ -345,7 +345,7 @@ class MiraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             tokens = self._run(spatial, tokens[:, None], of_spatial[layer], *text[layer])[:, 0]
             if enable_temporal_attention:
                 if layer == 0:
-                    positions = self._places(T if places is None else places, tokens)[:, None]
+                    positions = self._positions(T if frame_indices is None else frame_indices, tokens)[:, None]
                     tokens = tokens + (positions if self.sequence is None else self.sequence.own(positions, 0))
                 tokens = self._over_time(temporal, tokens, of_temporal[layer], T, h, w)
             if layer == 0 and cache is not None and (guessed := cache.spare(before, tokens)) is not None:
@@ -472,11 +472,11 @@ class MiraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             raise ValueError(f"timestep and fps take one number, or one for each of the {len(like)} clips; there are {len(value)}.")
         return value.expand(len(like))
 
-    def _places(self, places: int | Tensor, like: Tensor) -> Tensor:
-        """Temporal positions [T, D] of the first frames, or of the frames in ``places`` [T]."""
-        if isinstance(places, int):
-            return _temporal_positions(self.dim, places, like.device, like.dtype)
-        return _temporal_positions(self.dim, int(places.max()) + 1, like.device, like.dtype)[places.to(like.device)]
+    def _positions(self, frames: int | Tensor, like: Tensor) -> Tensor:
+        """Temporal positions [T, D] of the first so many ``frames``, or of those of these indices [T]."""
+        if isinstance(frames, int):
+            return _temporal_positions(self.dim, frames, like.device, like.dtype)
+        return _temporal_positions(self.dim, int(frames.max()) + 1, like.device, like.dtype)[frames.to(like.device)]
 
     def _check(self, latents: Tensor, text: Tensor | ProjectedText, timestep: Tensor | float | Modulation, fps: Tensor | float | None) -> torch.Size:
         config = self.config

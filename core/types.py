@@ -22,7 +22,7 @@ MAX_SEED = 2**63 - 1
 MAX_INFERENCE_STEPS = 1_000
 MAX_FRAMES = 1_200
 MAX_SIDE = 2_048
-TEXT_PLACEMENTS = {"device": "On the device, and stays there", "unload": "On the device, unloaded after use", "cpu": "On the CPU"}
+TEXT_PLACEMENTS = {"device": "Where it is kept", "unload": "There, but unloaded after use", "cpu": "On the CPU"}
 """What ``GenerationRequest.text_placement`` may be, in words."""
 SIZE_MULTIPLE = 16
 """Height and width are multiples of this: the VAE halves a side three times, and a patch is two latents wide."""
@@ -147,7 +147,7 @@ class GenerationRequest:
     strength: float | None = None
     """How much of ``start_from`` is changed, above 0 to 1 (nothing of it is left); empty to continue it instead."""
     text_placement: str = "device"
-    """Where the text encoder works: ``device``, and stays; ``unload``, there too, but out of memory once the prompt is read; ``cpu``, in main memory."""
+    """Where the text encoder works: ``device``, that of the model unless the start options say otherwise, where it stays; ``unload``, there too, but out of memory once the prompt is read; ``cpu``, in main memory."""
     loras: str | None = None
     """LoRAs that the model works with, commas between them, each with its weight where that is not 1: ``cars, snow@0.5``."""
 

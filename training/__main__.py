@@ -141,7 +141,10 @@ def _precompute(argv: list[str]) -> int:
             parser.error(f"--motions {word}: the share must be a number, as in circles=2.")
         if motion not in MOTIONS or not 0 <= motions[motion] < math.inf:
             parser.error(f"--motions {word}: the motions are {', '.join(MOTIONS)}; a share is 0 or more.")
-    precompute_toyworld(args.model, args.out, args.clips, args.num_frames, args.seed, motions=motions)
+    try:
+        precompute_toyworld(args.model, args.out, args.clips, args.num_frames, args.seed, motions=motions)
+    except ValueError as error:
+        return _refuse(error)
     return 0
 
 

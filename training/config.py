@@ -45,8 +45,8 @@ class Stage:
     """Clips a step, if they are the longest of ``num_frames``; of shorter ones as many more as make the same number of frames."""
     num_frames: list[int] = field(default_factory=lambda: [24])
     """Lengths of clips; each step draws one of them. A clip is thinned evenly to that length; one frame is any of its frames."""
-    keep_places: bool = False
-    """Toy World: frames of a thinned clip keep their places in the whole one, whose motion the model so sees at the cost of a few frames."""
+    keep_frame_indices: bool = False
+    """Toy World: frames of a thinned clip keep their indices in the whole one, whose motion the model so sees at the cost of a few frames."""
     height: int = 80
     """Pixels of the crops that the VAE sees."""
     width: int = 128

@@ -107,7 +107,7 @@ class VideoLatents:
     def _together(self, chosen: Sequence[int], rng: np.random.Generator) -> dict[str, Any]:
         takes = [self.takes[i] for i in chosen]
         texts = [take.captions[int(rng.integers(len(take.captions)))] for take in takes]
-        return {"latents": torch.stack([self.latents(i) for i in chosen]), "masks": None, "texts": texts, "fps": torch.tensor([round(take.fps, 2) for take in takes]), "places": None}
+        return {"latents": torch.stack([self.latents(i) for i in chosen]), "masks": None, "texts": texts, "fps": torch.tensor([round(take.fps, 2) for take in takes]), "frame_indices": None}
 
 
 def _whole(file: Path) -> bool:

@@ -44,17 +44,17 @@ def diffusion_loss(
     enable_temporal_attention: bool = True,
     weights: torch.Tensor | None = None,
     snr_gamma: float = 0.0,
-    places: torch.Tensor | None = None,
+    frame_indices: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """Mean squared error of the predicted noise (or v), as in DDPM (Ho et al. 2020, eq. 14) on Mira's rescaled schedule.
 
     ``latents`` and ``noise`` [B, C, T, h, w], ``prompt_embeds`` [B, L, D], ``fps`` and ``timesteps`` [B]; ``weights`` [B, 1, T, h, w] of mean
-    one weigh the places of a clip. ``places`` [T] says where in a longer clip the frames are. ``snr_gamma`` weighs noise steps as in Min-SNR (Hang et al. 2023, arXiv:2303.09556, eq. 12). Returns the loss
-    and its mean over the clean and the noisy half of the schedule.
+    one weigh the places of a clip. ``frame_indices`` [T] are those of the frames in a longer clip. ``snr_gamma`` weighs noise steps as in Min-SNR
+    (Hang et al. 2023, arXiv:2303.09556, eq. 12). Returns the loss and its mean over the clean and the noisy half of the schedule.
     """
     noisy = scheduler.add_noise(latents, noise, timesteps)
     target = scheduler.target(latents, noise, timesteps)
-    predicted = transformer(noisy, timesteps, prompt_embeds, fps, enable_temporal_attention=enable_temporal_attention, places=places).sample
+    predicted = transformer(noisy, timesteps, prompt_embeds, fps, enable_temporal_attention=enable_temporal_attention, frame_indices=frame_indices).sample
 
     squares = (predicted.float() - target).square()
     errors = (squares if weights is None else squares * weights).mean(dim=(1, 2, 3, 4))  # B

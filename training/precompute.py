@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import time
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,9 @@ LATENT_PIXELS = 8
 def precompute_toyworld(model: str, out: str, clips: int, num_frames: int, seed: int = 0, device: str = "auto", motions: Mapping[str, float] | None = None) -> None:
     """Render Toy World clips, encode them with ``model``'s VAE and write shards of bf16 latents under ``out``.
 
-    Shard k holds 250 clips and depends on (seed, k) and ``motions`` alone; shards that are there are kept, so a killed run goes on.
+    Shard k holds 250 clips and depends on (seed, k) and ``motions`` alone, which its name tells; shards that are there are kept, so a killed run goes on.
     ``num_frames`` is the length of each clip; training thins it to shorter ones. ``motions`` says how often each motion comes, 1 where it says
-    nothing. An encoder in closed form (``training.principal``) is read out and applied as one matrix product.
+    nothing. An encoder in closed form (``training.principal``) is read out and applied as one matrix product. Raises ValueError where no motion is left.
     """
     from core.device import choose_device
     from core.temporal_vae import TemporalVAE
@@ -45,10 +46,13 @@ def precompute_toyworld(model: str, out: str, clips: int, num_frames: int, seed:
     vae = TemporalVAE.from_pretrained(Path(model) / "vae", dtype=torch.float32).to(device).eval()
     encode = encoder_of(vae)
     shares = np.array([(motions or {}).get(motion, 1.0) for motion in MOTIONS])
+    if not shares.any():
+        raise ValueError("All motions have a share of 0; leave one.")
+    told = f"-{zlib.crc32(shares.tobytes()):08x}" if motions else ""
     index = {"model": str(model), "num_frames": num_frames, "fps": TOYWORLD_FPS, "seed": seed, "channels": vae.config.latent_channels, "motions": dict(zip(MOTIONS, shares))}
     (target / "dataset.json").write_text(json.dumps(index))
     for shard in range((clips + SHARD_CLIPS - 1) // SHARD_CLIPS):
-        path = target / f"{num_frames:03d}f-seed{seed}-{shard:05d}.safetensors"
+        path = target / f"{num_frames:03d}f-seed{seed}{told}-{shard:05d}.safetensors"
         if path.exists():
             continue
         began, rng = time.time(), np.random.default_rng([seed, shard])
@@ -58,8 +62,7 @@ def precompute_toyworld(model: str, out: str, clips: int, num_frames: int, seed:
             spec = sample_spec(rng, num_frames=num_frames, motion=motion)
             clip = render(spec)
             masks.append(object_mask(clip))
-            pixels = torch.from_numpy(clip).permute(0, 3, 1, 2).to(device).float().div(127.5).sub(1)  # T 3 H W
-            latents.append(encode(pixels).to("cpu", torch.bfloat16))
+            latents.append(encode(clip).to("cpu", torch.bfloat16))
             dense = [captions(spec, rng)["dense_caption"] for _ in range(CAPTIONS_PER_CLIP - 1)]
             texts.append([captions(spec, rng)["short_caption"], *dense])
         partial = path.with_suffix(".tmp")
@@ -105,34 +108,34 @@ class LatentDataset:
     def __len__(self) -> int:
         return len(self.latents)
 
-    def draw(self, count: int, num_frames: int, rng: np.random.Generator, keep_places: bool = False) -> tuple[torch.Tensor, torch.Tensor, list[str], torch.Tensor | None]:
-        """``count`` clips of ``num_frames`` [B, C, T, h, w] fp32, the masks of their objects [B, 1, T, h, w], for each one of its captions (half of them the short one), and ``places``.
+    def draw(self, count: int, num_frames: int, rng: np.random.Generator, keep_frame_indices: bool = False) -> tuple[torch.Tensor, torch.Tensor, list[str], torch.Tensor | None]:
+        """``count`` clips of ``num_frames`` [B, C, T, h, w] fp32, the masks of their objects [B, 1, T, h, w], for each one of its captions (half of them the short one), and ``frame_indices``.
 
         A longer clip is thinned evenly, from its first frame to its last, which Toy World defines as the same clip; one frame is any of its frames.
-        With ``keep_places`` the frames are one of each of ``num_frames`` equal parts of all clips, and ``places`` [T] says which they are.
+        With ``keep_frame_indices`` they are one of each of ``num_frames`` equal parts, the same of all clips, and ``frame_indices`` [T] says which; None otherwise.
         """
         enough = [i for i in range(len(self)) if self.latents[i].shape[1] >= num_frames] if num_frames > self.shortest else range(len(self))
         if not len(enough):
             raise ValueError(f"No clip in {self.folder} has {num_frames} frames; the longest has {max(x.shape[1] for x in self.latents)}.")
         chosen = [enough[i] for i in rng.integers(0, len(enough), count)]
         clips, masks, texts = [], [], []
-        places = one_of_each_part(min(self.latents[i].shape[1] for i in chosen), num_frames, rng) if keep_places and num_frames > 1 else None
+        kept = one_of_each_part(min(self.latents[i].shape[1] for i in chosen), num_frames, rng) if keep_frame_indices and num_frames > 1 else None
         for i in chosen:
             total = self.latents[i].shape[1]
-            if places is not None:
-                frames = places
+            if kept is not None:
+                frames = kept
             else:
                 frames = [int(rng.integers(total))] if num_frames == 1 else np.linspace(0, total - 1, num_frames).round().astype(int).tolist()
             clips.append(self.latents[i][:, frames])
             masks.append(self.masks[i][frames])
             texts.append(self.captions[i][0 if rng.random() < 0.5 else int(rng.integers(1, CAPTIONS_PER_CLIP))])
-        return torch.stack(clips).float(), torch.stack(masks)[:, None].float(), texts, None if places is None else torch.tensor(places)
+        return torch.stack(clips).float(), torch.stack(masks)[:, None].float(), texts, None if kept is None else torch.tensor(kept)
 
     def batch(self, stage: Stage, rng: np.random.Generator) -> dict[str, Any]:
-        """``latents`` [B, C, T, h, w] fp32, ``masks`` of the objects [B, 1, T, h, w], ``texts``, ``fps`` [B] and ``places`` [T] or None."""
+        """``latents`` [B, C, T, h, w] fp32, ``masks`` of the objects [B, 1, T, h, w], ``texts``, ``fps`` [B] and ``frame_indices`` [T] or None."""
         num_frames = int(rng.choice(stage.num_frames))
-        latents, masks, texts, places = self.draw(stage.clips(num_frames), num_frames, rng, stage.keep_places)
-        return {"latents": latents, "masks": masks, "texts": texts, "fps": torch.full((len(texts),), self.fps), "places": places}
+        latents, masks, texts, frame_indices = self.draw(stage.clips(num_frames), num_frames, rng, stage.keep_frame_indices)
+        return {"latents": latents, "masks": masks, "texts": texts, "fps": torch.full((len(texts),), self.fps), "frame_indices": frame_indices}
 
     def held_out_batches(self, rng: np.random.Generator) -> list[dict[str, Any]]:
         """None: Toy World renders what it is judged by."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLTemporalDecoder
@@ -117,12 +118,15 @@ def read_encoder(vae: AutoencoderKLTemporalDecoder) -> tuple[Tensor, Tensor] | N
     return (weights, offsets) if close else None
 
 
-def encoder_of(vae: AutoencoderKLTemporalDecoder) -> Callable[[Tensor], Tensor]:
-    """What makes latents [C, T, h, w] of frames [T, 3, H, W] in -1..1: ``vae`` (fp32), or the one matrix product that its encoder is."""
-    linear = read_encoder(vae)
-    if linear is not None:
-        return lambda frames: project(frames, *linear).transpose(0, 1)
-    return lambda frames: encode_video(vae, frames.transpose(0, 1)[None])[0]
+def encoder_of(vae: AutoencoderKLTemporalDecoder) -> Callable[[np.ndarray], Tensor]:
+    """What makes latents [C, T, h, w] of frames uint8 [T, H, W, 3]: ``vae`` (fp32), or the one matrix product that its encoder is."""
+    device, linear = next(vae.parameters()).device, read_encoder(vae)
+
+    def encode(frames: np.ndarray) -> Tensor:
+        pixels = torch.from_numpy(frames).to(device).permute(0, 3, 1, 2).div(127.5).sub(1)  # T 3 H W
+        return project(pixels, *linear).transpose(0, 1) if linear else encode_video(vae, pixels.transpose(0, 1)[None])[0]
+
+    return encode
 
 
 def project(frames: Tensor, weights: Tensor, offsets: Tensor) -> Tensor:

@@ -90,11 +90,11 @@ def test_the_original_order_of_work_and_the_text_projected_ahead_give_the_same(t
 
 @torch.no_grad()
 @pytest.mark.parametrize("window_attn", [None, "frame"])
-def test_frames_are_known_by_their_places_not_by_their_order(window_attn):
+def test_frames_are_known_by_their_indices_not_by_their_order(window_attn):
     model, whole = small(window_attn=window_attn), inputs(T=5)
     expected, order = model(**whole).sample, torch.tensor([3, 0, 4, 2, 1])
     shuffled = {**whole, "hidden_states": whole["hidden_states"][:, :, order]}
-    torch.testing.assert_close(model(**shuffled, places=order).sample, expected[:, :, order], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model(**shuffled, frame_indices=order).sample, expected[:, :, order], rtol=1e-4, atol=1e-5)
     assert not torch.allclose(model(**shuffled).sample, expected[:, :, order], atol=1e-3)
 
 

@@ -88,6 +88,11 @@ def test_resumed_equals_never_stopped_and_only_the_target_changes(place, tmp_pat
     assert facts["takes"] == 8 and facts["held_out"] == 2 and facts["shapes"] == ["48x32, 4 frames"]
 
 
+def test_frame_indices_of_videos_cannot_be_kept(place, tmp_path):
+    with pytest.raises(ConfigError, match="keep_frame_indices is for latents of Toy World"):
+        train(config(place, tmp_path, "curriculum=[{steps: 2, num_frames: [4], keep_frame_indices: true}]"))
+
+
 def test_a_decoder_learns_the_videos_and_is_used_while_latents_stay(place, tmp_path):
     data = tmp_path / "data"
     words = (f"data_dir={data}", "target=vae_decoder")

@@ -235,30 +235,30 @@ def test_shards_are_made_once_and_clips_are_thinned_evenly(base):
     precompute_toyworld(str(base / "base"), str(base / "latents"), clips=6, num_frames=8, device="cpu")
     patch.undo()
     assert stamps == {p: p.stat().st_mtime_ns for p in stamps} and len(data) == 6
-    clips, masks, texts, places = data.draw(5, 4, np.random.default_rng(0))
-    assert clips.shape == (5, 4, 4, 10, 16) and masks.shape == (5, 1, 4, 10, 16) and len(texts) == 5 and places is None
+    clips, masks, texts, indices = data.draw(5, 4, np.random.default_rng(0))
+    assert clips.shape == (5, 4, 4, 10, 16) and masks.shape == (5, 1, 4, 10, 16) and len(texts) == 5 and indices is None
     first_and_last = {tuple(c[:, [0, 3]].flatten()[:4].tolist()) for c in clips}
     assert first_and_last <= {tuple(x[:, [0, 7]].float().flatten()[:4].tolist()) for x in data.latents}
     with pytest.raises(ValueError, match="9 frames; the longest has 8"):
         data.draw(1, 9, np.random.default_rng(0))
 
 
-def test_frames_that_keep_their_places_are_one_of_each_part(base):
+def test_frames_that_keep_their_indices_are_one_of_each_part(base):
     data, rng, seen = LatentDataset(base / "latents"), np.random.default_rng(0), set()
     whole = {tuple(x.float().flatten(1)[0, :8].tolist()): x for x in (clip.transpose(0, 1) for clip in data.latents)}
     for _ in range(20):
-        clips, masks, _, places = data.draw(3, 4, rng, keep_places=True)
-        assert [int(place) // 2 for place in places] == [0, 1, 2, 3]
-        seen |= set(places.tolist())
+        clips, masks, _, indices = data.draw(3, 4, rng, keep_frame_indices=True)
+        assert [int(index) // 2 for index in indices] == [0, 1, 2, 3]
+        seen |= set(indices.tolist())
         for clip in clips.transpose(1, 2):
-            assert any(torch.equal(clip, frames[places].float()) for frames in whole.values())
+            assert any(torch.equal(clip, frames[indices].float()) for frames in whole.values())
     assert seen == set(range(8))
 
 
-def test_a_run_on_frames_that_keep_their_places_is_its_own(base, tmp_path):
+def test_a_run_on_frames_that_keep_their_indices_is_its_own(base, tmp_path):
     losses = {}
     for keep in (False, True):
-        train(transformer_config(base, tmp_path / str(keep), max_train_steps=2, curriculum=[stage(num_frames=[3], keep_places=keep)]))
+        train(transformer_config(base, tmp_path / str(keep), max_train_steps=2, curriculum=[stage(num_frames=[3], keep_frame_indices=keep)]))
         losses[keep] = json.loads((tmp_path / str(keep) / "metrics.jsonl").read_text().splitlines()[-1])["loss"]
     assert losses[False] != losses[True]
 
@@ -267,6 +267,10 @@ def test_motions_come_as_often_as_asked(base, tmp_path, monkeypatch):
     monkeypatch.setattr("training.precompute.SHARD_CLIPS", 20)
     precompute_toyworld(str(base / "base"), str(tmp_path), clips=20, num_frames=2, device="cpu", motions={motion: 0 for motion in MOTIONS if motion not in ("circles", "hits")})
     assert {parse_caption(texts[0])["motion"] for texts in LatentDataset(tmp_path).captions} == {"circles", "hits"}
+    precompute_toyworld(str(base / "base"), str(tmp_path), clips=20, num_frames=2, device="cpu")  # other shares, other shards
+    assert len(LatentDataset(tmp_path)) == 40
+    with pytest.raises(ValueError, match="share of 0"):
+        precompute_toyworld(str(base / "base"), str(tmp_path), clips=20, num_frames=2, device="cpu", motions=dict.fromkeys(MOTIONS, 0))
 
 
 def test_latents_of_an_encoder_in_closed_form_are_the_encoders(tmp_path, monkeypatch):

@@ -79,6 +79,8 @@ class TransformerTask:
             tokenizer, encoder = self.text_encoder.load()
             self.encode = lambda texts: encode_prompts(texts, tokenizer, encoder, batch_size=64)
             return LatentDataset(config.dataset, limit=config.clips)
+        if any(stage.keep_frame_indices for stage in config.stages):
+            raise ConfigError(f"keep_frame_indices is for latents of Toy World, whose clips are thinned; {config.dataset} holds videos. Leave it out.")
         dataset = VideoLatents(config, Path(config.data_dir) / "cache" / "latents", model_hash(self.folder, ("vae/*",)), FrameEncoder(self.folder, self.device, self.dtype), progress)
         self.text_encoder(["", *dataset.captions, *config.validation_prompts])  # kept on disk from now on
         self.text_encoder.release()
@@ -116,13 +118,13 @@ class TransformerTask:
         return model
 
     def batch(self, index: int) -> dict[str, Any]:
-        """This process's share: ``latents`` [B, C, T, h, w] fp32, ``masks`` [B, 1, T, h, w] of the objects or None, ``prompt_embeds`` [B, L, D], ``fps`` [B]; ``places`` [T] or None."""
+        """This process's share: ``latents`` [B, C, T, h, w] fp32, ``masks`` [B, 1, T, h, w] of the objects or None, ``prompt_embeds`` [B, L, D], ``fps`` [B]; ``frame_indices`` [T] or None."""
         rng, stage = step_rng(self.config.seed, index), self.config.stage_at(index // self.config.gradient_accumulation_steps)
         batch = self.dataset.batch(stage, rng)
         texts = ["" if rng.random() < self.config.caption_dropout else text for text in batch.pop("texts")]
-        places = batch.pop("places")
+        frame_indices = batch.pop("frame_indices")
         batch = {name: None if value is None else self.processes.share(value) for name, value in batch.items()}
-        return {**batch, "places": places, "prompt_embeds": self.encode(self.processes.share(texts))}
+        return {**batch, "frame_indices": frame_indices, "prompt_embeds": self.encode(self.processes.share(texts))}
 
     def loss(self, batch: dict[str, Any], index: int) -> tuple[torch.Tensor, dict[str, float]]:
         stage = self.config.stage_at(index // self.config.gradient_accumulation_steps)
@@ -148,7 +150,7 @@ class TransformerTask:
             weights=None if batch["masks"] is None else self.weights(batch["masks"].to(self.device), timesteps),
             enable_temporal_attention=enable_temporal_attention,
             snr_gamma=self.config.snr_gamma,
-            places=batch["places"],
+            frame_indices=batch["frame_indices"],
         )
 
     def weights(self, masks: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor | None:

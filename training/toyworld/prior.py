@@ -57,7 +57,7 @@ def priors(model: str, *, clips: int = 120, noises: int = 6, num_frames: int = 2
         specs = [ClipSpec(motion=motion, num_frames=num_frames, seed=seed, **CLIP) for seed in range(clips)]
         total = 0.0
         for spec in specs:
-            total = total + encode(torch.from_numpy(render(spec)).permute(0, 3, 1, 2).to(device).div(127.5).sub(1))
+            total = total + encode(render(spec))
         text = pipe.encode_prompt([captions(specs[0], np.random.default_rng(0))["short_caption"]])
         predicted = 0.0
         for seed in range(noises):
