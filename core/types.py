@@ -22,7 +22,7 @@ MAX_SEED = 2**63 - 1
 MAX_INFERENCE_STEPS = 1_000
 MAX_FRAMES = 1_200
 MAX_SIDE = 2_048
-TEXT_PLACEMENTS = {"device": "Where it is kept", "unload": "There, but unloaded after use", "cpu": "On the CPU"}
+TEXT_PLACEMENTS = {"device": "With the model", "unload": "With the model, unloaded after use", "cpu": "On the CPU"}
 """What ``GenerationRequest.text_placement`` may be, in words."""
 SIZE_MULTIPLE = 16
 """Height and width are multiples of this: the VAE halves a side three times, and a patch is two latents wide."""
