@@ -37,8 +37,32 @@ Settings = TypedDict("Settings", typing.get_type_hints(GenerationRequest), total
 """What describes a request to clients and tools: the fields of GenerationRequest, none of them required."""
 
 
-def register(services: Services) -> None:
-    """Add the endpoints to the Blocks whose context this is called in."""
+HOW_TO_CALL = """# Endpoints
+
+[Back to the studio](..)
+
+Everything that the studio does, for your own programs. The button at the foot of this page shows each endpoint's address and arguments, and calls in
+Python, JavaScript and curl. With `python app.py --mcp` they are MCP tools too.
+
+```python
+from gradio_client import Client
+
+studio = Client("http://127.0.0.1:7860")  # or wherever this page is
+video = studio.predict({"prompt": "A big red ball rises over the sea."}, api_name="/generate")
+```
+
+"""
+
+
+def layout(services: Services) -> None:
+    """The page of the endpoints, which it registers: what each of them does, in a line."""
+    words = gr.Markdown(elem_id="endpoints")
+    told = (f"- `/{name}({', '.join(inspect.signature(endpoint).parameters)})`: {inspect.getdoc(endpoint).splitlines()[0]}" for name, endpoint in register(services).items())
+    words.value = HOW_TO_CALL + "\n".join(told)
+
+
+def register(services: Services) -> dict[str, Callable[..., Any]]:
+    """Add the endpoints to the Blocks whose context this is called in; what was added, by name."""
     queue, library, executor = services.queue, services.library, services.executor
 
     def worked(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -302,12 +326,14 @@ def register(services: Services) -> None:
         """What makes videos: state, device, dtype, the model in memory, and what went wrong, for each worker."""
         return executor.statuses()
 
-    for endpoint in (enqueue, generate, status, cancel, retry, edit, move, pause, resume, pause_request, resume_request, list_requests, list_videos, star, tag, delete_video, restore_video, verify, list_models, install_model, installing, cancel_install, workers):
-        gr.api(in_words(worked(endpoint) if endpoint in (enqueue, retry, resume, resume_request, verify) else endpoint), api_name=endpoint.__name__, concurrency_limit=None)
-    gr.api(in_words(list_all), api_name="list", concurrency_limit=None)
+    waits = (enqueue, retry, resume, resume_request, verify)
+    endpoints = (enqueue, generate, status, cancel, retry, edit, move, pause, resume, pause_request, resume_request, list_requests, list_videos, star, tag, delete_video, restore_video, list_all, verify, list_models, install_model, installing, cancel_install, workers)
     if not executor.inside_events:  # where a model is in memory only while a video is made
-        for endpoint in (load_model, unload_model):
-            gr.api(in_words(endpoint), api_name=endpoint.__name__, concurrency_limit=None)
+        endpoints += (load_model, unload_model)
+    named = {"list" if endpoint is list_all else endpoint.__name__: endpoint for endpoint in endpoints}
+    for name, endpoint in named.items():
+        gr.api(in_words(worked(endpoint) if endpoint in waits else endpoint), api_name=name, concurrency_limit=None)
+    return named
 
 
 def in_words(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -12,10 +12,13 @@ from .components.theme import launch_options
 from .screen import Screen, Session
 from .services import Services
 from .tabs import compare, gallery, generate, models, system, training
+from .tabs.form import draw_seed
 
 __all__ = ["Page", "build", "launch_options"]
 
 POLL_SECONDS = 1.0
+API_PAGE = "endpoints"
+"""Path of the page of the API."""
 EVENT: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
 """Options of an event of the page itself: not an endpoint, without Gradio's spinner over what it changes, and outside Gradio's queue, which drops a
 click that comes while the stream of the last answer is being closed."""
@@ -76,7 +79,11 @@ def build(services: Services) -> gr.Blocks:
             training.wire(page, training_tab, training_widgets)
         models.wire(page, models_widgets)
         system.wire(page, system_tab, system_pane)
+        demo.load(draw_seed, None, generate_tab.seed, **EVENT)
         demo.load(screen.paint, session, page.outputs, **EVENT)
         gr.Timer(POLL_SECONDS).tick(screen.paint, session, page.outputs, **EVENT)
-        api.register(services)
+        gr.HTML(f'<a href="{API_PAGE}/">Use via API</a>', elem_id="foot")
+    # Gradio makes a component of each argument of an endpoint. Clients need them, but the studio's page would build 54 of them each time it opens.
+    with demo.route("Endpoints", API_PAGE, show_in_navbar=False):
+        api.layout(services)
     return demo

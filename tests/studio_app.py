@@ -22,7 +22,7 @@ class StudioApp:
     def __init__(self, data_dir: Path, model: str | Path, *options: str):
         self.data_dir, self.model, self.options = data_dir, model, options
         self.process: subprocess.Popen[bytes] | None = None
-        self.client: Any = None
+        self._client: Any = None
 
     def start(self) -> None:
         with socket.socket() as probe:
@@ -33,9 +33,16 @@ class StudioApp:
         self.process = subprocess.Popen(command, cwd=ROOT, stdout=self.log, stderr=self.log, env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"})
         self.url = f"http://127.0.0.1:{port}"
         wait_for(self.answers, 180, "the page")
-        from gradio_client import Client
+        self._client = None
 
-        self.client = Client(self.url, verbose=False)
+    @property
+    def client(self) -> Any:
+        """A ``gradio_client.Client`` of the studio."""
+        if self._client is None:
+            from gradio_client import Client
+
+            self._client = Client(self.url, verbose=False)
+        return self._client
 
     def answers(self) -> bool:
         """Whether the page is up."""

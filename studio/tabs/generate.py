@@ -92,7 +92,7 @@ def layout(page: Page) -> GenerateTab:
                 fields["model"] = gr.Dropdown(model_choices(page), value=model, label="Model", elem_id="model", allow_custom_value=True)
                 fields["preset"] = gr.Dropdown(preset_choices(model), value=preset.name, label="Size and length", elem_id="preset", filterable=False)
                 with gr.Row(elem_id="seed-row", equal_height=True):
-                    seed = gr.Textbox(draw_seed, label="Seed", elem_id="seed", max_lines=1, min_width=80, scale=4)
+                    seed = gr.Textbox(label="Seed", elem_id="seed", max_lines=1, min_width=80, scale=4)
                     dice = gr.Button("New", elem_id="dice", size="sm", min_width=48, scale=1)
                     keep_seed = gr.Checkbox(label="Keep", elem_id="keep-seed", min_width=64, scale=1, container=False)
                     count = gr.Number(1, label="Videos", elem_id="count", precision=0, min_width=64, scale=2)

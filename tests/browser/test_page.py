@@ -297,6 +297,10 @@ def test_the_system_tab_can_be_copied_into_a_bug_report(page: Page) -> None:
     expect(page.get_by_role("button", name="Copied")).to_be_visible()
     text = page.evaluate("navigator.clipboard.readText()")
     assert text.startswith("Versions\n  Python: 3") and "Last errors" in text
+    page.get_by_role("link", name="Use via API").click()
+    expect(page.locator("#endpoints")).to_contain_text("/enqueue(request)")
+    page.get_by_role("link", name="Back to the studio").click()
+    expect(page.locator("#prompt textarea")).to_be_visible()
 
 
 def test_models_are_loaded_unloaded_and_chosen(page: Page) -> None:

@@ -8,12 +8,14 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import numpy as np
 import pytest
 from studio_app import ROOT, StudioApp, wait_for
 
 from core import read_settings
 from core.video_io import read_video
+from studio.ui import API_PAGE
 
 SMALL = {"height": 32, "width": 32, "num_frames": 4, "num_inference_steps": 2, "sampler": "ddim", "seed": 1}
 
@@ -108,3 +110,11 @@ def test_the_endpoints_are_mcp_tools(studio_app: StudioApp) -> None:
     settings = schema["properties"]["request"]["properties"]
     assert settings["prompt"] == {"type": "string"} and settings["seed"]["oneOf"][1] == {"type": "integer"} and settings["guidance_scale"]["oneOf"][1] == {"type": "number"}
     assert studio_app.wait(json.loads(answer.replace("'", '"'))["id"], "done")["state"] == "done"
+
+
+def test_the_page_does_not_carry_the_endpoints(studio_app: StudioApp) -> None:
+    page, api = (httpx.get(f"{studio_app.url}/config", params={"page": name}).json() for name in ("", API_PAGE))
+    assert "api" not in {component["type"] for component in page["components"]} and "enqueue" not in {event["api_name"] for event in page["dependencies"]}
+    assert "enqueue" in {event["api_name"] for event in api["dependencies"]}
+    (words,) = (component["props"]["value"] for component in api["components"] if component["type"] == "markdown")
+    assert "`/move(id, to)`: Change the place of a waiting request" in words
