@@ -191,8 +191,8 @@ class TransformerBlock(nn.Module):
         query = self.attn2.to_q(tokens)
         if not own:  # all frames of a clip ask the same keys
             return self.attn2(query.flatten(1, 2), key, value).view_as(tokens)
-        text = (x[:, None].expand(-1, groups, -1, -1).flatten(0, 1) for x in (key, value))
-        key, value = (torch.cat([x, y], 1) for x, y in zip(text, own))  # (B T) L+N D
+        text = (x[:, None].expand(-1, groups, -1, -1) for x in (key, value))
+        key, value = (torch.cat([x, y.unflatten(0, (-1, groups))], 2).flatten(0, 1) for x, y in zip(text, own))  # (B T) L+N D
         return self.attn2(query.flatten(0, 1), key, value).view_as(tokens)
 
     def _sharing(self) -> list[nn.Module]:

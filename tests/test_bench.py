@@ -2,10 +2,14 @@
 
 import re
 
+import numpy as np
 import torch
 
 import bench
 import bench_gpu
+import bench_word
+from training.toyworld import render
+from training.toyworld.scene import COLORS
 
 
 def test_the_gpu_benchmark_at_small_size():
@@ -23,3 +27,11 @@ def test_the_plot_of_growth_sets_what_is_in_proportion_on_the_grey_line():
     grey, time, memory = (line.split('points="')[1].split('"')[0].split() for line in bench.plot([growth]).splitlines() if "polyline" in line)
     assert (time[0], time[-1]) == (grey[0], grey[-1]) and memory[0] == grey[0] and memory[-1] == grey[-1]
     assert memory[1].split(",")[1] == memory[0].split(",")[1] > time[1].split(",")[1]
+
+
+def test_the_new_colour_and_the_old_ones_are_told_apart():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        spec = bench_word.one_object(rng)
+        assert bench_word.color_of(render(spec, [5])) == spec.color and bench_word.color_of(render(spec, [5], {**COLORS, spec.color: bench_word.SHADE})) == bench_word.WORD
+    assert bench_word.color_of(render(spec, [5], dict.fromkeys(COLORS, (0.5, 0.5, 0.5)))) is None

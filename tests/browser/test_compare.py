@@ -14,6 +14,8 @@ from core.types import GenerationRequest
 from core.video_io import read_settings, save_video
 from studio_app import StudioApp, wait_for
 
+pytestmark = pytest.mark.clock
+
 BALL, LARGE = "A ball.", "A large one."
 PARTED = 10
 """The first frame in which the second video differs from the first."""

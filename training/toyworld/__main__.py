@@ -39,6 +39,8 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("--guidance-scale", type=float)
     add.add_argument("--sampler")
     add.add_argument("--window-frames", type=int, help="frames that the model sees at once, for clips longer than it was trained for")
+    add.add_argument("--loras", metavar="NAME[@WEIGHT]", help="LoRAs that the model works with, commas between them")
+    add.add_argument("--data-dir", type=Path, help="where they lie (workspace)")
     add.add_argument("--batch-size", type=int, default=8)
     add.add_argument("--save-dir", type=Path, help="keep the generated clips here")
     add.add_argument("--json", type=Path, metavar="FILE", help=f"{JSON_HELP}, with every clip's marks, and strips of the first clips beside it; the same command again goes on where it stopped")

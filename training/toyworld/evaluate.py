@@ -208,6 +208,8 @@ def evaluate(
     height: int = 80,
     width: int = 128,
     batch_size: int = 8,
+    loras: str | None = None,
+    data_dir: Path | None = None,
     json_file: Path | None = None,
     save_dir: Path | None = None,
     **settings: Any,
@@ -215,23 +217,25 @@ def evaluate(
     """Generate ``clips`` clips with a model and read them back: the short caption of spec i, drawn from seed + i. No clip is left out.
 
     Args:
+        loras: The model works with, as in a request (``teal`` or ``teal@0.8``); they lie in ``data_dir``, the workspace by default.
         json_file: Keeps the figures and every clip's marks there, strips of the first clips beside it, and goes on where it stopped; with more
             ``clips`` than it has it adds to them.
         save_dir: Keeps the clips themselves.
         settings: To the pipeline (sampler, guidance_scale ...); what is None is the preset's.
 
-    Raises ValueError where ``json_file`` is of other settings, or of other weights.
+    Raises ValueError where ``json_file`` is of other settings, or of other weights, RequestError for a LoRA that is not there.
     """
     from core.checkpoints import load_pipeline
     from core.provenance import model_hash
     from core.video_io import save_video, to_uint8
 
-    pipe = load_pipeline(model)
+    pipe = load_pipeline(model, data_dir=data_dir)
     pipe.set_progress_bar_config(disable=True)  # one line a clip is progress enough
+    pipe.use_loras(loras)
     specs = evaluation_specs(clips, seed=seed, num_frames=num_frames, height=height, width=width, split=split)
     shape = dict(num_frames=num_frames, height=height, width=width, fps=FPS)
     asked = {name: value for name, value in settings.items() if value is not None}
-    facts = {"model": model, "model_hash": pipe.model_folder and model_hash(pipe.model_folder), "split": split, "seed": seed, **shape, **sampling_defaults(model), **asked}
+    facts = {"model": model, **({"loras": loras} if loras else {}), "model_hash": pipe.model_folder and model_hash(pipe.model_folder), "split": split, "seed": seed, **shape, **sampling_defaults(model), **asked}
     results = Results(json_file, facts)
     for start in range(len(results.rows), clips, batch_size):
         part = range(start, min(start + batch_size, clips))

@@ -13,11 +13,11 @@ WALL_WIDTH = 0.25
 SHADING = 0.15
 
 
-def render(spec: ClipSpec, frames: Sequence[int] | None = None) -> np.ndarray:
-    """The clip, or only its ``frames``, as uint8 [T, H, W, 3]."""
+def render(spec: ClipSpec, frames: Sequence[int] | None = None, colors: Mapping[str, tuple[float, float, float]] = COLORS) -> np.ndarray:
+    """The clip, or only its ``frames``, as uint8 [T, H, W, 3]; ``colors`` are the sRGB in 0..1 of its colour words."""
     indices = range(spec.num_frames) if frames is None else frames
     u = np.asarray(list(indices), np.float64) / max(1, spec.num_frames - 1)
-    world = World(spec)
+    world = World(spec, colors)
     return np.stack([world.draw(float(t)) for t in u])
 
 
