@@ -252,3 +252,9 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except (av.error.FFmpegError, Image.UnidentifiedImageError) as error:
         raise VideoError(f"{path} ({path.stat().st_size:,} bytes) is not a video that can be read: {error}.") from error
+
+
+def require_alike(a: np.ndarray, b: np.ndarray) -> None:
+    """Raises VideoError for two videos of different shapes."""
+    if a.shape != b.shape:
+        raise VideoError(f"The videos differ in shape: {tuple(a.shape)} and {tuple(b.shape)} (frames, height, width, colours). Compare videos of one length and size.")

@@ -108,7 +108,7 @@ def measures(videos: Sequence[Video], tick: Callable[[], object] = lambda: None)
 
 def clip_measures(videos: Sequence[Video], tick: Callable[[], object] = lambda: None) -> list[dict[str, float | None]]:
     """What CLIP_METRICS are of each video, by a process of its own, as torch is not for this one; nothing where CLIP's weights are not there, or fail (the log says why)."""
-    from core.metrics import CLIP_METRICS, default_clip
+    from core.learned_metrics import CLIP_METRICS, default_clip
 
     nothing: list[dict[str, float | None]] = [{} for _ in videos]
     if (clip := default_clip()) is None:
@@ -142,7 +142,8 @@ def measured_facts(work: Work) -> list[tuple[str, str]]:
 
 def measure_title(name: str) -> str:
     """What the page calls a metric, with its unit."""
-    from core.metrics import CLIP_METRICS, METRICS
+    from core.learned_metrics import CLIP_METRICS
+    from core.metrics import METRICS
 
     if name not in METRICS:
         return {"psnr": "PSNR to A, dB", "ssim": "SSIM to A", **CLIP_METRICS}[name]
@@ -307,7 +308,7 @@ def _name(videos: Sequence[Video]) -> str:
 
 def measures_file(videos: Sequence[Video]) -> str:
     """Where in the cache the measures of these videos are: elsewhere once CLIP is there."""
-    from core.metrics import default_clip
+    from core.learned_metrics import default_clip
 
     return f"{_name(videos)}-{MEASURES}{'-clip' if default_clip() else ''}.json"
 

@@ -58,7 +58,8 @@ def render_facts(videos: Sequence[Video], measured: Work | None, exported: Work 
 
 def _measures(work: Work | None, count: int) -> str:
     """A table of figures with the better one marked, where there is a better."""
-    from core.metrics import CLIP_METRICS, CLIP_MISSING, METRICS
+    from core.learned_metrics import CLIP_METRICS, CLIP_MISSING
+    from core.metrics import METRICS
 
     if work is None or work.error:
         return ""

@@ -12,9 +12,8 @@ import torch
 from scipy.ndimage import affine_transform, gaussian_filter, map_coordinates, shift
 
 from core import save_video
-from core.metrics import (
-    AESTHETIC_MISSING, CLIP_FILE, CLIP_MISSING, CLIP_MODEL, CLIP_REPO, LPIPS_MISSING, METRICS, ClipScorer, Frames, compare, cuts, faults, installed_clip, lpips_distance, main, measure, psnr, ssim,
-)  # fmt: skip
+from core.learned_metrics import AESTHETIC_MISSING, CLIP_FILE, CLIP_MISSING, CLIP_MODEL, CLIP_REPO, LPIPS_MISSING, ClipScorer, installed_clip, lpips_distance
+from core.metrics import METRICS, Frames, compare, cuts, faults, main, measure, psnr, ssim
 from core.video_io import VideoError, read_video
 from tiny import tiny_clip
 

@@ -302,7 +302,7 @@ def test_videos_are_measured_in_the_background_and_the_better_one_is_marked(tmp_
 
 def test_clip_looks_at_compared_videos_once_its_weights_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A CLIP of random weights, through the process that looks at the videos with the real ones."""
-    from core import metrics
+    from core import learned_metrics
 
     services = Services.open(tmp_path / "data", start_worker=False)
     for name, seed in (("one", 0), ("two", 1)):
@@ -310,10 +310,10 @@ def test_clip_looks_at_compared_videos_once_its_weights_are_there(tmp_path: Path
         save_video(frames, tmp_path / "one.mp4", 6, {"prompt": "a red ball"})
         services.library.add(name, request(), tmp_path / "one.mp4")
     videos = [services.library.get(name) for name in ("one", "two")]
-    monkeypatch.setattr(metrics, "default_clip", lambda: None)
+    monkeypatch.setattr(learned_metrics, "default_clip", lambda: None)
     without = finished(lambda: services.comparisons.measures(videos))
     assert "clip_text" not in without.result[0] and "not installed: hf download" in render_facts(videos, None, None, without)
-    monkeypatch.setattr(metrics, "default_clip", lambda: tiny_clip(tmp_path / "clip"))
+    monkeypatch.setattr(learned_metrics, "default_clip", lambda: tiny_clip(tmp_path / "clip"))
     with monkeypatch.context() as patch:
         patch.setattr(comparison.sys, "executable", "false")
         assert clip_measures(videos) == [{}, {}]  # why is in the log, and the other figures are there
