@@ -140,6 +140,12 @@
     input.dispatchEvent(new Event("change", { bubbles: true }));
   });
 
+  // A button in a line of text that stands for one of the form.
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("[data-press]");
+    if (button) document.querySelector(button.dataset.press)?.click();
+  });
+
   // "Import" in the queue opens the same dialogue.
   document.addEventListener("click", (event) => {
     if (event.target.closest("[data-open-file]")) document.querySelector("#opener-box input[type=file]")?.click();
@@ -149,6 +155,7 @@
   const NOTIFY = "studio.notify";
   const wanted = () => { try { return localStorage.getItem(NOTIFY) === "1"; } catch { return false; } };
   let before = null;
+  let batch = null;  // what was finished when the queue was last empty
   document.addEventListener("click", async (event) => {
     if (!event.target.closest("[data-notify]")) return;
     const on = !wanted() && "Notification" in window && (await Notification.requestPermission()) === "granted";
@@ -162,13 +169,15 @@
   function notify() {
     const badge = document.querySelector("#queue .badge");
     if (!badge) return;
-    const now = { open: Number(badge.dataset.open), done: Number(badge.dataset.done), failed: Number(badge.dataset.failed) };
-    if (before && before.open === now.open && before.failed === now.failed && before.done === now.done) return;
-    const ended = before && now.open === 0 && (before.open > 0 || now.done + now.failed > before.done + before.failed);  // a short request may come and go between two looks
+    const now = { open: Number(badge.dataset.open), done: Number(badge.dataset.done), failed: Number(badge.dataset.failed), ended: Math.max(Number(badge.dataset.ended), before ? before.ended : 0) };
+    if (before && before.open === now.open && before.failed === now.failed && before.done === now.done && before.ended === now.ended) return;
+    const ended = before && now.open === 0 && (before.open > 0 || now.ended > before.ended);  // a short request may come and go between two looks; what comes back with Undo is older
+    if (!batch || now.done < batch.done || now.failed < batch.failed) batch = { done: Math.min(now.done, batch ? batch.done : now.done), failed: Math.min(now.failed, batch ? batch.failed : now.failed) };
+    const done = now.done - batch.done, failed = now.failed - batch.failed;
     if (ended && wanted() && document.hidden) {
-      const failed = now.failed ? `, ${now.failed} failed` : "";
-      new Notification("The queue is done", { body: `${now.done} ${now.done === 1 ? "video" : "videos"}${failed}`, tag: "mira-studio" });
+      new Notification("The queue is done", { body: `${done} ${done === 1 ? "video" : "videos"}${failed ? `, ${failed} failed` : ""}`, tag: "mira-studio" });
     }
+    if (now.open === 0) batch = now;
     before = now;
   }
 
@@ -240,8 +249,10 @@
   // Keys: Ctrl+Enter generates; space and arrows work the video unless someone types.
   document.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+      const button = document.querySelector("#generate");
+      if (!button?.offsetParent) return;  // another tab is open
       event.preventDefault();
-      document.querySelector("#generate")?.click();
+      button.click();
       return;
     }
     const focused = document.activeElement;

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import json
 import logging
 import time
 import typing
@@ -23,6 +24,7 @@ from core.files import WriteError
 from core.types import GenerationRequest, RequestError
 
 from .db import StorageError
+from .exchange import exported, import_queue
 from .library import Query
 from .queue import FINISHED, STATES, Job
 from .services import Services
@@ -41,7 +43,7 @@ HOW_TO_CALL = """# Endpoints
 
 [Back to the studio](..)
 
-Everything that the studio does, for your own programs. The button at the foot of this page shows each endpoint's address and arguments, and calls in
+What the studio does with requests, videos and models, for your own programs. The button at the foot of this page shows each endpoint's address and arguments, and calls in
 Python, JavaScript and curl. With `python app.py --mcp` they are MCP tools too.
 
 ```python
@@ -279,6 +281,30 @@ def register(services: Services) -> dict[str, Callable[..., Any]]:
             raise RequestError("id", f"There is no video {id!r}.")
         return {"id": queue.verify(video.id, video.request)}
 
+    def clear() -> list[str]:
+        """Take finished, failed and cancelled requests off the list; their videos stay. Their ids."""
+        return queue.clear_finished()
+
+    def cancel_waiting() -> list[str]:
+        """Cancel every request that waits; their ids."""
+        return queue.cancel_waiting()
+
+    def export_requests() -> dict[str, Any]:
+        """The waiting requests and your presets, as import_requests takes them."""
+        return exported(services)
+
+    def import_requests(content: dict[str, Any]) -> dict[str, Any]:
+        """Queue the requests of an export behind what waits, and add its presets, after all of it was checked.
+
+        Args:
+            content: What export_requests gave.
+
+        Returns:
+            ids of the queued requests, and presets: how many were added.
+        """
+        ids, presets = import_queue(services, json.dumps(content))
+        return {"ids": ids, "presets": presets}
+
     def list_models() -> list[dict[str, Any]]:
         """The models that a request can name: installed ones with their size in bytes, their hash and where they come from, and those that would be downloaded."""
         models = services.models
@@ -326,8 +352,8 @@ def register(services: Services) -> dict[str, Callable[..., Any]]:
         """What makes videos: state, device, dtype, the model in memory, and what went wrong, for each worker."""
         return executor.statuses()
 
-    waits = (enqueue, retry, resume, resume_request, verify)
-    endpoints = (enqueue, generate, status, cancel, retry, edit, move, pause, resume, pause_request, resume_request, list_requests, list_videos, star, tag, delete_video, restore_video, list_all, verify, list_models, install_model, installing, cancel_install, workers)
+    waits = (enqueue, retry, resume, resume_request, verify, import_requests)
+    endpoints = (enqueue, generate, status, cancel, retry, edit, move, pause, resume, pause_request, resume_request, list_requests, list_videos, star, tag, delete_video, restore_video, list_all, verify, clear, cancel_waiting, export_requests, import_requests, list_models, install_model, installing, cancel_install, workers)
     if not executor.inside_events:  # where a model is in memory only while a video is made
         endpoints += (load_model, unload_model)
     named = {"list" if endpoint is list_all else endpoint.__name__: endpoint for endpoint in endpoints}

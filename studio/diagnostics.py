@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
+import subprocess
 import time
 from collections.abc import Sequence
 from importlib import metadata
@@ -44,6 +45,7 @@ def sections(services: Services) -> list[Section]:
             "Machine",
             [
                 ("Processors", f"{psutil.cpu_count()} ({platform.machine()})"),
+                *((f"GPU {number}", words) for number, words in enumerate(_gpus())),
                 ("Memory", f"{size_words(memory.available)} free of {size_words(memory.total)}; the page uses {size_words(me.memory_info().rss)}"),
                 ("Disk", f"{size_words(free_bytes(services.data_dir))} free at {services.data_dir}"),
             ],
@@ -97,3 +99,14 @@ def _memory_of(pid: int) -> int | None:
 
 def _size_of(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+
+
+def _gpus() -> list[str]:
+    """Name and memory of each NVIDIA GPU, as its driver tells; the page's process leaves torch alone."""
+    command = ["nvidia-smi", "--query-gpu=name,memory.used,memory.total,driver_version", "--format=csv,noheader,nounits"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    rows = [[part.strip() for part in line.split(",")] for line in told.splitlines() if line.count(",") == 3]
+    return [f"{name}, {used} of {total} MiB of memory in use, driver {driver}" for name, used, total, driver in rows]

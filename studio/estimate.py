@@ -5,26 +5,30 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
+from core.quality import QUALITIES
 from core.schedulers_info import SAMPLERS
 from core.types import GenerationRequest, RequestError
 
 from .components.words import about, escape, model_label
 from .examples import TOY_WORDS, unknown_words
-from .library import Video
+from .library import Query, Video
 from .queue import Job
 from .services import Services
 
 
 def work(request: GenerationRequest) -> float:
-    """Pixels that the transformer goes over for a resolved request: proportional to its time, near enough to plan by."""
+    """Pixels that the transformer goes over for a resolved request: proportional to its time, near enough to plan by.
+
+    Layers that a quality below the full one may skip are not foreseen: how many depends on the clip.
+    """
     steps = max(1, round(request.num_inference_steps * (request.strength or 1)))
-    passes = steps * SAMPLERS[request.sampler].evaluations_per_step * (1 if request.guidance_scale == 1 else 2)
+    passes = steps * SAMPLERS[request.sampler].evaluations_per_step * (1 if request.guidance_scale == 1 else 1 + QUALITIES[request.quality].guided)
     return float(request.num_frames * request.height * request.width * passes)
 
 
 def last_made(services: Services, model: str) -> Video | None:
     """The last video that this model made here and that says how long it took."""
-    return next((video for video in services.library.list(limit=50) if video.elapsed and video.request.model == model and video.request.sampler in SAMPLERS), None)
+    return next((video for video in services.library.list(Query(model=model), limit=50) if video.elapsed and video.request.sampler in SAMPLERS), None)
 
 
 def seconds_for(services: Services, requests: Sequence[GenerationRequest]) -> float | None:
@@ -61,7 +65,7 @@ def seconds_left(services: Services, jobs: Sequence[Job], waiting: int) -> float
     listed = [job.request for job in jobs if job.state == "waiting"]
     each = seconds_for(services, listed)
     total = None if each is None else each * waiting / max(1, len(listed))
-    running = [job.seconds_left for job in jobs if job.state == "running"]
+    running = [job.seconds_left if job.seconds_left is not None else seconds_for(services, [job.request]) for job in jobs if job.state == "running"]
     return None if total is None or None in running else total + max(running, default=0.0)
 
 

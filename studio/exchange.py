@@ -18,13 +18,17 @@ FORMAT = "mira-studio-queue"
 VERSION = 1
 
 
+def exported(services: Services) -> dict[str, Any]:
+    """What waits or is paused, but for videos to be verified, and the presets, as JSON values. Raises RequestError."""
+    jobs = [job for job in services.queue.list(["paused", "waiting"], limit=MAX_REQUESTS) if job.verifies is None]
+    return {"format": FORMAT, "version": VERSION, "requests": [job.request.to_dict() for job in jobs], "presets": services.own_presets.to_dict()}
+
+
 def export_queue(services: Services) -> Path:
-    """Write what waits or is paused and the presets into the data folder's ``exports/``; the file. Raises RequestError or WriteError."""
-    jobs = services.queue.list(["paused", "waiting"], limit=MAX_REQUESTS)
-    content = {"format": FORMAT, "version": VERSION, "requests": [job.request.to_dict() for job in jobs], "presets": services.own_presets.to_dict()}
+    """Write ``exported`` into the data folder's ``exports/``; the file. Raises RequestError or WriteError."""
     path = services.exports / time.strftime(f"queue-%Y%m%d-%H%M%S-{secrets.token_hex(3)}.json")
     with replacing(path) as file:
-        file.write_text(json.dumps(content, ensure_ascii=False, indent=1), "utf-8")
+        file.write_text(json.dumps(exported(services), ensure_ascii=False, indent=1), "utf-8")
     return path
 
 
@@ -42,8 +46,10 @@ def import_queue(services: Services, text: str) -> tuple[list[str], int]:
     if content.get("version") != VERSION:
         raise RequestError("file", f"This file was exported by another version of the studio (version {content.get('version')}, this one reads {VERSION}).")
     requests = _requests(content.get("requests", []))
-    presets = services.own_presets.merge(content.get("presets", {}))
-    return services.queue.enqueue_many(requests) if requests else [], presets
+    presets = content.get("presets", {})
+    services.own_presets.check(presets)
+    ids = services.queue.enqueue_many(requests) if requests else []
+    return ids, services.own_presets.merge(presets)
 
 
 def _requests(values: Any) -> list[GenerationRequest]:

@@ -11,7 +11,7 @@ from core.files import replacing
 from core.presets import PRESET_FIELDS
 from core.types import GenerationRequest, RequestError, nearest
 
-FIELDS = ("negative_prompt", "model", "preset", *PRESET_FIELDS)
+FIELDS = ("negative_prompt", "model", "preset", *PRESET_FIELDS, "decode_chunk_frames", "quality", "text_placement", "loras")
 """What a preset holds, by the names of a request."""
 MAX_NAME_CHARS = 60
 MAX_PRESETS = 200
@@ -60,15 +60,19 @@ class OwnPresets:
         """All of them as plain JSON values."""
         return _plain(self._read())
 
+    def check(self, values: Any) -> dict[str, GenerationRequest]:
+        """What the presets of ``to_dict`` and those that are here add up to. Raises RequestError for what ``merge`` would not take."""
+        presets = self._read() | _parse(values, "The presets")
+        if len(presets) > MAX_PRESETS:
+            raise RequestError("preset", f"That would make {len(presets)} presets; at most {MAX_PRESETS} are kept.")
+        return presets
+
     def merge(self, values: Any) -> int:
         """Add the presets of ``to_dict``, over those of the same name; how many. All are checked before any is stored. Raises RequestError."""
-        incoming = _parse(values, "The presets")
         with self._lock:
-            presets = self._read() | incoming
-            if len(presets) > MAX_PRESETS:
-                raise RequestError("preset", f"That would make {len(presets)} presets; at most {MAX_PRESETS} are kept.")
-            self._write(presets)
-        return len(incoming)
+            if presets := self.check(values):
+                self._write(presets)
+        return len(values)
 
     def _read(self) -> dict[str, GenerationRequest]:
         try:

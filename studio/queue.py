@@ -203,10 +203,10 @@ class Queue:
             self.db.touch("queue")
 
     def edit(self, id: str, request: GenerationRequest) -> None:
-        """Replace a request that waits or is paused, which keeps its place and starts anew. Raises RequestError for a bad one, or when the old one is not waiting any more."""
+        """Replace a request that waits or is paused, which keeps its place and starts anew, and verifies no video any more. Raises RequestError for a bad one, or when the old one is not waiting any more."""
         self._require(id)
         text = dump_request(self._checked(request))
-        if not self._change("UPDATE requests SET request = ?, parked = 0, progress = 0, step = 0, num_steps = 0 WHERE id = ? AND state IN ('waiting', 'paused')", text, id):
+        if not self._change("UPDATE requests SET request = ?, verifies = NULL, parked = 0, progress = 0, step = 0, num_steps = 0 WHERE id = ? AND state IN ('waiting', 'paused')", text, id):
             raise RequestError("id", "That request has started or ended in the meantime, so it stays as it was. Press Generate to queue this version as a new one.")
 
     def cancel_waiting(self) -> list[str]:

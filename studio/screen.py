@@ -20,6 +20,7 @@ from training.config import ConfigError
 from .compare_screen import COMPARE_ACTIONS, COMPARE_PANES, Blind, compare_act, compare_key, compare_panes
 from .components.cards import render_grid, render_strip, render_table
 from .components.model_list import render_models
+from .components.queue_list import SHOWN as QUEUE_PAGE
 from .components.queue_list import render_queue
 from .components.viewer import render_examples, render_running, render_video, render_waiting
 from .components.wall import render_cells, render_wall
@@ -77,6 +78,8 @@ class Session:
     """The metric that the table is sorted by; with a minus before it the smallest comes first."""
     query: Query = Query()
     """What the gallery shows."""
+    queue_shown: int = QUEUE_PAGE
+    """Rows of the queue that are drawn."""
     shown: int = GALLERY_PAGE
     """How many videos the gallery shows."""
     key: Any = None
@@ -115,8 +118,8 @@ class Screen:
     def _paint(self, session: Session) -> list[Any]:
         services = self.services
         status = services.executor.status()
-        chosen = session.selected, session.wall, session.undo, session.trouble, session.exported, session.smooth, session.details, session.table, session.table_order, session.query, session.shown
-        key = (services.queue.version(), services.library.version(), services.models.version(), services.installs.current, tuple(status.items()), tuple(installed_loras(services.data_dir)), chosen, compare_key(services, session), training_key(services, session))
+        chosen = session.selected, session.wall, session.undo, session.trouble, session.exported, session.smooth, session.details, session.table, session.table_order, session.query, session.shown, session.queue_shown
+        key = (services.queue.version(), services.library.version(), services.models.version(), services.installs.current, tuple(tuple(one.items()) for one in services.executor.statuses()), tuple(installed_loras(services.data_dir)), chosen, compare_key(services, session), training_key(services, session))
         if key == session.key:
             return [gr.skip()] * len(self.names)
         panes = self._panes(session, status)
@@ -128,7 +131,7 @@ class Screen:
         queue, library = self.services.queue, self.services.library
         videos = library.list(limit=STRIP_VIDEOS)
         found, total = library.list(session.query, session.shown), library.count(session.query)
-        jobs, paused, counts = queue.list(), queue.paused, queue.counts()
+        jobs, paused, counts = queue.list(limit=max(200, session.queue_shown)), queue.paused, queue.counts()
         viewer, current = self._viewer(session, status, videos, jobs, paused)
         wall = self.services.walls.get(session.wall) if session.wall else None
         return {
@@ -136,7 +139,7 @@ class Screen:
             "viewer": viewer,
             "cells": self._cells(wall),
             "strip": render_strip(videos, current),
-            "queue": render_queue(jobs, counts, paused, seconds_left(self.services, jobs, counts["waiting"]), library.faults()),
+            "queue": render_queue(jobs, counts, paused, seconds_left(self.services, jobs, counts["waiting"]), library.faults(), session.queue_shown),
             "gallery": self._gallery(session, found, total),
             "models": self._models_pane(status),
             "toast": render_toast(session),
@@ -345,6 +348,8 @@ class Screen:
                     session.undo = session.exported = None
             case "more":
                 session.shown += GALLERY_PAGE
+            case "more-requests":
+                session.queue_shown += QUEUE_PAGE
 
 
 def render_device(status: dict[str, Any], default_model: str) -> str:

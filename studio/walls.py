@@ -24,7 +24,7 @@ MAX_AXES = 3
 MAX_CELLS = 144
 DRAFT_STEPS = 6
 
-FIELDS = ("seed", "guidance_scale", "num_inference_steps", "sampler", "quality", "eta", "model", "prompt", "negative_prompt", "fps", "num_frames", "height", "width", "loras")
+FIELDS = ("seed", "guidance_scale", "num_inference_steps", "sampler", "quality", "eta", "model", "prompt", "negative_prompt", "fps", "output_fps", "num_frames", "height", "width", "window_frames", "decode_chunk_frames", "start_frames", "strength", "text_placement", "loras")
 """What an axis may vary."""
 _RANGE = re.compile(r"(-?\d+(?:\.\d+)?)\s*\.\.\s*(-?\d+(?:\.\d+)?)(?:\s*:\s*(\d+(?:\.\d+)?))?")
 

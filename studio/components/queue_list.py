@@ -9,7 +9,7 @@ from ..queue import FINISHED, Job
 from .words import about, clock, escape
 
 SHOWN = 40
-"""Rows drawn; the rest is counted."""
+"""Rows drawn at first, and at each *Show more*."""
 STATE_WORDS = {"waiting": "Waiting", "running": "Running", "paused": "Paused", "done": "Done", "failed": "Failed", "cancelled": "Cancelled"}
 PICKED = (
     '<div class="picked" data-picks="job" role="group" aria-label="Selected requests"><span class="note" data-picked-count="Tick to change many at once." role="status">Tick to change many at once.</span>'
@@ -31,8 +31,8 @@ def stage_words(job: Job) -> str:
     return {"text": "Reading the prompt", "decode": "Decoding the frames", "save": "Saving the file"}.get(job.stage, "Starting")
 
 
-def render_queue(jobs: Sequence[Job], counts: dict[str, int], paused: bool, seconds_left: float | None, faults: Mapping[str, str] = MappingProxyType({})) -> str:
-    """HTML of the whole panel: heading, pause and clear, the time that all of it takes, one row for each request; ``faults`` tells what is wrong with videos."""
+def render_queue(jobs: Sequence[Job], counts: dict[str, int], paused: bool, seconds_left: float | None, faults: Mapping[str, str] = MappingProxyType({}), shown: int = SHOWN) -> str:
+    """HTML of the whole panel: heading, pause and clear, the time that all of it takes, one row for each of the first ``shown`` requests; ``faults`` tells what is wrong with videos."""
     open_count = counts["running"] + counts["paused"] + counts["waiting"]
     finished = sum(counts[state] for state in FINISHED)
     turn = "resume" if paused else "pause"
@@ -47,7 +47,8 @@ def render_queue(jobs: Sequence[Job], counts: dict[str, int], paused: bool, seco
         '<button class="quiet" data-notify aria-pressed="false" title="The browser tells you once when nothing is left to do">Tell me when done</button></div></details>'
     )
     tools.append(more)
-    numbers = 'data-open="{}" data-done="{}" data-failed="{}"'.format(open_count, counts["done"], counts["failed"])
+    ended = max((job.finished for job in jobs if job.finished), default=0)
+    numbers = 'data-open="{}" data-done="{}" data-failed="{}" data-ended="{}"'.format(open_count, counts["done"], counts["failed"], ended)
     head = f'<div class="panel-head"><h2>Queue</h2><span class="badge" {numbers}>{open_count}</span><span class="tools">{"".join(tools)}</span></div>'
     notes = ["Paused: what runs is finished, nothing new starts."] if paused else []
     if open_count > 1 and seconds_left is not None:
@@ -56,9 +57,9 @@ def render_queue(jobs: Sequence[Job], counts: dict[str, int], paused: bool, seco
     if not jobs:
         return head + note + '<p class="empty">Nothing is queued. Every request waits its turn here, and survives a restart.</p>'
     first = next((job.id for job in jobs if job.state == "waiting"), None)
-    rows = "".join(_row(job, job.id == first, counts["waiting"] > 1, faults.get(job.id)) for job in jobs[:SHOWN])
-    left = open_count + finished - min(len(jobs), SHOWN)
-    more = f'<p class="note">and {left} more</p>' if left > 0 else ""
+    rows = "".join(_row(job, job.id == first, counts["waiting"] > 1, faults.get(job.id)) for job in jobs[:shown])
+    left = open_count + finished - min(len(jobs), shown)
+    more = f'<button class="small more" data-action="more-requests" title="{left} are not shown">Show {min(left, SHOWN)} more of {left}</button>' if left > 0 else ""
     return f'{head}{note}{PICKED if len(jobs) > 1 else ""}<ul class="jobs">{rows}</ul>{more}'
 
 
@@ -94,7 +95,7 @@ def _row(job: Job, first: bool, several: bool, fault: str | None) -> str:
             parts.append(f'{_parked_bar(job)}<p class="note">{_parked_words(job)} is on disk; it goes on by itself.</p>')
         if job.state == "waiting":
             places = [_icon("up", "↑", "Move up", job), _icon("down", "↓", "Move down", job), *([] if first else [_button("first", job, "Next")])] if several else []
-            buttons = [*places, _button("edit", job), _button("copy", job), _button("cancel", job)]
+            buttons = [*places, *([] if job.verifies else [_button("edit", job), _button("copy", job)]), _button("cancel", job)]
         else:
             buttons = [f"<span>seed {job.request.seed}</span>", _button("retry", job)]
         parts.append(f'<div class="job-foot">{"".join(buttons)}</div>')

@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -153,8 +154,7 @@ class Worker:
 
     def _spawn(self, worker_id: str) -> subprocess.Popen[str]:
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        if self.log_path.exists() and self.log_path.stat().st_size > MAX_LOG_BYTES:
-            os.replace(self.log_path, self.log_path.with_suffix(".log.1"))
+        self._rotate()
         command = [sys.executable, "-m", "studio.executors.worker", "--data-dir", str(self.data_dir), "--device", self.device, "--worker-id", worker_id, *self.compute.arguments()]
         if self.model:
             command += ["--model", self.model]
@@ -167,6 +167,13 @@ class Worker:
     def _read_status(self, process: subprocess.Popen[str]) -> None:
         for line in process.stdout:
             self._status = json.loads(line)
+            self._rotate()
+
+    def _rotate(self) -> None:
+        """Keep the log from growing without bound: what is in it becomes the old one. The worker appends, and so goes on at the start."""
+        if self.log_path.exists() and self.log_path.stat().st_size > MAX_LOG_BYTES:
+            shutil.copyfile(self.log_path, self.log_path.with_suffix(".log.1"))
+            os.truncate(self.log_path, 0)
 
 
 def _idle(state: str) -> Status:

@@ -23,7 +23,7 @@ MAX_TEXT_BYTES = 1_000_000
 SLIDER_GUIDANCE = 20.0
 SEEDS = 2**31
 START_FIELDS = ("start_from", "start_frames", "strength")
-FIELDS = ("prompt", "negative_prompt", "model", "preset", *PRESET_FIELDS, *START_FIELDS, "quality", "text_placement", "loras")
+FIELDS = ("prompt", "negative_prompt", "model", "preset", *PRESET_FIELDS, *START_FIELDS, "decode_chunk_frames", "quality", "text_placement", "loras")
 """The fields of a request that a widget of the same name holds; seed and count come beside them."""
 
 
@@ -33,7 +33,8 @@ def requests_of(services: Services, values: tuple[Any, ...]) -> list[GenerationR
     settings = dict(zip(FIELDS, plain, strict=True))
     for name in ("start_frames", "strength"):  # an empty number box may say 0
         settings[name] = settings["start_from"] and settings[name] or None
-    settings["window_frames"] = settings["window_frames"] or None
+    for name in ("window_frames", "decode_chunk_frames"):
+        settings[name] = settings[name] or None
     first = read_seed(seed_text)
     if count is None or not 1 <= count <= MAX_COUNT:
         raise RequestError("count", f"The number of videos is {count if count is not None else 'empty'}; it must be from 1 to {MAX_COUNT}.")
@@ -104,6 +105,8 @@ def request_in(path: str) -> GenerationRequest:
         settings = settings_of_upload(path)
     except (OSError, ValueError) as error:
         raise RequestError("file", f"{Path(path).name} cannot be read: {error}") from None
+    if settings is not None and (compared := settings.get("comparison")):
+        settings = compared[0]  # a comparison's settings are those of its first video
     if settings is None:
         raise RequestError("file", f"{Path(path).name} holds no settings: it was not made here, or another program has written it anew without them.")
     return known_settings(settings).resolved()

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 LEADS_TO = {"show": "generate", "compare-open": "compare", "run-compare": "generate"}
 """The tab that an action's outcome is seen on."""
+SEED_TOO = '<p class="note">The video\'s settings are in the form, its seed too. <button class="quiet" data-press="#dice">Another seed</button></p>'
 SETTINGS_FILES = (".mp4", ".gif", ".png")
 MANY_HINT = (
     '<ul class="hint"><li>Each line of the prompt is a video of its own.</li>'
@@ -112,6 +113,7 @@ def layout(page: Page) -> GenerateTab:
                         fields["output_fps"] = gr.Number(preset.output_fps, label="File fps", precision=0, min_width=64, elem_id="output-fps")
                     gr.HTML('<p class="note">The model draws motion for the first speed; the file plays at the second.</p>')
                     fields["window_frames"] = gr.Number(preset.window_frames, label="Frames seen at once", precision=0, elem_id="window-frames", info="For clips longer than the model was trained for, which it then makes window by window. 0: the preset's, or all.")
+                    fields["decode_chunk_frames"] = gr.Number(None, label="Frames decoded at once", precision=0, elem_id="decode-chunk-frames", info="Less memory, and a seam between the parts; 10 is the original code's. Empty: the whole clip, without seams.")
                     fields["text_placement"] = gr.Dropdown([(words, name) for name, words in TEXT_PLACEMENTS.items()], value="device", label="Text encoder", elem_id="text-placement", filterable=False, info="Off the device it leaves room for larger videos, and new prompts take longer.")
                     fields["loras"] = gr.Textbox("", label="LoRAs", max_lines=1, elem_id="loras", info="Names with commas between them; name@0.5 uses one by half.", placeholder=", ".join(installed_loras(page.services.data_dir)) or "none is installed yet")
                 own_presets = preset_form.layout(page)
@@ -184,6 +186,7 @@ def wire(page: Page, tab: GenerateTab) -> None:
                 error = alert("That video was deleted." if action == "use" else "That request is not waiting any more.")
             else:
                 session.editing = id if action == "edit" else None
+                error = SEED_TOO if action == "use" else ""
                 form, seed, keep, tabs = list(fill(found.request).values()), str(found.request.seed), True, gr.Tabs(selected="generate")
         elif action in ("continue", "change"):
             video = page.services.library.get(id)
@@ -237,7 +240,7 @@ def wire(page: Page, tab: GenerateTab) -> None:
             request = request_in(path)
         except (RequestError, StorageError, WriteError) as error:
             return [alert(str(error)), *[gr.skip()] * (len(FIELDS) + 2)]
-        return ["", str(request.seed), True, *fill(request).values()]
+        return [SEED_TOO, str(request.seed), True, *fill(request).values()]
 
     def change_model(name: str) -> list[Any]:
         chosen = default_preset(name)

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from core.types import GenerationRequest
 from core.video_io import read_settings, save_video
@@ -176,6 +176,8 @@ def test_dropped_files_bring_prompts_or_the_settings_of_a_video(api: Api, page: 
     expect(page.locator("#seed input, #seed textarea").first).to_have_value("11")
     expect(page.locator("#guidance input[type=number]")).to_have_value("3.5")
     expect(page.locator("#generate")).to_have_text("Generate")
+    page.get_by_role("button", name="Another seed").click()
+    expect(page.locator("#seed input, #seed textarea").first).not_to_have_value("11")
 
     foreign = tmp_path / "foreign.mp4"
     save_video(np.zeros((2, 32, 32, 3), np.uint8), foreign, fps=6)
@@ -285,8 +287,38 @@ def test_the_browser_tells_once_that_the_queue_is_done(api: Api, page: Page) -> 
     expect(job(page, "Tell me, too.", "done")).to_be_visible()
     page.wait_for_function("window.told.length > 0")
     page.wait_for_timeout(2500)
-    told = page.evaluate("window.told")
-    assert len(told) == 1 and told[0][0] == "The queue is done", told
+    page.get_by_role("button", name="Clear finished").click()
+    expect(page.locator(".job")).to_have_count(0)
+    page.get_by_role("button", name="Undo").click()
+    expect(job(page, "Tell me, too.", "done")).to_be_visible()
+    page.wait_for_timeout(1500)
+    assert page.evaluate("window.told") == [["The queue is done", "2 videos"]]
+
+
+def test_five_requests_survive_a_closed_browser(api: Api, browser: Browser, studio_url: str) -> None:
+    names = [f"Number {number}." for number in range(1, 6)]
+    api.call("pause")
+    first = browser.new_context(viewport={"width": 1440, "height": 900})
+    page = first.new_page()
+    page.goto(studio_url)
+    page.locator("#prompt textarea").fill("\n".join(names))
+    page.get_by_role("button", name="Generate 5 videos").click()
+    waiting = page.locator(".job.waiting .job-prompt")
+    expect(waiting).to_have_text(names)
+    page.get_by_role("button", name="Next: Number 4.").click()
+    expect(waiting).to_have_text([names[3], *names[:3], names[4]])
+    page.get_by_role("button", name="Cancel: Number 2.").click()
+    left = [names[3], names[0], names[2], names[4]]
+    expect(waiting).to_have_text(left)
+    first.close()
+    again = browser.new_context(viewport={"width": 1440, "height": 900})
+    page = again.new_page()
+    page.goto(studio_url)
+    expect(page.locator(".job.waiting .job-prompt")).to_have_text(left)
+    expect(job(page, names[1], "cancelled")).to_be_visible()
+    again.close()
+    api.call("cancel_waiting")
+    api.call("resume")
 
 
 def test_the_system_tab_can_be_copied_into_a_bug_report(page: Page) -> None:

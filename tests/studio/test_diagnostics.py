@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
+import pytest
 import torch
 
 from core.types import GenerationRequest
@@ -22,6 +23,19 @@ def test_it_tells_what_is_so(tmp_path: Path) -> None:
     assert facts["Python"] == platform.python_version() and facts["torch"] == torch.__version__.partition("+")[0]
     assert facts["Queue"] == "1 waiting" and str(tmp_path) in facts["Disk"]
     assert facts["Worker 1"].startswith("stopped") and facts["Videos"].startswith("0,")
+
+
+def test_it_tells_of_the_gpus_that_the_driver_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = tmp_path / "bin" / "nvidia-smi"
+    driver.parent.mkdir()
+    driver.write_text("#!/bin/sh\necho 'NVIDIA H100 80GB HBM3, 1024, 81559, 570.1'\n")
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{driver.parent}:/bin:/usr/bin")
+    services = Services.open(tmp_path / "data", start_worker=False)
+    try:
+        assert ("GPU 0", "NVIDIA H100 80GB HBM3, 1024 of 81559 MiB of memory in use, driver 570.1") in dict(sections(services))["Machine"]
+    finally:
+        services.close()
 
 
 def test_the_last_errors_come_with_their_tracebacks(tmp_path: Path) -> None:

@@ -41,6 +41,22 @@ def test_what_waits_and_the_presets_move_to_another_studio(services: Services, o
     assert [job.request for job in waiting[1:]] == requests and [job.id for job in waiting[1:]] == ids
 
 
+def test_requests_that_cannot_be_queued_leave_the_presets_alone(services: Services, other: Services) -> None:
+    services.queue.enqueue(GenerationRequest(prompt="One."))
+    services.own_presets.save("Soft", GenerationRequest(prompt="x", guidance_scale=2.0).resolved())
+    other.own_presets.save("Soft", GenerationRequest(prompt="x", guidance_scale=5.0).resolved())
+    content = json.loads(export_queue(services).read_text())
+    content["requests"][0]["loras"] = "nowhere"
+    with pytest.raises(RequestError, match="nowhere"):
+        import_queue(other, json.dumps(content))
+    assert other.own_presets.get("Soft").guidance_scale == 5.0
+
+
+def test_a_video_to_be_verified_stays_here(services: Services) -> None:
+    services.queue.verify("a-video", GenerationRequest(prompt="One.").resolved())
+    assert json.loads(export_queue(services).read_text())["requests"] == []
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

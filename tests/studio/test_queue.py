@@ -77,6 +77,12 @@ def test_a_waiting_request_is_edited_in_its_place(queue: Queue) -> None:
     assert queue.get(first).request.prompt == "better"
 
 
+def test_an_edited_request_verifies_no_video_any_more(queue: Queue) -> None:
+    id = queue.verify("a-video", request("first"))
+    queue.edit(id, request("another"))
+    assert queue.get(id).verifies is None
+
+
 def test_cancelling_all_that_waits_can_be_undone(queue: Queue) -> None:
     ids = queue.enqueue_many([request(str(n)) for n in range(3)])
     queue.lease("w", 60)

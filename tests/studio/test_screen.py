@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from core.types import GenerationRequest
+from studio.estimate import seconds_left
 from studio.screen import Screen, Session, render_toast
 from studio.services import Services
 
@@ -48,5 +50,37 @@ def test_a_late_click_on_an_older_message_leaves_the_newer_one_alone(tmp_path: P
             assert session.undo is not None and f'data-id="{session.toast}"' in render_toast(session)
         screen.act(session, "dismiss", session.toast)
         assert session.undo is None
+    finally:
+        services.close()
+
+
+def test_a_long_queue_is_shown_in_parts(tmp_path: Path) -> None:
+    services = Services.open(tmp_path / "data", start_worker=False)
+    try:
+        screen, session = Screen(services), Session()
+        services.queue.enqueue_many([GenerationRequest(prompt=f"Number {n}.", seed=n).resolved() for n in range(90)])
+        pane = lambda: screen._panes(session, services.executor.status())["queue"]  # noqa: E731
+        assert "Number 39." in pane() and "Number 40." not in pane() and "Show 40 more of 50" in pane()
+        screen.act(session, "more-requests", "")
+        screen.act(session, "more-requests", "")
+        assert "Number 89." in pane() and "more of" not in pane()
+    finally:
+        services.close()
+
+
+def test_a_request_that_has_just_started_has_its_time_in_the_total(tmp_path: Path) -> None:
+    """From the first poll on: a line that comes and goes would move the list."""
+    services = Services.open(tmp_path / "data", start_worker=False)
+    try:
+        request = GenerationRequest(prompt="One.", seed=1).resolved()
+        (tmp_path / "made.mp4").write_bytes(b"")
+        services.library.add("made", request, tmp_path / "made.mp4", elapsed=8.0)
+        services.queue.enqueue_many([request, request])
+        assert seconds_left(services, services.queue.list(), 2) == 16.0
+        services.queue.lease("w", 60)
+        assert services.queue.list()[0].seconds_left is None and seconds_left(services, services.queue.list(), 1) == 16.0
+        for number in range(60):  # videos of another model do not hide it
+            services.library.add(f"other-{number}", request.replace(model="/another"), tmp_path / "made.mp4", elapsed=1.0)
+        assert seconds_left(services, services.queue.list(), 1) == 16.0
     finally:
         services.close()

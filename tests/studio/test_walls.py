@@ -44,7 +44,7 @@ def test_values_are_read(field: str, text: str, values: tuple) -> None:
         ("seed", "4..1", "must go upwards"),
         ("seed", "1..1000", f"at most {MAX_CELLS} values"),
         ("prompt", "red", "add what comes in its place"),
-        ("output_fps", "6", "cannot vary"),
+        ("start_from", "a.png", "cannot vary"),
     ],
 )
 def test_what_cannot_be_read_is_refused(field: str, text: str, words: str) -> None:
