@@ -41,8 +41,6 @@ Settings = TypedDict("Settings", typing.get_type_hints(GenerationRequest), total
 
 HOW_TO_CALL = """# Endpoints
 
-[Back to the studio](..)
-
 What the studio does with requests, videos and models, for your own programs. The button at the foot of this page shows each endpoint's address and arguments, and calls in
 Python, JavaScript and curl. With `python app.py --mcp` they are MCP tools too.
 
@@ -58,6 +56,7 @@ video = studio.predict({"prompt": "A big red ball rises over the sea."}, api_nam
 
 def layout(services: Services) -> None:
     """The page of the endpoints, which it registers: what each of them does, in a line."""
+    gr.HTML('<a href="./">Back to the studio</a>', elem_id="back")  # a link in Markdown would open another tab of the browser
     words = gr.Markdown(elem_id="endpoints")
     told = (f"- `/{name}({', '.join(inspect.signature(endpoint).parameters)})`: {inspect.getdoc(endpoint).splitlines()[0]}" for name, endpoint in register(services).items())
     words.value = HOW_TO_CALL + "\n".join(told)

@@ -73,14 +73,18 @@ def test_a_request_that_has_just_started_has_its_time_in_the_total(tmp_path: Pat
     services = Services.open(tmp_path / "data", start_worker=False)
     try:
         request = GenerationRequest(prompt="One.", seed=1).resolved()
-        (tmp_path / "made.mp4").write_bytes(b"")
-        services.library.add("made", request, tmp_path / "made.mp4", elapsed=8.0)
+
+        def add(id: str, made: GenerationRequest, elapsed: float) -> None:
+            (tmp_path / "made.mp4").write_bytes(b"")
+            services.library.add(id, made, tmp_path / "made.mp4", elapsed=elapsed)
+
+        add("made", request, 8.0)
         services.queue.enqueue_many([request, request])
         assert seconds_left(services, services.queue.list(), 2) == 16.0
         services.queue.lease("w", 60)
         assert services.queue.list()[0].seconds_left is None and seconds_left(services, services.queue.list(), 1) == 16.0
         for number in range(60):  # videos of another model do not hide it
-            services.library.add(f"other-{number}", request.replace(model="/another"), tmp_path / "made.mp4", elapsed=1.0)
+            add(f"other-{number}", request.replace(model="/another"), 1.0)
         assert seconds_left(services, services.queue.list(), 1) == 16.0
     finally:
         services.close()
