@@ -14,7 +14,6 @@ import math
 import os
 import platform
 import re
-import shutil
 import statistics
 import sys
 import tempfile
@@ -47,7 +46,7 @@ from plain import plain_forward  # noqa: E402
 from studio.library import Query  # noqa: E402
 from studio.screen import Screen, Session  # noqa: E402
 from studio.services import Services  # noqa: E402
-from studio_app import StudioApp  # noqa: E402
+from studio_app import StudioApp, chromium  # noqa: E402
 from training.config import load_config  # noqa: E402
 from training.targets.transformer import FrameEncoder, TransformerTask  # noqa: E402
 from training.toyworld.folder import write_folder  # noqa: E402
@@ -380,9 +379,8 @@ def _pages(url: str) -> Iterator[Callable[[], float]]:
         from playwright.sync_api import sync_playwright
     except ImportError:
         return
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
 
         def open_page() -> float:
             page, began = browser.new_page(viewport={"width": 1440, "height": 900}), time.monotonic()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -18,7 +17,7 @@ from playwright.sync_api import Page, sync_playwright
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from studio_app import StudioApp  # noqa: E402
+from studio_app import StudioApp, chromium  # noqa: E402
 
 TABS = ("Generate", "Compare", "Gallery", "Training", "Models", "System")
 SIZES = {1440: 900, 390: 844}
@@ -46,16 +45,15 @@ def main(argv: list[str] | None = None) -> int:
         finally:
             app.end()
     lines = [f"| {tab} | ![{tab}, wide](screens/{tab.lower()}-1440.webp) | ![{tab}, on a phone](screens/{tab.lower()}-390.webp) |" for tab in TABS]
-    (args.out.parent / "screens.md").write_text("# The studio's tabs\n\nWritten by `python tests/screens.py`.\n\n| tab | at a desk | on a phone |\n|---|---|---|\n" + "\n".join(lines) + "\n")
+    (args.out.parent / "screens.md").write_text("# The studio's tabs\n\nWritten by `python tests/screens.py`; `--data-dir` shows what is in a data folder, such as a training run.\n\n| tab | at a desk | on a phone |\n|---|---|---|\n" + "\n".join(lines) + "\n")
     return 0
 
 
 def take(url: str, out: Path) -> None:
     """A WebP of each tab and size, of what can be seen without scrolling at a desk, and of the whole page on a phone."""
     out.mkdir(parents=True, exist_ok=True)
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
         for width, height in SIZES.items():
             context = browser.new_context(viewport={"width": width, "height": height})
             context.add_init_script("localStorage.setItem('studio.tour', 'done')")

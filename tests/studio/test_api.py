@@ -118,3 +118,19 @@ def test_the_page_does_not_carry_the_endpoints(studio_app: StudioApp) -> None:
     assert "enqueue" in {event["api_name"] for event in api["dependencies"]}
     (words,) = (component["props"]["value"] for component in api["components"] if component["type"] == "markdown")
     assert "`/move(id, to)`: Change the place of a waiting request" in words
+
+
+def test_the_queue_is_emptied_exported_and_imported_by_name(studio_app: StudioApp) -> None:
+    studio_app.call("pause")
+    try:
+        studio_app.call("cancel_waiting")
+        studio_app.call("clear")
+        ids = [studio_app.enqueue(prompt=prompt) for prompt in ("one", "two")]
+        content = studio_app.call("export_requests")
+        assert sorted(studio_app.call("cancel_waiting")) == sorted(ids)
+        assert sorted(studio_app.call("clear")) == sorted(ids) and studio_app.call("list_requests", "", 10) == []
+        told = studio_app.call("import_requests", content)
+        assert told["presets"] == 0 and [studio_app.call("status", id)["state"] for id in told["ids"]] == ["waiting", "waiting"]
+    finally:
+        studio_app.call("cancel_waiting")
+        studio_app.call("resume")
