@@ -24,9 +24,31 @@ MAX_AXES = 3
 MAX_CELLS = 144
 DRAFT_STEPS = 6
 
-FIELDS = ("seed", "guidance_scale", "num_inference_steps", "sampler", "quality", "eta", "model", "prompt", "negative_prompt", "fps", "output_fps", "num_frames", "height", "width", "window_frames", "decode_chunk_frames", "start_frames", "strength", "text_placement", "loras")
-"""What an axis may vary."""
-_RANGE = re.compile(r"(-?\d+(?:\.\d+)?)\s*\.\.\s*(-?\d+(?:\.\d+)?)(?:\s*:\s*(\d+(?:\.\d+)?))?")
+EXAMPLES = {
+    "seed": "1..4",
+    "guidance_scale": "2..8:2",
+    "num_inference_steps": "10, 20, 50",
+    "sampler": "ddim, dpm++2m",
+    "quality": "quality, balanced, fast",
+    "eta": "0, 0.5, 1",
+    "model": "mira-nano",
+    "prompt": "red, blue, green",
+    "negative_prompt": "blurry, dark",
+    "fps": "4, 6, 8",
+    "output_fps": "8, 24",
+    "num_frames": "24, 48, 120",
+    "height": "80, 96, 112",
+    "width": "128, 160, 192",
+    "window_frames": "24, 48",
+    "decode_chunk_frames": "10, 24",
+    "start_frames": "1, 4, 8",
+    "strength": "0.3..0.9:0.2",
+    "text_placement": "device, unload, cpu",
+    "loras": "name@0..1:0.25",
+}
+"""What an axis may vary, with values that it may have."""
+FIELDS = tuple(EXAMPLES)
+_RANGE = re.compile(r"(?P<before>[^,@]*@)?\s*(?P<first>-?\d+(?:\.\d+)?)\s*\.\.\s*(?P<last>-?\d+(?:\.\d+)?)(?:\s*:\s*(?P<step>\d+(?:\.\d+)?))?")
 
 
 @dataclass(frozen=True)
@@ -117,7 +139,7 @@ class Walls:
 
 
 def parse_axis(field: str, text: str) -> Axis:
-    """The axis that ``text`` describes: values between commas, ``1..4`` or ``2..12:5`` for whole ranges. Raises RequestError.
+    """The axis that ``text`` describes: values between commas, ``1..4``, ``2..12:5`` or ``cars@0..1:0.25`` for whole ranges. Raises RequestError.
 
     For words of the prompt the first value is what is replaced, as in ``red, blue, "dark, deep green"``.
     """
@@ -141,7 +163,7 @@ def axis_title(field: str) -> str:
 
 def example(field: str) -> str:
     """Values that such an axis may have."""
-    return {"seed": "1..4", "sampler": "ddim, dpm++2m", "quality": "quality, balanced, fast", "model": "mira-nano", "prompt": "red, blue, green", "negative_prompt": "blurry, dark", "eta": "0, 0.5, 1", "num_inference_steps": "10, 20, 50", "guidance_scale": "2..8:2"}.get(field, "…")  # fmt: skip
+    return EXAMPLES[field]
 
 
 def grid(base: GenerationRequest, axes: Sequence[Axis]) -> list[GenerationRequest]:
@@ -178,12 +200,11 @@ def drafts(base: GenerationRequest, count: int, steps: int) -> tuple[list[Genera
 
 
 def _range(field: str, word: str) -> list[str]:
-    """``1..4`` as its numbers; any other word as it is."""
+    """``1..4`` as its numbers, ``name@0..1`` as a LoRA with each of them for its weight; any other word as it is."""
     match = _RANGE.fullmatch(word)
-    if match is None:
+    if match is None or bool(match["before"]) != (field == "loras"):
         return [word]
-    first, last, step = (None if part is None else float(part) for part in match.groups())
-    step = step or 1.0
-    if last < first or (last - first) / step >= MAX_CELLS:
+    first, last, step = float(match["first"]), float(match["last"]), float(match["step"] or 1)
+    if last < first or not step or (last - first) / step >= MAX_CELLS:
         raise RequestError(field, f"{word!r} must go upwards, in at most {MAX_CELLS} values.")
-    return [number(round(first + index * step, 6)) for index in range(int((last - first) / step + 1e-9) + 1)]
+    return [(match["before"] or "") + number(round(first + index * step, 6)) for index in range(int((last - first) / step + 1e-9) + 1)]

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from .config import Stage
 from .toyworld import captions, render, sample_spec
-from .toyworld.scene import MOTIONS
+from .toyworld.scene import MOTIONS, MOVING_CAMERAS
 
 log = logging.getLogger(__name__)
 
@@ -26,14 +26,18 @@ SHARD_CLIPS = 250
 CAPTIONS_PER_CLIP = 4
 TOYWORLD_FPS = 6
 LATENT_PIXELS = 8
+MOVED = 12
+"""Of 255: less is shading and rounding."""
 
 
-def precompute_toyworld(model: str, out: str, clips: int, num_frames: int, seed: int = 0, device: str = "auto", motions: Mapping[str, float] | None = None) -> None:
+def precompute_toyworld(model: str, out: str, clips: int, num_frames: int, seed: int = 0, device: str = "auto", motions: Mapping[str, float] | None = None, moving_cameras: float = MOVING_CAMERAS) -> None:
     """Render Toy World clips, encode them with ``model``'s VAE and write shards of bf16 latents under ``out``.
 
-    Shard k holds 250 clips and depends on (seed, k) and ``motions`` alone, which its name tells; shards that are there are kept, so a killed run goes on.
-    ``num_frames`` is the length of each clip; training thins it to shorter ones. ``motions`` says how often each motion comes, 1 where it says
-    nothing. An encoder in closed form (``training.principal``) is read out and applied as one matrix product. Raises ValueError where no motion is left.
+    Shard k holds 250 clips and depends on (seed, k), ``motions`` and ``moving_cameras`` alone, which its name tells; shards that are there are kept,
+    so a killed run goes on. ``num_frames`` is the length of each clip; training thins it to shorter ones. ``motions`` says how often each motion
+    comes, 1 where it says nothing; ``moving_cameras`` in what share of the clips whose motion allows it the camera moves. Masks tell where a clip
+    shows an object or moves. An encoder in closed form (``training.principal``) is read out and applied as one matrix product. Raises ValueError
+    where no motion is left.
     """
     from core.device import choose_device
     from core.temporal_vae import TemporalVAE
@@ -48,8 +52,8 @@ def precompute_toyworld(model: str, out: str, clips: int, num_frames: int, seed:
     shares = np.array([(motions or {}).get(motion, 1.0) for motion in MOTIONS])
     if not shares.any():
         raise ValueError("All motions have a share of 0; leave one.")
-    told = f"-{zlib.crc32(shares.tobytes()):08x}" if motions else ""
-    index = {"model": str(model), "num_frames": num_frames, "fps": TOYWORLD_FPS, "seed": seed, "channels": vae.config.latent_channels, "motions": dict(zip(MOTIONS, shares))}
+    told = f"-{zlib.crc32(np.append(shares, moving_cameras).tobytes()):08x}" if motions or moving_cameras != MOVING_CAMERAS else ""
+    index = {"model": str(model), "num_frames": num_frames, "fps": TOYWORLD_FPS, "seed": seed, "channels": vae.config.latent_channels, "motions": dict(zip(MOTIONS, shares)), "moving_cameras": moving_cameras}
     (target / "dataset.json").write_text(json.dumps(index))
     for shard in range((clips + SHARD_CLIPS - 1) // SHARD_CLIPS):
         path = target / f"{num_frames:03d}f-seed{seed}{told}-{shard:05d}.safetensors"
@@ -59,9 +63,9 @@ def precompute_toyworld(model: str, out: str, clips: int, num_frames: int, seed:
         latents, masks, texts = [], [], []
         for _ in range(SHARD_CLIPS):
             motion = str(rng.choice(MOTIONS, p=shares / shares.sum())) if motions else None
-            spec = sample_spec(rng, num_frames=num_frames, motion=motion)
+            spec = sample_spec(rng, num_frames=num_frames, motion=motion, moving_cameras=moving_cameras)
             clip = render(spec)
-            masks.append(object_mask(clip))
+            masks.append(object_mask(clip) | moving_mask(clip))
             latents.append(encode(clip).to("cpu", torch.bfloat16))
             dense = [captions(spec, rng)["dense_caption"] for _ in range(CAPTIONS_PER_CLIP - 1)]
             texts.append([captions(spec, rng)["short_caption"], *dense])
@@ -73,8 +77,16 @@ def precompute_toyworld(model: str, out: str, clips: int, num_frames: int, seed:
 
 def object_mask(clip: np.ndarray) -> torch.Tensor:
     """Which latents [T, h, w] of a clip uint8 [T, H, W, 3] touch an object: Toy World's objects are saturated, all else is not."""
-    saturated = torch.from_numpy(clip.max(-1).astype(np.int16) - clip.min(-1) > 90)
-    return torch.nn.functional.max_pool2d(saturated[:, None].float(), LATENT_PIXELS)[:, 0].bool()
+    return _touched(clip.max(-1).astype(np.int16) - clip.min(-1) > 90)
+
+
+def moving_mask(clip: np.ndarray) -> torch.Tensor:
+    """Which latents [T, h, w] of a clip uint8 [T, H, W, 3] touch something that is elsewhere in other frames: what differs from the clip's median."""
+    return _touched(np.abs(clip - np.median(clip[::2], axis=0)).max(-1) > MOVED)
+
+
+def _touched(pixels: np.ndarray) -> torch.Tensor:
+    return torch.nn.functional.max_pool2d(torch.from_numpy(pixels)[:, None].float(), LATENT_PIXELS)[:, 0].bool()
 
 
 def one_of_each_part(total: int, count: int, rng: np.random.Generator) -> list[int]:

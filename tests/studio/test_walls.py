@@ -9,7 +9,7 @@ import pytest
 from core.types import GenerationRequest, RequestError
 from studio.db import Database
 from studio.queue import Queue
-from studio.walls import MAX_CELLS, Axis, Walls, drafts, grid, parse_axis
+from studio.walls import EXAMPLES, FIELDS, MAX_CELLS, Axis, Walls, drafts, grid, parse_axis
 
 BASE = GenerationRequest(prompt="A red ball.", seed=5, num_inference_steps=20)
 
@@ -30,10 +30,18 @@ def walls(tmp_path: Path) -> Walls:
         ("sampler", "ddim, dpm++2m", ("ddim", "dpm++2m")),
         ("prompt", 'red, blue, "dark, deep green"', ("red", "blue", "dark, deep green")),
         ("negative_prompt", ", blurry", ("", "blurry")),
+        ("loras", 'cars@0..1:0.5, "cars, snow@2", snow', ("cars@0", "cars@0.5", "cars@1", "cars, snow@2", "snow")),
     ],
 )
 def test_values_are_read(field: str, text: str, values: tuple) -> None:
     assert parse_axis(field, text) == Axis(field, values)
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_the_examples_of_values_make_a_grid(field: str) -> None:
+    base = BASE.replace(start_from="clip.mp4", strength=0.5 if field == "strength" else None) if field in ("start_frames", "strength") else BASE
+    axis = parse_axis(field, EXAMPLES[field])
+    assert [getattr(request, field) for request in grid(base, [axis])] == list(axis.values) or field == "prompt"
 
 
 @pytest.mark.parametrize(
@@ -43,6 +51,8 @@ def test_values_are_read(field: str, text: str, values: tuple) -> None:
         ("seed", "a", "seed is 'a'; it must be a whole number"),
         ("seed", "4..1", "must go upwards"),
         ("seed", "1..1000", f"at most {MAX_CELLS} values"),
+        ("seed", "1..4:0", "must go upwards"),
+        ("loras", "cars@2..1", "must go upwards"),
         ("prompt", "red", "add what comes in its place"),
         ("start_from", "a.png", "cannot vary"),
     ],

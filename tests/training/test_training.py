@@ -15,11 +15,12 @@ from training.ema import EMA
 from training.export import export_model
 from training.losses import draw_timesteps, diffusion_loss
 from training.muon import Muon
-from training.precompute import LatentDataset, object_mask, precompute_toyworld
+from training.precompute import LatentDataset, moving_mask, object_mask, precompute_toyworld
 from training.principal import principal_components, read_encoder, write_encoder
 from training.targets.transformer import TransformerTask
 from training.targets.vae import crowded
 from training.toyworld import COLORS, MOTIONS, captions, parse_caption, render, sample_spec
+from training.toyworld.scene import NO_CAMERA_MOTIONS
 from training.trainer import NonFiniteLoss, Trainer, latest_checkpoint, learning_rate_at, make_optimizers, train
 
 VAE = {"latent_channels": 4, "block_out_channels": [16, 16, 16, 16], "layers_per_block": 1, "norm_num_groups": 4}
@@ -273,6 +274,14 @@ def test_motions_come_as_often_as_asked(base, tmp_path, monkeypatch):
         precompute_toyworld(str(base / "base"), str(tmp_path), clips=20, num_frames=2, device="cpu", motions=dict.fromkeys(MOTIONS, 0))
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_cameras_move_as_often_as_asked(share, base, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.precompute.SHARD_CLIPS", 20)
+    precompute_toyworld(str(base / "base"), str(tmp_path), clips=20, num_frames=2, device="cpu", motions={"hits": 0}, moving_cameras=share)
+    moving = [found["camera"] != "still" for found in (parse_caption(texts[0]) for texts in LatentDataset(tmp_path).captions) if found["motion"] not in NO_CAMERA_MOTIONS]
+    assert moving and all(moves == bool(share) for moves in moving)
+
+
 def test_latents_of_an_encoder_in_closed_form_are_the_encoders(tmp_path, monkeypatch):
     nano = Path(__file__).parents[2] / "assets/models/mira-nano"
     monkeypatch.setattr("training.precompute.SHARD_CLIPS", 2)
@@ -289,6 +298,13 @@ def test_the_mask_covers_the_object_and_not_much_else():
     clip = render(sample_spec(np.random.default_rng(3), motion="stays still", camera="still"))
     mask = object_mask(clip)
     assert mask.shape == (24, 10, 16) and 0 < mask.float().mean() < 0.3
+
+
+@pytest.mark.parametrize("camera", ["still", "pans left", "zooms in"])
+def test_what_moves_with_the_camera_is_masked(camera):
+    clip = render(sample_spec(np.random.default_rng(3), motion="stays still", camera=camera, background="the sea"))
+    beyond = moving_mask(clip) & ~object_mask(clip)
+    assert beyond.shape == (24, 10, 16) and (beyond.float().mean() > 0.05) == (camera != "still")
 
 
 def test_timesteps_cover_the_schedule_and_lean_where_they_are_told():

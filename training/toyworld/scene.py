@@ -44,6 +44,8 @@ GROUND = 0.62
 ZOOM = 1.6
 NO_CAMERA_MOTIONS = ("passes behind a wall", "leaves and returns", "hits")
 """Their captions say where things are on the frame, so the camera stays still."""
+MOVING_CAMERAS = 0.3
+"""In what share of the other clips the camera moves."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,9 @@ def sample_spec(
     motion: str | None = None,
     camera: str | None = None,
     background: str | None = None,
+    moving_cameras: float = MOVING_CAMERAS,
 ) -> ClipSpec:
-    """Draw a clip: motions in equal shares, a moving camera in three of ten where the motion allows one.
+    """Draw a clip: motions in equal shares, a moving camera in ``moving_cameras`` of the clips whose motion allows one.
 
     ``held_out`` draws the main object from HELD_OUT_PAIRS only; otherwise neither object is ever one of them.
     """
@@ -99,7 +102,7 @@ def sample_spec(
             second = _object(rng, False)
             if second[1] != color:
                 break
-    moving_camera = "still" if rng.random() < 0.7 else _pick(rng, CAMERAS[1:])
+    moving_camera = "still" if rng.random() < 1 - moving_cameras else _pick(rng, CAMERAS[1:])
     if camera is None:
         camera = "still" if motion in NO_CAMERA_MOTIONS else moving_camera
     return ClipSpec(
