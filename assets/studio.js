@@ -263,11 +263,49 @@
       if (video.paused) video.play(); else video.pause();
     } else if ((event.key === "ArrowLeft" || event.key === "ArrowRight") && !focused?.closest("[role=tablist], [role=listbox]")) {
       event.preventDefault();
-      video.pause();
-      const frame = 1 / Number(video.dataset.fps || 6);
-      const step = event.key === "ArrowRight" ? frame : -frame;
-      video.currentTime = (video.currentTime + step + video.duration) % video.duration;
+      step(video, event.key === "ArrowRight" ? 1 : -1);
     }
+  });
+
+  // The viewer's transport: steps by frames; speed and loop, which the next video has too.
+  const playback = { speed: "1", loop: true };
+  const viewed = () => document.querySelector("#viewer .stage video");
+  function step(video, frames) {
+    video.pause();
+    video.currentTime = (video.currentTime + frames / Number(video.dataset.fps || 6) + video.duration) % video.duration;
+  }
+  function applyPlayback() {
+    const video = viewed(), speed = document.querySelector("#viewer [data-speed]"), loop = document.querySelector("#viewer [data-loop]");
+    if (!video || !speed || video.dataset.playback === JSON.stringify(playback)) return;
+    video.dataset.playback = JSON.stringify(playback);
+    video.playbackRate = Number(speed.value = playback.speed);
+    video.loop = loop.checked = playback.loop;
+    if (playback.loop && video.ended) video.play().catch(() => {});
+  }
+  document.addEventListener("click", (event) => {
+    const frames = event.target.closest("#viewer [data-frames]")?.dataset.frames;
+    if (frames && viewed()) step(viewed(), Number(frames));
+  });
+  document.addEventListener("change", (event) => {
+    if (event.target.matches("#viewer [data-speed]")) playback.speed = event.target.value;
+    else if (event.target.matches("#viewer [data-loop]")) playback.loop = event.target.checked;
+    else return;
+    applyPlayback();
+  });
+
+  // On a phone the queue is one line until it is opened.
+  function foldQueue() {
+    const fold = document.querySelector("#queue [data-fold]");
+    const open = document.documentElement.dataset.queue === "open";
+    if (!fold || fold.getAttribute("aria-expanded") === String(open)) return;
+    fold.setAttribute("aria-expanded", String(open));
+    fold.textContent = open ? "Hide" : "Show";
+  }
+  document.addEventListener("click", (event) => {
+    if (!event.target.closest("#queue [data-fold]")) return;
+    const root = document.documentElement;
+    if (root.dataset.queue === "open") delete root.dataset.queue; else root.dataset.queue = "open";
+    foldQueue();
   });
 
   // Pointing at a card or a sample, or reaching it by Tab, plays it.
@@ -340,6 +378,8 @@
   new MutationObserver(() => {
     underlay();
     fillCells();
+    applyPlayback();
+    foldQueue();
     showPicked();
     showMenu();
     showNotify();

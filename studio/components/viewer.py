@@ -38,6 +38,15 @@ def render_running(job: Job) -> str:
     )
 
 
+TRANSPORT = (
+    '<div class="transport" role="group" aria-label="Playback"><button class="small icon" data-frames="-1" title="One frame back (←)" aria-label="One frame back">◀</button>'
+    '<button class="small icon" data-frames="1" title="One frame on (→)" aria-label="One frame on">▶</button>'
+    '<select data-speed aria-label="Speed" title="Speed"><option value="0.25">¼×</option><option value="0.5">½×</option><option value="1" selected>1×</option><option value="2">2×</option></select>'
+    '<label><input type="checkbox" data-loop checked> Loop</label></div>'
+)
+"""What the browser's own controls lack; ``assets/studio.js`` does it, and keeps what is chosen for the next video."""
+
+
 def render_video(video: Video, wall: str | None = None, smoothed: Work | None = None, details: Sequence[tuple[str, str]] = ()) -> str:
     """A finished video, looping, and its settings in one quiet line; ``wall`` is the grid or drafts that it belongs to, ``smoothed`` how the file stands that plays instead,
     ``details`` what is told of the file below it."""
@@ -55,7 +64,7 @@ def render_video(video: Video, wall: str | None = None, smoothed: Work | None = 
     return (
         f'<div class="stage"{_shape(video.width, video.height)}><video loop muted autoplay controls playsinline preload="auto" data-fps="{fps:g}"{poster} '
         f'src="{played}" aria-label="{escape(request.prompt)}"></video></div>'
-        f'<div class="caption"><p class="caption-prompt" dir="auto">{escape(request.prompt)}</p><p class="caption-line">{_line(parts)}</p>'
+        f'<div class="caption"><div class="caption-head"><p class="caption-prompt" dir="auto">{escape(request.prompt)}</p>{TRANSPORT}</div><p class="caption-line">{_line(parts)}</p>'
         f'<div class="caption-buttons"><button class="small strong" data-action="use" data-id="{video.id}" title="Fills the form with this video\'s prompt, seed and settings">Use these settings</button>'
         f'<button class="small" data-action="vary" data-id="{video.id}" title="Another one with a new seed, queued at once">Vary</button>{compare_button(video)}'
         f'<button class="small" data-action="continue" data-id="{video.id}" title="A new clip that begins with the end of this one">Continue</button>'

@@ -87,6 +87,15 @@ def test_from_prompt_to_video(page: Page, model: str):
     page.wait_for_timeout(2_500)
     expect(video).to_have_attribute("data-mine", "yes")  # no poll draws it again
 
+    page.get_by_label("One frame back").click()  # from wherever it is, and it stands still
+    at = page.evaluate("document.querySelector('#viewer video').currentTime")
+    page.get_by_label("One frame on").click()
+    moved = page.evaluate("(() => { const v = document.querySelector('#viewer video'); return [v.paused, v.currentTime, 1 / v.dataset.fps, v.duration] })()")
+    assert moved[0] and (moved[1] - at) % moved[3] == pytest.approx(moved[2], abs=0.01)
+    page.get_by_label("Speed").select_option("0.5")
+    page.get_by_label("Loop").uncheck()
+    assert page.evaluate("(() => { const v = document.querySelector('#viewer video'); return [v.playbackRate, v.loop] })()") == [0.5, False]
+
     page.reload()
     expect(job(page, PROMPT)).to_contain_text("Done")
     expect(page.locator("#viewer video")).to_have_attribute("aria-label", PROMPT)
@@ -173,6 +182,12 @@ def test_phone_does_not_scroll_sideways(browser: Browser, studio_url: str, schem
     page.wait_for_selector("#queue h2", timeout=60_000)
     tops = [page.locator(name).bounding_box()["y"] for name in ("#prompt", "#generate", "#viewer", "#queue", "#strip")]
     assert tops == sorted(tops)
+    queue = page.locator("#queue")
+    assert queue.bounding_box()["height"] < 64 and not queue.locator(".tools").is_visible()  # one line, until it is opened
+    queue.get_by_role("button", name="Show", exact=True).click()
+    expect(queue.locator(".tools")).to_be_visible()
+    queue.get_by_role("button", name="Hide", exact=True).click()
+    expect(queue.locator(".tools")).to_be_hidden()
     for tab in ("Generate", "Compare", "Gallery", "Models", "System"):
         open_tab(page, tab)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
