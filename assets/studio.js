@@ -123,7 +123,7 @@
     setTimeout(() => URL.revokeObjectURL(copy.href), 60000);
   });
 
-  // A file dropped anywhere goes where "Open a file" puts it.
+  // Files dropped anywhere go where "Open prompts, a picture or a video" puts them.
   const files = (event) => [...(event.dataTransfer?.types || [])].includes("Files") && !event.target.closest?.("[data-testid='file-upload']");
   document.addEventListener("dragover", (event) => {
     if (files(event)) event.preventDefault();
@@ -134,9 +134,7 @@
     const input = document.querySelector("#opener-box input[type=file]");
     if (!input || !event.dataTransfer.files.length) return;
     document.querySelector("#tabs [role=tab]")?.click();
-    const one = new DataTransfer();
-    one.items.add(event.dataTransfer.files[0]);
-    input.files = one.files;
+    input.files = event.dataTransfer.files;
     input.dispatchEvent(new Event("change", { bubbles: true }));
   });
 

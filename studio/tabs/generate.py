@@ -87,7 +87,7 @@ def layout(page: Page) -> GenerateTab:
                     gr.HTML(MANY_HINT)
                 with gr.Column(elem_id="opener-box", min_width=0):  # outside the accordion, whose contents are not on the page while it is closed
                     surprise_me = gr.Button("Surprise me", size="sm", elem_id="surprise")
-                    opener = gr.UploadButton("Open prompts, a picture or a video", file_types=[".txt", ".json", *SETTINGS_FILES, *PICTURES], size="sm", elem_id="opener")
+                    opener = gr.UploadButton("Open prompts, a picture or a video", file_count="multiple", file_types=[".txt", ".json", *SETTINGS_FILES, *PICTURES], size="sm", elem_id="opener")
                 start = start_form.layout(fields)
             with gr.Column(elem_id="settings", min_width=0):
                 fields["model"] = gr.Dropdown(model_choices(page), value=model, label="Model", elem_id="model", allow_custom_value=True)
@@ -221,19 +221,22 @@ def wire(page: Page, tab: GenerateTab) -> None:
             tabs = gr.Tabs(selected=LEADS_TO[action]) if done and action in LEADS_TO else gr.skip()
         return [error, *tell(session, *values), tabs, seed, keep, *form, *page.screen.paint(session)]
 
-    def open_file(session: Session, path: str) -> list[Any]:
-        """Prompts from a text file, the settings of a video, or an exported queue. Gives error, seed, keep, FIELDS and panes."""
-        form = read_file(session, path)
+    def open_files(session: Session, paths: list[str]) -> list[Any]:
+        """Prompts from text files, the settings of a video, or an exported queue. Gives error, seed, keep, FIELDS and panes."""
+        form = read_files(session, paths)
         return [*form, *page.screen.paint(session)]
 
-    def read_file(session: Session, path: str) -> list[Any]:
+    def read_files(session: Session, paths: list[str]) -> list[Any]:
+        path = paths[0]
         try:
+            if all(Path(path).suffix.lower() == ".txt" for path in paths):
+                return ["", gr.skip(), gr.skip(), "\n".join(filter(None, map(read_text, paths))), *[gr.skip()] * (len(FIELDS) - 1)]
+            if len(paths) > 1:
+                raise RequestError("file", f"{len(paths)} files came at once. Text files of prompts may come together; a picture, a video or a queue comes alone.")
             if Path(path).suffix.lower() == ".json":
                 ids, presets = import_queue(page.services, read_text(path))
                 session.undo = (f"{len(ids)} requests and {presets} presets imported.", "imported", tuple(ids)) if ids else None
                 return ["" if ids else note(f"{presets} presets imported."), *[gr.skip()] * (len(FIELDS) + 2)]
-            if Path(path).suffix.lower() == ".txt":
-                return ["", gr.skip(), gr.skip(), read_text(path), *[gr.skip()] * (len(FIELDS) - 1)]
             if Path(path).suffix.lower() in PICTURES and not has_settings(path):
                 source = start_form.from_picture(page.services.keep_source(path))
                 return ["", gr.skip(), gr.skip(), *(source.get(name, gr.skip()) for name in FIELDS)]
@@ -260,7 +263,7 @@ def wire(page: Page, tab: GenerateTab) -> None:
     go = [tab.estimate, tab.button, tab.hint]
     page.then_work(tab.button.click(submit, [page.session, *tab.form], [tab.error, *go, tab.seed, *outputs], trigger_mode="multiple", **event))
     page.then_work(page.bus.change(act, [page.session, page.bus, *tab.form], [tab.error, *go, page.tabs, tab.seed, tab.keep_seed, *tab.fields.values(), *outputs], trigger_mode="multiple", **event))
-    page.then_work(tab.opener.upload(open_file, [page.session, tab.opener], [tab.error, tab.seed, tab.keep_seed, *tab.fields.values(), *page.outputs], **event))
+    page.then_work(tab.opener.upload(open_files, [page.session, tab.opener], [tab.error, tab.seed, tab.keep_seed, *tab.fields.values(), *page.outputs], **event))
     tab.surprise.click(surprise, model, prompt, **event)
     tab.dice.click(draw_seed, None, tab.seed, **event)
     preset.input(lambda name: preset_values(PRESETS[name]), preset, sampling, **event)

@@ -129,15 +129,15 @@ def test_every_control_has_a_name(page: Page) -> None:
     assert not nameless
 
 
-def drop(page: Page, path: Path) -> None:
-    """Drop a file on the middle of the page, as from a file manager."""
+def drop(page: Page, *paths: Path) -> None:
+    """Drop files on the middle of the page, as from a file manager."""
     page.evaluate(
-        """([name, bytes]) => {
+        """(files) => {
             const data = new DataTransfer();
-            data.items.add(new File([Uint8Array.from(atob(bytes), (c) => c.charCodeAt(0))], name));
+            for (const [name, bytes] of files) data.items.add(new File([Uint8Array.from(atob(bytes), (c) => c.charCodeAt(0))], name));
             for (const type of ["dragover", "drop"]) document.querySelector("#viewer").dispatchEvent(new DragEvent(type, { dataTransfer: data, bubbles: true, cancelable: true }));
         }""",
-        [path.name, base64.b64encode(path.read_bytes()).decode()],
+        [[path.name, base64.b64encode(path.read_bytes()).decode()] for path in paths],
     )
 
 
@@ -168,6 +168,10 @@ def test_dropped_files_bring_prompts_or_the_settings_of_a_video(api: Api, page: 
     drop(page, prompts)
     expect(page.locator("#prompt textarea")).to_have_value("First one.\nSecond one. --seed 7")
     expect(page.locator("#generate")).to_have_text("Generate 2 videos")
+    more = tmp_path / "more.txt"
+    more.write_text("Third one.\n")
+    drop(page, prompts, more)
+    expect(page.locator("#prompt textarea")).to_have_value("First one.\nSecond one. --seed 7\nThird one.")
 
     id = api.enqueue("A {brace} by the sea.", seed=11, guidance_scale=3.5)
     assert api.finish(id) == "done"
@@ -183,6 +187,8 @@ def test_dropped_files_bring_prompts_or_the_settings_of_a_video(api: Api, page: 
     save_video(np.zeros((2, 32, 32, 3), np.uint8), foreign, fps=6)
     drop(page, foreign)
     expect(page.locator("#form-error")).to_contain_text("foreign.mp4 holds no settings")
+    drop(page, foreign, prompts)
+    expect(page.locator("#form-error")).to_contain_text("2 files came at once")
     expect(page.locator("#prompt textarea")).to_have_value("A \\{brace\\} by the sea.")
 
 
