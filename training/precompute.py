@@ -7,7 +7,7 @@ import logging
 import os
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +26,17 @@ SHARD_CLIPS = 250
 CAPTIONS_PER_CLIP = 4
 TOYWORLD_FPS = 6
 LATENT_PIXELS = 8
+SIZE = (128, 80)
+"""Width and height of a clip that is asked for without them."""
 MOVED = 12
 """Of 255: less is shading and rounding."""
 
 
-def precompute_toyworld(model: str, out: str, clips: int, num_frames: int, seed: int = 0, device: str = "auto", motions: Mapping[str, float] | None = None, moving_cameras: float = MOVING_CAMERAS) -> None:
+def precompute_toyworld(model: str, out: str, clips: int, num_frames: int, seed: int = 0, device: str = "auto", motions: Mapping[str, float] | None = None, moving_cameras: float = MOVING_CAMERAS, sizes: Sequence[tuple[int, int]] = (SIZE,)) -> None:
     """Render Toy World clips, encode them with ``model``'s VAE and write shards of bf16 latents under ``out``.
 
-    Shard k holds 250 clips and depends on (seed, k), ``motions`` and ``moving_cameras`` alone, which its name tells; shards that are there are kept,
-    so a killed run goes on. ``num_frames`` is the length of each clip; training thins it to shorter ones. ``motions`` says how often each motion
+    Shard k holds 250 clips of one of ``sizes`` (width, height), one after the other, and depends on (seed, k), ``motions`` and ``moving_cameras`` alone,
+    which its name tells; shards that are there are kept, so a killed run goes on. ``num_frames`` is the length of each clip; training thins it to shorter ones. ``motions`` says how often each motion
     comes, 1 where it says nothing; ``moving_cameras`` in what share of the clips whose motion allows it the camera moves. Masks tell where a clip
     shows an object or moves. An encoder in closed form (``training.principal``) is read out and applied as one matrix product. Raises ValueError
     where no motion is left.
@@ -56,14 +58,16 @@ def precompute_toyworld(model: str, out: str, clips: int, num_frames: int, seed:
     index = {"model": str(model), "num_frames": num_frames, "fps": TOYWORLD_FPS, "seed": seed, "channels": vae.config.latent_channels, "motions": dict(zip(MOTIONS, shares)), "moving_cameras": moving_cameras}
     (target / "dataset.json").write_text(json.dumps(index))
     for shard in range((clips + SHARD_CLIPS - 1) // SHARD_CLIPS):
-        path = target / f"{num_frames:03d}f-seed{seed}{told}-{shard:05d}.safetensors"
+        width, height = sizes[shard % len(sizes)]
+        size = "" if (width, height) == SIZE else f"-{width}x{height}"
+        path = target / f"{num_frames:03d}f{size}-seed{seed}{told}-{shard:05d}.safetensors"
         if path.exists():
             continue
         began, rng = time.time(), np.random.default_rng([seed, shard])
         latents, masks, texts = [], [], []
         for _ in range(SHARD_CLIPS):
             motion = str(rng.choice(MOTIONS, p=shares / shares.sum())) if motions else None
-            spec = sample_spec(rng, num_frames=num_frames, motion=motion, moving_cameras=moving_cameras)
+            spec = sample_spec(rng, num_frames=num_frames, height=height, width=width, motion=motion, moving_cameras=moving_cameras)
             clip = render(spec)
             masks.append(object_mask(clip) | moving_mask(clip))
             latents.append(encode(clip).to("cpu", torch.bfloat16))
@@ -116,6 +120,8 @@ class LatentDataset:
             self.latents, self.masks, self.captions = self.latents[:limit], self.masks[:limit], self.captions[:limit]
         if not self.latents:
             raise FileNotFoundError(f"{self.folder} holds no shards yet.")
+        self.lengths = np.array([x.shape[1] for x in self.latents])
+        self.places = np.array([x.shape[2] * x.shape[3] for x in self.latents])  # which tells their sizes apart
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -123,17 +129,21 @@ class LatentDataset:
     def draw(self, count: int, num_frames: int, rng: np.random.Generator, keep_frame_indices: bool = False) -> tuple[torch.Tensor, torch.Tensor, list[str], torch.Tensor | None]:
         """``count`` clips of ``num_frames`` [B, C, T, h, w] fp32, the masks of their objects [B, 1, T, h, w], for each one of its captions (half of them the short one), and ``frame_indices``.
 
+        All have one size, drawn as often as there are clips of it; of larger ones there are as many fewer as keep the number of latents.
         A longer clip is thinned evenly, from its first frame to its last, which Toy World defines as the same clip; one frame is any of its frames.
         With ``keep_frame_indices`` they are one of each of ``num_frames`` equal parts, the same of all clips, and ``frame_indices`` [T] says which; None otherwise.
         """
-        enough = [i for i in range(len(self)) if self.latents[i].shape[1] >= num_frames] if num_frames > self.shortest else range(len(self))
+        enough = np.flatnonzero(self.lengths >= num_frames)
         if not len(enough):
-            raise ValueError(f"No clip in {self.folder} has {num_frames} frames; the longest has {max(x.shape[1] for x in self.latents)}.")
-        chosen = [enough[i] for i in rng.integers(0, len(enough), count)]
+            raise ValueError(f"No clip in {self.folder} has {num_frames} frames; the longest has {self.lengths.max()}.")
+        if self.places.min() != self.places.max():
+            places = self.places[rng.choice(enough)]
+            enough, count = enough[self.places[enough] == places], max(1, round(count * self.places.min() / places))
+        chosen = enough[rng.integers(0, len(enough), count)]
         clips, masks, texts = [], [], []
-        kept = one_of_each_part(min(self.latents[i].shape[1] for i in chosen), num_frames, rng) if keep_frame_indices and num_frames > 1 else None
+        kept = one_of_each_part(int(self.lengths[chosen].min()), num_frames, rng) if keep_frame_indices and num_frames > 1 else None
         for i in chosen:
-            total = self.latents[i].shape[1]
+            total = int(self.lengths[i])
             if kept is not None:
                 frames = kept
             else:
@@ -152,10 +162,3 @@ class LatentDataset:
     def held_out_batches(self, rng: np.random.Generator) -> list[dict[str, Any]]:
         """None: Toy World renders what it is judged by."""
         return []
-
-    @property
-    def shortest(self) -> int:
-        """Frames of the shortest clip."""
-        if not hasattr(self, "_shortest"):
-            self._shortest = min(x.shape[1] for x in self.latents)
-        return self._shortest

@@ -282,6 +282,14 @@ def test_cameras_move_as_often_as_asked(share, base, tmp_path, monkeypatch):
     assert moving and all(moves == bool(share) for moves in moving)
 
 
+def test_a_step_sees_clips_of_one_size_and_fewer_of_a_larger_one(base, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.precompute.SHARD_CLIPS", 4)
+    precompute_toyworld(str(base / "base"), str(tmp_path), clips=8, num_frames=3, device="cpu", sizes=[(128, 80), (192, 112)])
+    dataset, rng = LatentDataset(tmp_path), np.random.default_rng(0)
+    drawn = [dataset.draw(4, 2, rng)[0].shape for _ in range(20)]
+    assert {tuple(shape) for shape in drawn} == {(4, 4, 2, 10, 16), (2, 4, 2, 14, 24)}
+
+
 def test_latents_of_an_encoder_in_closed_form_are_the_encoders(tmp_path, monkeypatch):
     nano = Path(__file__).parents[2] / "assets/models/mira-nano"
     monkeypatch.setattr("training.precompute.SHARD_CLIPS", 2)

@@ -24,6 +24,8 @@ from ..trainer import step_generator, step_rng
 CLIP_FRAMES = 24
 FITTED_FRAMES = 400
 """Frames whose patches the principal components are taken from."""
+DETAIL, DETAIL_CONTRAST = 9, 0.05
+"""A detail differs so much (of -1..1) from the mean of so many pixels around it."""
 EXTRA_MOTIONS = ("moves left", "moves right", "rises", "falls", "bounces", "circles", "stays still")
 
 
@@ -31,7 +33,8 @@ class VAETask:
     """L1 and L2 on pixels and L1 on their differences, plus a small KL term.
 
     Objects cover a few per cent of a frame and carry nearly all that a caption says, so they count as much as all the rest of it, crops are
-    drawn mostly around them, and ``crowd`` adds more of them to a scene.
+    drawn mostly around them, and ``crowd`` adds more of them to a scene. The small faint marks of a background, by which one sees how the camera moves,
+    count as much again: without that the decoder takes them for noise and draws none.
     """
 
     casts_weights = False
@@ -81,7 +84,8 @@ class VAETask:
         error = decoded - pixels
         slopes = F.pad(error.diff(dim=-1).abs(), (0, 1)) + F.pad(error.diff(dim=-2).abs(), (0, 0, 0, 1))
         distance = (error.abs() + error.square() + slopes).mean(1, keepdim=True)
-        reconstruction = distance.mean() + (distance * objects).sum() / objects.sum().clamp(min=1)
+        details = F.max_pool2d(((pixels - F.avg_pool2d(pixels, DETAIL, 1, DETAIL // 2, count_include_pad=False)).abs().mean(1, keepdim=True) > DETAIL_CONTRAST).float(), 3, 1, 1) * (1 - objects)
+        reconstruction = distance.mean() + sum((distance * places).sum() / places.sum().clamp(min=1) for places in (objects, details))
         kl = posterior.kl().mean() / pixels[0].numel()
         mse = error.detach().square().mean() / 4
         return reconstruction + self.config.kl_weight * kl, {"psnr": float(-10 * torch.log10(mse)), "kl": float(kl.detach()), "latent_std": float(posterior.mean.detach().float().std())}
