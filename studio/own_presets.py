@@ -35,19 +35,19 @@ class OwnPresets:
             raise RequestError("preset", f"There is no preset of your own called {name!r}.{nearest(name, presets)}")
         return presets[name]
 
-    def save(self, name: str, settings: GenerationRequest) -> bool:
-        """Store the FIELDS of ``settings`` under ``name``; whether that took the place of others. Raises RequestError or WriteError."""
+    def save(self, name: str, settings: GenerationRequest) -> GenerationRequest | None:
+        """Store the FIELDS of ``settings`` under ``name``; those whose place they took, if any. Raises RequestError or WriteError."""
         name = name.strip()
         if not name or len(name) > MAX_NAME_CHARS or not name.isprintable():
             raise RequestError("preset", f"Type a name of 1 to {MAX_NAME_CHARS} characters for these settings.")
         settings.replace(prompt="any").resolved()
         with self._lock:
             presets = self._read()
-            known = name in presets
-            if not known and len(presets) >= MAX_PRESETS:
+            replaced = presets.get(name)
+            if replaced is None and len(presets) >= MAX_PRESETS:
                 raise RequestError("preset", f"There are {MAX_PRESETS} presets already. Delete one first.")
             self._write(presets | {name: settings})
-        return known
+        return replaced
 
     def delete(self, name: str) -> GenerationRequest:
         """Take a preset away; its settings, for ``save`` to bring it back. Raises RequestError or WriteError."""

@@ -213,7 +213,8 @@ class Screen:
         queue, library = self.services.queue, self.services.library
         match action:
             case "cancel":
-                queue.cancel(id)
+                if queue.cancel(id):
+                    session.undo = ("Request cancelled.", "cancelled", (id,))
             case "retry":
                 queue.retry(id)
                 session.selected = None

@@ -60,12 +60,14 @@ def wire(page: Page, tab: GenerateTab, form: PresetForm) -> None:
             return [alert(str(error))] + [gr.skip()] * len(fields)
         return [note(f"{name}: in use."), *(values[field] for field in FIELDS)]
 
-    def save(name: str | None, *values: Any) -> tuple[Any, str]:
+    def save(session: Session, name: str | None, *values: Any) -> list[Any]:
         try:
             replaced = presets.save(name or "", requests_of(page.services, ("any", *values[1:]))[0])
         except (RequestError, WriteError) as error:
-            return gr.skip(), alert(str(error))
-        return names(), note(f"{name.strip()}: {'saved in place of the old one' if replaced else 'saved'}.")
+            return [gr.skip(), alert(str(error)), *page.screen.paint(session)]
+        if replaced:
+            session.undo = (f"Preset {name.strip()} replaced.", "preset", (name.strip(), dump_request(replaced)))
+        return [names(), note(f"{name.strip()}: {'saved in place of the old one' if replaced else 'saved'}."), *page.screen.paint(session)]
 
     def delete(session: Session, name: str | None) -> list[Any]:
         try:
@@ -77,5 +79,5 @@ def wire(page: Page, tab: GenerateTab, form: PresetForm) -> None:
 
     form.name.focus(names, None, form.name, **event)
     form.name.input(use, form.name, [form.line, *fields], **event)
-    form.save.click(save, [form.name, *tab.form], [form.name, form.line], **event)
+    form.save.click(save, [page.session, form.name, *tab.form], [form.name, form.line, *page.outputs], **event)
     form.delete.click(delete, [page.session, form.name], [form.name, form.line, *page.outputs], **event)

@@ -20,11 +20,11 @@ def presets(tmp_path: Path) -> OwnPresets:
 
 def test_a_preset_comes_back_without_prompt_and_seed(presets: OwnPresets) -> None:
     assert presets.list() == []
-    assert presets.save(" Soft ", SETTINGS) is False
-    assert presets.save("another", SETTINGS.replace(guidance_scale=2.0)) is False
+    assert presets.save(" Soft ", SETTINGS) is None
+    assert presets.save("another", SETTINGS.replace(guidance_scale=2.0)) is None
     assert OwnPresets(presets.path).list() == ["another", "Soft"]
     assert presets.get("Soft") == SETTINGS.replace(prompt="", seed=None)
-    assert presets.save("Soft", SETTINGS.replace(num_inference_steps=9)) is True
+    assert presets.save("Soft", SETTINGS.replace(num_inference_steps=9)).num_inference_steps == SETTINGS.num_inference_steps
     assert presets.get("Soft").num_inference_steps == 9
 
 
