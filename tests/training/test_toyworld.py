@@ -98,6 +98,14 @@ def test_a_part_of_the_frames_equals_the_full_render(camera):
     assert np.array_equal(render(spec, [0, 7, 23]), render(spec)[[0, 7, 23]])
 
 
+def test_plainer_marks_change_the_background_alone():
+    spec = sample_spec(np.random.default_rng(1), motion="stays still", background="the sea")
+    as_it_is, plainer = render(spec, [0])[0].astype(int), render(spec, [0], mark_contrast=3)[0].astype(int)
+    changed = (as_it_is != plainer).any(-1)
+    saturated = np.ptp(as_it_is, axis=-1) > 90
+    assert 0.005 < changed.mean() < 0.1 and saturated.any() and not changed[saturated].any()
+
+
 def test_blur_changes_the_clip_but_keeps_its_form():
     rng = np.random.default_rng(5)
     frames = render(sample_spec(rng))

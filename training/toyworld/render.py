@@ -13,18 +13,21 @@ WALL_WIDTH = 0.25
 SHADING = 0.15
 
 
-def render(spec: ClipSpec, frames: Sequence[int] | None = None, colors: Mapping[str, tuple[float, float, float]] = COLORS) -> np.ndarray:
-    """The clip, or only its ``frames``, as uint8 [T, H, W, 3]; ``colors`` are the sRGB in 0..1 of its colour words."""
+def render(spec: ClipSpec, frames: Sequence[int] | None = None, colors: Mapping[str, tuple[float, float, float]] = COLORS, mark_contrast: float = 1.0) -> np.ndarray:
+    """The clip, or only its ``frames``, as uint8 [T, H, W, 3]; ``colors`` are the sRGB in 0..1 of its colour words.
+
+    ``mark_contrast`` multiplies the darkness of the background's marks: training may see them plainer than they are.
+    """
     indices = range(spec.num_frames) if frames is None else frames
     u = np.asarray(list(indices), np.float64) / max(1, spec.num_frames - 1)
-    world = World(spec, colors)
+    world = World(spec, colors, mark_contrast)
     return np.stack([world.draw(float(t)) for t in u])
 
 
 class World:
     """The random parts of one clip. Lengths are in frame heights; x runs from 0 to ``aspect``, y from 0 (top) to 1."""
 
-    def __init__(self, spec: ClipSpec, colors: Mapping[str, tuple[float, float, float]] = COLORS):
+    def __init__(self, spec: ClipSpec, colors: Mapping[str, tuple[float, float, float]] = COLORS, mark_contrast: float = 1.0):
         self.spec, self.colors = spec, colors
         self.aspect = spec.width / spec.height
         rng = np.random.default_rng(spec.seed)
@@ -33,7 +36,7 @@ class World:
         self.r = rng.random(16)
         self.pan = {"pans left": 1, "pans right": -1}.get(spec.camera, 0) * self.aspect * (0.52 + 0.06 * rng.random())
         self.hills = rng.random(4)
-        self.marks = self._marks(rng)
+        self.marks = self._marks(rng) * (1, 1, 1, mark_contrast, 1)
         self.light = rng.choice([-1, 1])
         self._backdrop: np.ndarray | None = None
 
