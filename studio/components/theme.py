@@ -27,6 +27,8 @@ def theme() -> gr.themes.Base:
         block_background_fill_dark="transparent",
         block_border_width="0px",
         block_info_text_color="#62626b",
+        block_title_text_color="#62626b",
+        block_title_text_color_dark="#a0a0aa",
         block_info_text_color_dark="#a0a0aa",
         input_background_fill="#ffffff",
         input_background_fill_dark="#1f1f23",
