@@ -73,6 +73,25 @@ def test_a_poll_leaves_the_playing_video_and_the_focus_alone(api: Api, page: Pag
     expect(prompt).to_have_value("typed while it runs")
 
 
+def test_nothing_jumps_while_a_video_is_made(api: Api, page: Page) -> None:
+    """The shifts that the browser itself counts (layout-shift, 0 is none) from a queued request to its video."""
+    api.finish(api.enqueue("One before."))
+    expect(page.locator("#viewer video")).to_have_attribute("aria-label", "One before.")
+    page.evaluate(
+        """() => {
+            window.shifts = [];
+            new PerformanceObserver((list) => {
+                for (const entry of list.getEntries()) window.shifts.push([entry.value, ...entry.sources.map((source) => source.node?.outerHTML?.slice(0, 120))]);
+            }).observe({ type: "layout-shift" });
+        }"""
+    )
+    api.finish(api.enqueue("One that is watched.", num_inference_steps=30))
+    expect(page.locator("#viewer video")).to_have_attribute("aria-label", "One that is watched.")
+    page.wait_for_timeout(1000)
+    shifts = page.evaluate("window.shifts")
+    assert sum(shift[0] for shift in shifts) < 0.02, shifts
+
+
 def test_a_prompt_is_text_not_markup(api: Api, page: Page) -> None:
     prompt = "<img src=x onerror='window.broken=1'><b>bold</b> & \"quoted\""
     assert api.finish(api.enqueue(prompt)) == "done"
