@@ -40,7 +40,7 @@ def test_many_videos_are_tagged_filtered_zipped_deleted_and_brought_back(gallery
     expect(gallery.locator("#gallery-many [data-picked-count]")).to_have_text("2 selected")
     gallery.get_by_label("Tag", exact=True).last.fill("keep")
     gallery.get_by_role("button", name="Add tag").click()
-    expect(gallery.locator("#gallery .tag")).to_have_count(2)
+    expect(gallery.locator("#gallery .tag:not(.fault)")).to_have_count(2)  # clips of one step may well flicker, and are told so
     gallery.get_by_role("textbox", name="Search prompts and #tags").fill("#keep fish")
     expect(slots(gallery)).to_have_text(["First fish."])
     expect(gallery.locator("#gallery-many [data-picked-count]")).to_have_text("2 selected")
@@ -116,7 +116,7 @@ def test_a_video_is_verified(gallery: Page) -> None:
     gallery.locator("#viewer summary").click()
     gallery.get_by_role("button", name="Verify", exact=True).click()
     expect(gallery.locator("#queue")).to_contain_text("Verify: Second fish.")
-    expect(gallery.locator("#viewer .verdict")).to_contain_text("Bit-exact")
+    expect(gallery.locator("#viewer .verdict[role=status]")).to_contain_text("Bit-exact")
     gallery.locator("#viewer summary").click()
     gallery.get_by_role("button", name="Details").click()
     expect(gallery.locator("#viewer .details")).to_contain_text("Model hash")
