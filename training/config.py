@@ -167,7 +167,7 @@ class TrainConfig:
     timestep_logit_std: float = 0.9
     """Spread of the logit-normal noise steps."""
     object_weight: float = 1.0
-    """How much heavier the loss is where Toy World's objects are, at low noise."""
+    """How much heavier the loss is where Toy World's objects are and where anything moves, at low noise."""
     crowd: int = 0
     """At most so many more objects in each clip that the VAE sees."""
     any_color: float = 0.0

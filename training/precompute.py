@@ -129,7 +129,7 @@ class LatentDataset:
         return len(self.latents)
 
     def draw(self, count: int, num_frames: int, rng: np.random.Generator, keep_frame_indices: bool = False) -> tuple[torch.Tensor, torch.Tensor, list[str], torch.Tensor | None]:
-        """``count`` clips of ``num_frames`` [B, C, T, h, w] fp32, the masks of their objects [B, 1, T, h, w], for each one of its captions (half of them the short one), and ``frame_indices``.
+        """``count`` clips of ``num_frames`` [B, C, T, h, w] fp32, the masks of their objects and of what moves [B, 1, T, h, w], for each one of its captions (half of them the short one), and ``frame_indices``.
 
         All have one size, drawn as often as there are clips of it; of larger ones there are as many fewer as keep the number of latents.
         A longer clip is thinned evenly, from its first frame to its last, which Toy World defines as the same clip; one frame is any of its frames.
@@ -156,7 +156,7 @@ class LatentDataset:
         return torch.stack(clips).float(), torch.stack(masks)[:, None].float(), texts, None if kept is None else torch.tensor(kept)
 
     def batch(self, stage: Stage, rng: np.random.Generator) -> dict[str, Any]:
-        """``latents`` [B, C, T, h, w] fp32, ``masks`` of the objects [B, 1, T, h, w], ``texts``, ``fps`` [B] and ``frame_indices`` [T] or None."""
+        """``latents`` [B, C, T, h, w] fp32, masks of the objects and of what moves [B, 1, T, h, w], ``texts``, ``fps`` [B] and ``frame_indices`` [T] or None."""
         num_frames = int(rng.choice(stage.num_frames))
         latents, masks, texts, frame_indices = self.draw(stage.clips(num_frames), num_frames, rng, stage.keep_frame_indices)
         return {"latents": latents, "masks": masks, "texts": texts, "fps": torch.full((len(texts),), self.fps), "frame_indices": frame_indices}

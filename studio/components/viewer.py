@@ -17,6 +17,13 @@ from .words import clock, escape, file_stem, file_url, settings_line
 PAUSE_HINT = "Puts the unfinished clip on disk and lets others go first; Resume goes on from there"
 MAX_VIEWER_HEIGHT = 560
 """Pixels; a clip's shape decides the width, up to the column's."""
+TRANSPORT = (
+    '<div class="transport" role="group" aria-label="Playback"><button class="small icon" data-frames="-1" title="One frame back (←)" aria-label="One frame back">◀</button>'
+    '<button class="small icon" data-frames="1" title="One frame on (→)" aria-label="One frame on">▶</button>'
+    '<select data-speed aria-label="Speed" title="Speed"><option value="0.25">¼×</option><option value="0.5">½×</option><option value="1" selected>1×</option><option value="2">2×</option></select>'
+    '<label><input type="checkbox" data-loop checked> Loop</label></div>'
+)
+"""What the browser's own controls lack; ``assets/studio.js`` does it, and keeps what is chosen for the next video."""
 
 
 def render_running(job: Job) -> str:
@@ -36,15 +43,6 @@ def render_running(job: Job) -> str:
         f'<div class="caption"><p class="caption-prompt" dir="auto">{escape(request.prompt)}</p><p class="caption-line">{_line(settings_line(request))}</p>'
         f'<div class="caption-buttons">{pause}<button class="small" data-action="cancel" data-id="{job.id}">Cancel</button></div></div>'
     )
-
-
-TRANSPORT = (
-    '<div class="transport" role="group" aria-label="Playback"><button class="small icon" data-frames="-1" title="One frame back (←)" aria-label="One frame back">◀</button>'
-    '<button class="small icon" data-frames="1" title="One frame on (→)" aria-label="One frame on">▶</button>'
-    '<select data-speed aria-label="Speed" title="Speed"><option value="0.25">¼×</option><option value="0.5">½×</option><option value="1" selected>1×</option><option value="2">2×</option></select>'
-    '<label><input type="checkbox" data-loop checked> Loop</label></div>'
-)
-"""What the browser's own controls lack; ``assets/studio.js`` does it, and keeps what is chosen for the next video."""
 
 
 def render_video(video: Video, wall: str | None = None, smoothed: Work | None = None, details: Sequence[tuple[str, str]] = ()) -> str:

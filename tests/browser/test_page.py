@@ -138,7 +138,7 @@ def test_a_download_carries_its_settings(api: Api, page: Page, tmp_path: Path) -
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_tab_can_be_read_and_worked_by_everyone(api: Api, page: Page, scheme: str) -> None:
-    """Names of controls, contrast and structure, by the rules of WCAG 2.1 A and AA that axe-core checks; a failed and a done request are in sight."""
+    """Names of controls, contrast and structure, by the rules of WCAG 2.1 A and AA that axe-core checks; a done request and its video are in sight."""
     page.emulate_media(color_scheme=scheme)
     page.evaluate("(dark) => document.body.classList.toggle('dark', dark)", scheme == "dark")
     api.finish(api.enqueue("A done one."))

@@ -84,7 +84,9 @@ class VAETask:
         error = decoded - pixels
         slopes = F.pad(error.diff(dim=-1).abs(), (0, 1)) + F.pad(error.diff(dim=-2).abs(), (0, 0, 0, 1))
         distance = (error.abs() + error.square() + slopes).mean(1, keepdim=True)
-        details = F.max_pool2d(((pixels - F.avg_pool2d(pixels, DETAIL, 1, DETAIL // 2, count_include_pad=False)).abs().mean(1, keepdim=True) > DETAIL_CONTRAST).float(), 3, 1, 1) * (1 - objects)
+        around = F.avg_pool2d(pixels, DETAIL, stride=1, padding=DETAIL // 2, count_include_pad=False)
+        marked = ((pixels - around).abs().mean(1, keepdim=True) > DETAIL_CONTRAST).float()
+        details = F.max_pool2d(marked, 3, stride=1, padding=1) * (1 - objects)
         reconstruction = distance.mean() + sum((distance * places).sum() / places.sum().clamp(min=1) for places in (objects, details))
         kl = posterior.kl().mean() / pixels[0].numel()
         mse = error.detach().square().mean() / 4
