@@ -68,6 +68,18 @@ def test_a_long_queue_is_shown_in_parts(tmp_path: Path) -> None:
         services.close()
 
 
+def test_a_cancelled_request_takes_its_place_again(tmp_path: Path) -> None:
+    services = Services.open(tmp_path / "data", start_worker=False)
+    try:
+        screen, session = Screen(services), Session()
+        first, second = (services.queue.enqueue(GenerationRequest(prompt=prompt)) for prompt in ("One.", "Two."))
+        assert screen.act(session, "cancel", first) and services.queue.get(first).state == "cancelled"
+        assert screen.act(session, "undo", "") and services.queue.get(first).state == "waiting"
+        assert [job.id for job in services.queue.list()] == [first, second]
+    finally:
+        services.close()
+
+
 def test_a_request_that_has_just_started_has_its_time_in_the_total(tmp_path: Path) -> None:
     """From the first poll on: a line that comes and goes would move the list."""
     services = Services.open(tmp_path / "data", start_worker=False)
