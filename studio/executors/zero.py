@@ -25,6 +25,7 @@ except ImportError:
 
 import gradio as gr
 import numpy as np
+import torch
 
 from core.checkpoints import find_model
 from core.compute import Compute
@@ -115,6 +116,7 @@ class ZeroExecutor:
 
     def _generate(self, request: GenerationRequest) -> Iterator[Told]:
         """What a GPU is needed for, told step by step; closing it stops it within a step. No database here: this may be another process."""
+        torch.set_num_threads(torch.get_num_threads())  # a fork's first use of torch's thread pool makes it anew, which two threads at once would do wrongly
         told: queue.SimpleQueue[Told | None] = queue.SimpleQueue()
         closed = threading.Event()
         shown = 0.0

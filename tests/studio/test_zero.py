@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
 from studio_app import StudioApp
 
 from core import GenerationRequest, read_settings
@@ -79,6 +80,37 @@ def test_an_event_makes_what_waits_on_a_lent_gpu(executor: ZeroExecutor, small: 
     waiting = queue.enqueue(small)
     executor.work_through()
     assert queue.get(waiting).state == "waiting"
+
+
+def test_threads_of_a_forked_gpu_process_may_begin_at_once(executor: ZeroExecutor, small: GenerationRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when weights are loaded: after a fork, torch's thread pool breaks if it is first used by several threads at once."""
+
+    def frames(*_: Any) -> tuple[list[BaseException], dict[str, Any]]:
+        together, errors = threading.Barrier(8), []
+
+        def work() -> None:
+            together.wait()
+            try:
+                torch.ones(400, 400).add_(1).sum()
+            except RuntimeError as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return errors, {}
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        torch.ones(400, 400).add_(1).sum()
+        monkeypatch.setattr(zero.VideoMaker, "frames", frames)
+        for _ in range(5):
+            assert list(executor.maker.on_gpu(small)) == [("made", ([], {}))]
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_cancelled_request_stops_on_the_gpu(executor: ZeroExecutor, small: GenerationRequest, monkeypatch: pytest.MonkeyPatch) -> None:
