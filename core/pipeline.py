@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 from .economy import Economy
+from .guidance import Scales, scales_at
 from .loras import apply_loras
 from .parallel import Crew, form_crew
 from .presets import default_preset
@@ -160,8 +161,8 @@ class MiraPipeline(DiffusionPipeline):
         raise ValueError("This pipeline has no text encoder. Load it with text_encoder=True, or pass prompt_embeds (and negative_prompt_embeds for guidance).")
 
     def generate(self, request: GenerationRequest, callback: StepCallback | None = None, output_type: str = "np", resume: Snapshot | None = None) -> MiraPipelineOutput:
-        """The video of one request, or the rest of it from where ``resume`` was taken. Raises RequestError for one that cannot be met, GenerationCancelled when interrupted."""
-        request, self.stage = request.resolved(), "text"
+        """The video of one request, whatever model it names, or the rest of it from where ``resume`` was taken. Raises RequestError for one that cannot be met, GenerationCancelled when interrupted."""
+        request, self.stage = request.replace(model=self.model_name or _UNNAMED).resolved(), "text"
         self.use_loras(request.loras)
         sampling = {name: getattr(request, name) for name in _SHARED_FIELDS}
         return self(request.prompt, request.negative_prompt, seed=request.seed, callback_on_step_end=callback, output_type=output_type, resume=resume, start_latents=None if resume else self.encode_start(request), **sampling)
@@ -186,6 +187,7 @@ class MiraPipeline(DiffusionPipeline):
         fps: int | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        temporal_guidance_scale: float | None = None,
         eta: float | None = None,
         sampler: str | None = None,
         quality: str = EXACT,
@@ -215,6 +217,7 @@ class MiraPipeline(DiffusionPipeline):
                 eq. 8), and in the end as they are. With ``strength`` they are the whole clip, noised so far that this share of the steps remains
                 (SDEdit, arXiv:2108.01073).
             quality: A key of ``core.quality.QUALITIES``: how much of the work is spared, at a price; "quality" spares none.
+            guidance_scale, temporal_guidance_scale: How strongly the prompt, and the agreement of the frames, steer each step (``core.guidance``).
             eta: Share of fresh noise in a ddim step; other samplers ignore it.
             decode_chunk_frames: None decodes a clip whole; 10 gives the original code's independent chunks.
             window_frames: Frames that the transformer and the decoder are given at once (see ``core.windows``); of a longer clip they never see more.
@@ -227,10 +230,10 @@ class MiraPipeline(DiffusionPipeline):
             raise RequestError("output_type", f"output_type is {output_type!r}; np, pt, pil or latent are known.")
         prompts = _texts(prompt, prompt_embeds)
         batch_size = len(prompts)
-        asked = dict(height=height, width=width, num_frames=num_frames, fps=fps, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, eta=eta, sampler=sampler, quality=quality, decode_chunk_frames=decode_chunk_frames, window_frames=window_frames)
+        asked = dict(height=height, width=width, num_frames=num_frames, fps=fps, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, temporal_guidance_scale=temporal_guidance_scale, eta=eta, sampler=sampler, quality=quality, decode_chunk_frames=decode_chunk_frames, window_frames=window_frames)
         negatives = _spread("negative_prompt", negative_prompt or "", batch_size)
         preset = default_preset(self.model_name).name
-        settings = [GenerationRequest(text, negative, preset=preset, **asked).resolved() for text, negative in zip(prompts, negatives)][0]
+        settings = [GenerationRequest(text, negative, self.model_name or _UNNAMED, preset, **asked).resolved() for text, negative in zip(prompts, negatives)][0]
         shape = settings.shape.latent(self.transformer.config.in_channels, self.vae_scale_factor).as_tuple(batch_size)
         device = self._execution_device
         generators = generator if generator is not None else _generators(seed, batch_size)
@@ -267,7 +270,6 @@ class MiraPipeline(DiffusionPipeline):
         cache = StepCache(saving.first_block) if saving.first_block and alone else None
         if resume is not None:
             resume.restore(solver, generators, cache)
-        prompts_alone = [(key[-batch_size:], value[-batch_size:]) for key, value in text]
         finite = []
         shared = contextlib.nullcontext()
         if self.crew is not None:
@@ -279,7 +281,7 @@ class MiraPipeline(DiffusionPipeline):
                 x_t = solver.latents(state, step)
                 if kept is not None:
                     x_t = self._keep(kept, x_t, noise, timestep)
-                predict = partial(self._predict, modulation=modulation(step), text=text if step < saving.guided * num_steps else prompts_alone, guidance_scale=settings.guidance_scale, cache=cache)
+                predict = partial(self._predict, modulation=modulation(step), text=text, scales=scales_at(settings, step, num_steps), cache=cache)
                 prediction = predict_in_windows(predict, self.scheduler, x_t, timestep, settings.window_frames or settings.num_frames)
                 state = solver.step(prediction, step, state, generators)
                 finite.append(torch.isfinite(state).all())
@@ -333,23 +335,30 @@ class MiraPipeline(DiffusionPipeline):
             raise RequestError("negative_prompt_embeds", f"negative_prompt_embeds have the shape {tuple(negative.shape)}, prompt_embeds {tuple(prompt_embeds.shape)}; they must agree.")
         return torch.cat([negative.to(device), prompt_embeds.to(device)]).to(self.transformer.dtype)
 
-    def _predict(self, x_t: Tensor, modulation: Modulation, text: ProjectedText, guidance_scale: float, cache: StepCache | None) -> Tensor:
-        """The transformer's prediction in fp32; classifier-free guidance (arXiv:2207.12598, eq. 6) in one forward of 2 B where ``text`` has both halves."""
-        copies = len(text[0][0]) // len(x_t)
-        if copies == 2 and self.crew is not None and self.crew.branch is not None:
-            half = slice(self.crew.branch * len(x_t), (self.crew.branch + 1) * len(x_t))
-            unconditional, conditional = self.crew.exchange(self._predict(x_t, modulation, [(key[half], value[half]) for key, value in text], 1, None))
-            return unconditional + guidance_scale * (conditional - unconditional)
-        if copies == 2 and self.economy.one_at_a_time:
-            halves = [[(key[half], value[half]) for key, value in text] for half in (slice(0, len(x_t)), slice(len(x_t), None))]
-            unconditional, conditional = (self._predict(x_t, modulation, half, 1, None) for half in halves)  # each in full: the cache knows both together
-            return unconditional + guidance_scale * (conditional - unconditional)
-        latents = torch.cat([x_t] * copies).to(self.transformer.dtype)
-        prediction = self.transformer(hidden_states=latents, timestep=modulation, encoder_hidden_states=text, cache=cache).sample.float()  # b c t h w
-        if copies == 1:
-            return prediction
-        unconditional, conditional = prediction.chunk(2)
-        return unconditional + guidance_scale * (conditional - unconditional)
+    def _predict(self, x_t: Tensor, modulation: Modulation, text: ProjectedText, scales: Scales, cache: StepCache | None) -> Tensor:
+        """The transformer's prediction in fp32, steered (``core.guidance``): in one forward of 2 B for ``text`` of both halves, and with ``scales.temporal`` one more of B."""
+
+        def forward(text: ProjectedText, cache: StepCache | None = None, frames_apart: bool = False) -> Tensor:
+            latents = torch.cat([x_t] * (len(text[0][0]) // len(x_t))).to(self.transformer.dtype)
+            return self.transformer(hidden_states=latents, timestep=modulation, encoder_hidden_states=text, frames_apart=frames_apart, cache=cache).sample.float()  # b c t h w
+
+        def agreeing(conditional: Tensor) -> Tensor:
+            if not scales.temporal or not scales.prompt:
+                return conditional
+            return conditional + scales.temporal / scales.prompt * (conditional - forward(positive, frames_apart=True))
+
+        negative, positive = ([(key[half], value[half]) for key, value in text] for half in (slice(len(x_t)), slice(-len(x_t), None)))
+        if scales.prompt == 1:
+            return agreeing(forward(positive, cache))
+        if self.crew is not None and self.crew.branch is not None:
+            own = forward(negative) if self.crew.branch == 0 else agreeing(forward(positive))
+            unconditional, conditional = self.crew.exchange(own)
+        elif self.economy.one_at_a_time:
+            unconditional, conditional = forward(negative), agreeing(forward(positive))  # each in full: the cache knows both together
+        else:
+            unconditional, conditional = forward(text, cache).chunk(2)
+            conditional = agreeing(conditional)
+        return unconditional + scales.prompt * (conditional - unconditional)
 
     def _require_finite(self, finite: list[Tensor], begin: int, num_steps: int, sampler: str) -> None:
         """Raise GenerationError where the last state, or one before it, was not ``finite``; the first of them is that of step ``begin``."""
@@ -386,7 +395,9 @@ class MiraPipeline(DiffusionPipeline):
         return [[Image.fromarray(frame) for frame in clip] for clip in (array * 255).round().astype(np.uint8)]
 
 
-_SHARED_FIELDS = ("height", "width", "num_frames", "fps", "num_inference_steps", "guidance_scale", "eta", "sampler", "quality", "decode_chunk_frames", "window_frames", "strength")
+_UNNAMED = "unnamed"
+"""The model's name where none is known: one that no preset was made for."""
+_SHARED_FIELDS = ("height", "width", "num_frames", "fps", "num_inference_steps", "guidance_scale", "temporal_guidance_scale", "eta", "sampler", "quality", "decode_chunk_frames", "window_frames", "strength")
 """Fields of a request that are arguments of a call under the same name."""
 
 

@@ -310,6 +310,7 @@ class MiraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         encoder_hidden_states: Tensor | ProjectedText,
         fps: Tensor | float | None = None,
         enable_temporal_attention: bool = True,
+        frames_apart: bool = False,
         cache: StepCache | None = None,
         frame_indices: Tensor | None = None,
         return_dict: bool = True,
@@ -323,6 +324,7 @@ class MiraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             fps: Frame rate of each clip [B], or one number for all.
             frame_indices: [T], of the frames in the clip that they are part of; None for a whole clip: 0, 1, 2 and so on.
             cache: Of the sampling that this step belongs to; spares layers (``core.step_cache``).
+            frames_apart: The temporal blocks look at every frame alone, at what they would look at in all frames (for temporal guidance, ``core.guidance``).
             enable_temporal_attention: False leaves the temporal blocks out (frames are then separate images).
 
         Raises:
@@ -347,7 +349,10 @@ class MiraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
                 if layer == 0:
                     positions = self._positions(T if frame_indices is None else frame_indices, tokens)[:, None]
                     tokens = tokens + (positions if self.sequence is None else self.sequence.own(positions, 0))
-                tokens = self._over_time(temporal, tokens, of_temporal[layer], T, h, w)
+                if frames_apart:
+                    tokens = self._within_frames(temporal, tokens, of_temporal[layer], h, w)
+                else:
+                    tokens = self._over_time(temporal, tokens, of_temporal[layer], T, h, w)
             if layer == 0 and cache is not None and (guessed := cache.spare(before, tokens)) is not None:
                 tokens = guessed
                 break
@@ -429,6 +434,13 @@ class MiraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             grid = patches[self.sequence.rank] // w, w
         tokens = self.sequence.to_patches(tokens, num_frames, patches)
         return self.sequence.to_frames(self._by_frame(self._run(block, self._along_time(tokens, *grid, window), modulation)), patches)
+
+    def _within_frames(self, block: TransformerBlock, tokens: Tensor, modulation: Tensor, h: int, w: int) -> Tensor:
+        """``tokens`` [B, T, N, D], of all frames or some, through a temporal block that sees the windows of one frame at a time."""
+        B, T, N, D = tokens.shape
+        windows = self._along_time(tokens.reshape(B * T, 1, N, D), h, w, self._window(h, w))  # (B T) rows columns 1 h' w' D
+        groups = windows.reshape(B, -1, *windows.shape[2:])
+        return self._by_frame(self._run(block, groups, modulation).reshape(windows.shape)).view(tokens.shape)
 
     def _along_time(self, tokens: Tensor, h: int, w: int, window: tuple[int, int]) -> Tensor:
         """B T (h w) D -> B rows columns T h' w' D, a view: a clip's windows of h' x w' patches, each over all frames."""

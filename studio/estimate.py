@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from core.quality import QUALITIES
+from core.guidance import predictions_per_step
 from core.schedulers_info import SAMPLERS
 from core.types import GenerationRequest, RequestError
 
@@ -22,7 +22,7 @@ def work(request: GenerationRequest) -> float:
     Layers that a quality below the full one may skip are not foreseen: how many depends on the clip.
     """
     steps = max(1, round(request.num_inference_steps * (request.strength or 1)))
-    passes = steps * SAMPLERS[request.sampler].evaluations_per_step * (1 if request.guidance_scale == 1 else 1 + QUALITIES[request.quality].guided)
+    passes = steps * SAMPLERS[request.sampler].evaluations_per_step * predictions_per_step(request)
     return float(request.num_frames * request.height * request.width * passes)
 
 

@@ -95,8 +95,9 @@ def compare_checkpoints(services: Services, run: Run) -> str:
 
 
 def request_with(services: Services, run: Run, step: int, prompt: str) -> GenerationRequest:
-    """A request that uses a checkpoint, which is made a model or a LoRA now. Raises ConfigError."""
+    """A request that uses a checkpoint, which is made a model or a LoRA now, sampled like the model that the run began with. Raises ConfigError."""
     made = use_checkpoint(run, services.data_dir, step)
     if made.parent.name == FOLDER:
         return GenerationRequest(prompt, model=run.config.model, loras=made.stem)
-    return GenerationRequest(prompt, model=made.name)
+    began = GenerationRequest(prompt, model=run.config.model).resolved()
+    return GenerationRequest(prompt, model=made.name, temporal_guidance_scale=began.temporal_guidance_scale)

@@ -14,7 +14,7 @@ from core.presets import PRESET_FIELDS, PRESETS, default_preset
 from core.quality import EXACT, MEASURED, QUALITIES
 from core.schedulers_info import SAMPLERS
 from core.start import PICTURES
-from core.types import TEXT_PLACEMENTS, RequestError
+from core.types import MAX_TEMPORAL_GUIDANCE, TEXT_PLACEMENTS, RequestError
 from training.config import ConfigError
 
 from ..components.words import alert, escape, note
@@ -102,6 +102,7 @@ def layout(page: Page) -> GenerateTab:
                     with gr.Row():
                         fields["num_inference_steps"] = gr.Number(preset.num_inference_steps, label="Steps", precision=0, min_width=72, elem_id="steps")
                         fields["sampler"] = gr.Dropdown([(info.label, name) for name, info in SAMPLERS.items()], value=preset.sampler, label="Sampler", min_width=120, elem_id="sampler", filterable=False)
+                    fields["temporal_guidance_scale"] = gr.Slider(0, MAX_TEMPORAL_GUIDANCE, value=preset.temporal_guidance_scale, step=0.1, label="Temporal guidance", elem_id="temporal-guidance", info="How much the frames are made to agree with each other, for a quarter more time; 0 turns it off.")
                     fields["eta"] = gr.Slider(0, 1, value=preset.eta, step=0.05, label="Eta", elem_id="eta", info="Fresh noise in each step; DDIM only.")
                     fields["quality"] = gr.Dropdown([(quality.label, name) for name, quality in QUALITIES.items()], value=EXACT, label="Quality or speed", elem_id="quality", filterable=False, info=MEASURED)
                     with gr.Row():

@@ -51,7 +51,7 @@ def test_every_field_of_a_request_is_a_flag_with_its_documentation():
         assert field.name in docs
         if field.name != "prompt":
             assert f"--{field.name.replace('_', '-')}" in text
-    values = dict(negative_prompt="n", model="m", preset="nano-2s", height=64, width=96, num_frames=5, fps=7, output_fps=9, num_inference_steps=11, guidance_scale=2.5, eta=0.5, sampler="heun", seed=3, decode_chunk_frames=10)
+    values = dict(negative_prompt="n", model="m", preset="nano-2s", height=64, width=96, num_frames=5, fps=7, output_fps=9, num_inference_steps=11, guidance_scale=2.5, temporal_guidance_scale=0.5, eta=0.5, sampler="heun", seed=3, decode_chunk_frames=10)
     flags = [part for name, value in values.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     (request,) = requests("p", *flags)
     assert request == GenerationRequest("p", **values)

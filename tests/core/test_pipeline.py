@@ -14,6 +14,7 @@ from safetensors import safe_open
 from tiny import TEXT_DIM, tiny_pipeline
 
 from core import GenerationCancelled, GenerationRequest, MiraPipeline, MiraScheduler, MiraTransformer3DModel, RequestError, TemporalVAE
+from core.guidance import predictions_per_step
 from core.pipeline import GenerationError
 from core.quality import QUALITIES, Quality
 from core.schedulers_info import SAMPLERS
@@ -70,7 +71,7 @@ def test_same_seed_same_video_and_everything_asked_for_matters(shared_pipe):
     first = latents_of(pipe)
     assert first.shape == (1, 4, 3, 4, 6) and first.dtype == torch.float32
     assert torch.equal(first, latents_of(pipe))
-    changes = [dict(seed=6), dict(prompt=OTHER), dict(fps=12), dict(guidance_scale=5.0), dict(negative_prompt="a green star"), dict(eta=0.5), dict(sampler="heun"), dict(num_inference_steps=4)]
+    changes = [dict(seed=6), dict(prompt=OTHER), dict(fps=12), dict(guidance_scale=5.0), dict(temporal_guidance_scale=1.0), dict(negative_prompt="a green star"), dict(eta=0.5), dict(sampler="heun"), dict(num_inference_steps=4)]
     for change in changes:
         assert not torch.allclose(first, latents_of(pipe, **change), atol=1e-4), change
 
@@ -131,6 +132,31 @@ def test_guidance_interpolates(shared_pipe):
     one = dict(num_inference_steps=1, eta=0.0)
     at = [latents_of(shared_pipe, guidance_scale=g, **one) for g in (0.0, 1.0, 3.0)]
     torch.testing.assert_close(at[2], at[0] + 3 * (at[1] - at[0]), atol=1e-3, rtol=1e-3)
+
+
+def test_temporal_guidance_adds_what_frames_change_in_each_other():
+    """With one ddim step to x_0 the result is linear in the predictions: guidance, and the scale times together less apart."""
+    pipe, one = tiny_pipeline(), dict(num_inference_steps=1, eta=0.0)
+    at = [latents_of(pipe, temporal_guidance_scale=scale, **one) for scale in (0.0, 5.0, 10.0)]
+    torch.testing.assert_close(at[2], at[0] + 2 * (at[1] - at[0]), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(at[0], latents_of(pipe, **one), atol=0, rtol=0)  # a model without a preset of its own has none
+    together = latents_of(pipe, guidance_scale=1.0, **one)
+    inner = pipe.transformer.forward
+    pipe.transformer.forward = lambda *args, **kwargs: inner(*args, **{**kwargs, "frames_apart": True})
+    apart = latents_of(pipe, guidance_scale=1.0, **one)
+    assert (together - apart).abs().max() > 0.01
+    torch.testing.assert_close(at[2] - at[0], 10 * (together - apart), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("quality, guidance_scale, expected", [("quality", 4.0, [4, 2] * 5 + [4] * 5), ("quality", 1.0, [2, 2] * 5 + [2] * 5), ("fast", 4.0, [4, 2] * 5 + [4] + [2] * 4), ("quality", 0.0, [4] * 10)])
+def test_temporal_guidance_is_one_forward_more_in_the_noisier_half(quality, guidance_scale, expected):
+    pipe = tiny_pipeline()
+    pipe.transformer = Counting(pipe.transformer)
+    asked = dict(temporal_guidance_scale=1.0, guidance_scale=guidance_scale, quality=quality, num_inference_steps=10)
+    latents_of(pipe, [PROMPT, OTHER], **asked)
+    assert pipe.transformer.batches == expected
+    request = GenerationRequest(PROMPT, **asked).resolved()
+    assert predictions_per_step(request) == pytest.approx(sum(expected) / 2 / 10)
 
 
 def test_prompt_embeds_equal_the_prompt(shared_pipe):
@@ -222,6 +248,7 @@ def test_cancel_between_steps(shared_pipe):
         (dict(num_inference_steps=10_000), "num_inference_steps"),
         (dict(guidance_scale=float("nan")), "guidance_scale"),
         (dict(eta=2.0), "eta"),
+        (dict(temporal_guidance_scale=-1.0), "temporal_guidance_scale"),
         (dict(sampler="dpm2m"), "sampler"),
         (dict(prompt=""), "prompt"),
         (dict(prompt=[]), "prompt"),

@@ -99,6 +99,16 @@ def test_frames_are_known_by_their_indices_not_by_their_order(window_attn):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("window_attn", [None, (2, 3), "frame"])
+def test_frames_apart_are_each_frame_by_itself(window_attn):
+    model, whole = small(window_attn=window_attn), inputs(T=3, H=8, W=12)
+    alone = [model(**{**whole, "hidden_states": whole["hidden_states"][:, :, [t]]}, frame_indices=torch.tensor([t])).sample for t in range(3)]
+    apart = model(**whole, frames_apart=True).sample
+    torch.testing.assert_close(apart, torch.cat(alone, 2), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(apart, model(**whole).sample, atol=1e-3)
+
+
+@torch.no_grad()
 def test_more_frames_than_trained_and_any_even_size():
     model = small()
     for T, H, W in ((1, 2, 2), (9, 6, 10), (40, 4, 2)):
