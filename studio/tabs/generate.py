@@ -273,7 +273,7 @@ def wire(page: Page, tab: GenerateTab) -> None:
     gr.on([*costly, tab.count.change], tell, [page.session, *tab.form], go, trigger_mode="always_last", **event)
     start_form.wire(page, tab, tab.start)
     preset_form.wire(page, tab, tab.own_presets)
-    wall_form.wire(page, tab, tab.walls)
+    wall_form.wire(page, tab, tab.walls, [*costly, tab.count.change])
     demo = gr.context.Context.root_block
     demo.load(tell, [page.session, *tab.form], go, **event)
     demo.load(None, None, prompt, js="() => window.studio.draft()", **event)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,9 @@ from core.types import GenerationRequest, RequestError
 
 from ..components.words import alert
 from ..db import StorageError
+from ..estimate import estimate
 from ..screen import Session
-from ..walls import DRAFT_STEPS, FIELDS, MAX_AXES, Axis, axis_title, example, parse_axis
+from ..walls import DRAFT_STEPS, FIELDS, MAX_AXES, Axis, axis_title, drafts, example, grid, parse_axis
 from .form import requests_of
 
 if TYPE_CHECKING:
@@ -32,10 +34,12 @@ class WallForm:
     """Field and values of each axis in turn."""
     grid: gr.Button
     grid_error: gr.HTML
+    grid_cost: gr.HTML
     drafts: gr.Number
     draft_steps: gr.Number
     make_drafts: gr.Button
     drafts_error: gr.HTML
+    drafts_cost: gr.HTML
 
 
 def layout() -> WallForm:
@@ -44,23 +48,25 @@ def layout() -> WallForm:
     with gr.Accordion("Drafts first", open=False, elem_id="drafts"):
         gr.HTML('<p class="note">Quick tries of this prompt from many seeds. Tick the ones you like to make them in full from the same start.</p>')
         with gr.Row():
-            drafts = gr.Number(DRAFTS, label="Drafts", precision=0, min_width=72, elem_id="draft-count")
+            draft_count = gr.Number(DRAFTS, label="Drafts", precision=0, min_width=72, elem_id="draft-count")
             draft_steps = gr.Number(DRAFT_STEPS, label="Steps of each", precision=0, min_width=72, elem_id="draft-steps")
         make_drafts = gr.Button("Make drafts", size="sm", elem_id="make-drafts")
         drafts_error = gr.HTML(elem_id="drafts-error")
+        drafts_cost = gr.HTML(elem_id="drafts-cost", elem_classes="wall-cost")
     with gr.Accordion("Grid of settings", open=False, elem_id="grid"):
         gr.HTML('<p class="note">One video for each combination, shown in a table. Values stand between commas; 1..4 or 2..8:2 is a range.</p>')
         for index, name in enumerate(AXIS_NAMES[:MAX_AXES]):
             with gr.Row(elem_classes="axis"):
                 field = gr.Dropdown([("(none)", ""), *((axis_title(field), field) for field in FIELDS)], value="guidance_scale" if index == 0 else "", label=name, min_width=100, elem_id=f"axis-{index}", filterable=False)
                 axes += [field, gr.Textbox("", label="Values", placeholder=example("guidance_scale") if index == 0 else "", min_width=100, max_lines=1, elem_id=f"axis-{index}-values")]
-        grid = gr.Button("Make the grid", size="sm", elem_id="make-grid")
+        make_grid = gr.Button("Make the grid", size="sm", elem_id="make-grid")
         grid_error = gr.HTML(elem_id="grid-error")
-    return WallForm(axes, grid, grid_error, drafts, draft_steps, make_drafts, drafts_error)
+        grid_cost = gr.HTML(elem_id="grid-cost", elem_classes="wall-cost")
+    return WallForm(axes, make_grid, grid_error, grid_cost, draft_count, draft_steps, make_drafts, drafts_error, drafts_cost)
 
 
-def wire(page: Page, tab: GenerateTab, form: WallForm) -> None:
-    """Connect the widgets."""
+def wire(page: Page, tab: GenerateTab, form: WallForm, costly: list[Any]) -> None:
+    """Connect the widgets; what a grid or drafts cost is told anew at the events ``costly``."""
     walls, event = page.services.walls, page.event
 
     def base_of(values: tuple[Any, ...]) -> GenerationRequest:
@@ -88,20 +94,35 @@ def wire(page: Page, tab: GenerateTab, form: WallForm) -> None:
         *plain, count, steps = values
         return show(session, lambda: walls.enqueue_drafts(base_of(tuple(plain)), int(count or 0), int(steps or 0)))
 
-    def tell(*values: Any) -> tuple[str, str]:
-        """The grid button with what it does, and what is wrong."""
+    def cost(requests_of_wall: Callable[[], Sequence[GenerationRequest]]) -> str:
+        """How long they take, and how much memory; nothing as long as the form stands for none."""
         try:
-            axes = axes_of(values)
+            return estimate(page.services, requests_of_wall())
+        except RequestError:
+            return ""
+
+    def tell_grid(*values: Any) -> tuple[str, str, str]:
+        """The grid button with what it does, what is wrong with the axes, and what it costs."""
+        plain, typed = values[: -len(form.axes)], values[-len(form.axes) :]
+        try:
+            axes = axes_of(typed)
         except RequestError as error:
-            untouched = not any(values[1::2])
-            return "Make the grid", "" if untouched else alert(str(error))
-        return f"Make the grid of {math.prod(len(axis.values) for axis in axes)} videos" if axes else "Make the grid", ""
+            untouched = not any(typed[1::2])
+            return "Make the grid", "" if untouched else alert(str(error)), ""
+        if not axes:
+            return "Make the grid", "", ""
+        return f"Make the grid of {math.prod(len(axis.values) for axis in axes)} videos", "", cost(lambda: grid(base_of(plain), axes))
+
+    def tell_drafts(*values: Any) -> str:
+        *plain, count, steps = values
+        return cost(lambda: drafts(base_of(tuple(plain)), int(count or 0), int(steps or 0))[0])
 
     def hint(field: str) -> Any:
         return gr.update(placeholder=example(field) if field else "")
 
     page.then_work(form.grid.click(make_grid, [page.session, *tab.form, *form.axes], [form.grid_error, *page.outputs], **event))
     page.then_work(form.make_drafts.click(make_drafts, [page.session, *tab.form, form.drafts, form.draft_steps], [form.drafts_error, *page.outputs], **event))
-    gr.on([widget.change for widget in form.axes], tell, form.axes, [form.grid, form.grid_error], trigger_mode="always_last", **event)
+    gr.on([*costly, *(widget.change for widget in form.axes)], tell_grid, [*tab.form, *form.axes], [form.grid, form.grid_error, form.grid_cost], trigger_mode="always_last", **event)
+    gr.on([*costly, form.drafts.change, form.draft_steps.change], tell_drafts, [*tab.form, form.drafts, form.draft_steps], form.drafts_cost, trigger_mode="always_last", **event)
     for field, values in zip(form.axes[::2], form.axes[1::2], strict=True):
         field.input(hint, field, values, **event)

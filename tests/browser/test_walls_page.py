@@ -28,6 +28,7 @@ def test_a_grid_fills_while_its_videos_play(form: Page) -> None:
     form.get_by_role("option", name="Words of the prompt").click()
     form.locator("#axis-1-values input, #axis-1-values textarea").fill("red, blue")
     expect(form.locator("#make-grid")).to_have_text("Make the grid of 6 videos")
+    expect(form.locator("#grid-cost")).to_contain_text("32×32, 4 frames, 0.7 s")
     form.locator("#make-grid").click()
     cells = form.locator("#viewer .cell")
     expect(cells).to_have_count(6)
@@ -52,6 +53,10 @@ def test_ticked_drafts_are_made_in_full(form: Page) -> None:
     form.get_by_role("button", name="Drafts first").click()
     expect(form.locator("#draft-count input")).to_have_value("8")  # it is there, and stays what is typed
     form.locator("#draft-count input").fill("3")
+    form.locator("#draft-steps input").fill("2")
+    expect(form.locator("#drafts-cost")).to_contain_text("GB to make all 3")
+    form.locator("#draft-steps input").fill("6")
+    expect(form.locator("#drafts-cost")).to_have_text("")
     form.locator("#make-drafts").click()
     expect(form.locator("#drafts-error")).to_contain_text("fewer than the full run's 3")
     form.locator("#draft-steps input").fill("1")
