@@ -13,16 +13,18 @@ import inspect
 import json
 import logging
 import time
-import typing
 from collections.abc import Callable
-from typing import Any, TypedDict
+from typing import Any
 
 import anyio.to_thread
 import gradio as gr
 
 from core.files import WriteError
 from core.types import GenerationRequest, RequestError
+from training.config import ConfigError
 
+from . import api_training, api_walls
+from .api_settings import Settings
 from .db import StorageError
 from .exchange import exported, import_queue
 from .library import Query
@@ -34,9 +36,10 @@ log = logging.getLogger(__name__)
 WAIT_SECONDS = 0.25
 """Between two looks at a request that ``generate`` waits for."""
 MAX_LISTED = 1000
-
-Settings = TypedDict("Settings", typing.get_type_hints(GenerationRequest), total=False)
-"""What describes a request to clients and tools: the fields of GenerationRequest, none of them required."""
+MENDABLE = (RequestError, StorageError, WriteError, ConfigError)
+"""What says in words what the user can put right."""
+WORKED = frozenset("enqueue retry resume resume_request verify import_requests grid drafts make_full".split())
+"""Endpoints that put something to wait."""
 
 
 HOW_TO_CALL = """# Endpoints
@@ -351,13 +354,14 @@ def register(services: Services) -> dict[str, Callable[..., Any]]:
         """What makes videos: state, device, dtype, the model in memory, and what went wrong, for each worker."""
         return executor.statuses()
 
-    waits = (enqueue, retry, resume, resume_request, verify, import_requests)
-    endpoints = (enqueue, generate, status, cancel, retry, edit, move, pause, resume, pause_request, resume_request, list_requests, list_videos, star, tag, delete_video, restore_video, list_all, verify, clear, cancel_waiting, export_requests, import_requests, list_models, install_model, installing, cancel_install, workers)
+    endpoints = (enqueue, generate, status, cancel, retry, edit, move, pause, resume, pause_request, resume_request, list_requests, list_videos, star, tag, delete_video, restore_video, list_all, verify, clear, cancel_waiting, export_requests, import_requests, list_models, install_model, installing, cancel_install, workers, *api_walls.endpoints(services, read))
     if not executor.inside_events:  # where a model is in memory only while a video is made
         endpoints += (load_model, unload_model)
+    if services.trains:
+        endpoints += api_training.endpoints(services)
     named = {"list" if endpoint is list_all else endpoint.__name__: endpoint for endpoint in endpoints}
     for name, endpoint in named.items():
-        gr.api(in_words(worked(endpoint) if endpoint in waits else endpoint), api_name=name, concurrency_limit=None)
+        gr.api(in_words(worked(endpoint) if name in WORKED else endpoint), api_name=name, concurrency_limit=None)
     return named
 
 
@@ -372,14 +376,14 @@ def in_words(function: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
-        except (RequestError, StorageError, WriteError) as error:
+        except MENDABLE as error:
             raise explain(error) from error
 
     @functools.wraps(function)
     async def waiting(*args: Any, **kwargs: Any) -> Any:
         try:
             return await function(*args, **kwargs)
-        except (RequestError, StorageError, WriteError) as error:
+        except MENDABLE as error:
             raise explain(error) from error
 
     return waiting if inspect.iscoroutinefunction(function) else wrapper

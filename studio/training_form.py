@@ -91,13 +91,20 @@ def config_of(services: Services, base: TrainConfig, texts: Mapping[str, Any]) -
     """The config that a form says, over the one it began with. Raises ConfigError."""
     values = {name: _value(name, text) for name, text in texts.items()}
     config = make_config(dataclasses.asdict(base), values, {"data_dir": str(services.data_dir), "resume": "auto"})
+    require_usable(services, config)
+    return config
+
+
+def require_usable(services: Services, config: TrainConfig) -> None:
+    """Raises ConfigError for a dataset or a model that this studio's users must not read, or cannot, and for a target that is trained from a shell alone."""
+    if config.target not in USER_TARGETS:
+        raise ConfigError(f"target={config.target} is a part of a new model; that goes from a shell: python -m training --config FILE. Here: {', '.join(USER_TARGETS)}.")
     for path in filter(None, (config.dataset, config.dataset_root)):
         require_allowed(services, path)
     try:
         services.models.require(config.model)
     except RequestError as error:
         raise ConfigError(str(error)) from None
-    return config
 
 
 def require_allowed(services: Services, path: str) -> None:
@@ -128,6 +135,20 @@ def preset_config(name: str, model: str) -> TrainConfig:
     """A preset's settings; what it leaves open is filled with what shows something: a prompt that the model knows."""
     config = load_config(preset_path(name), ["dataset=."])
     return dataclasses.replace(config, dataset="", validation_prompts=config.validation_prompts or [example_prompts(config.model or model)[0]])
+
+
+def require_preset(name: str) -> None:
+    """Raises ConfigError for a preset that is not there."""
+    if name not in PRESETS:
+        raise ConfigError(f"There is no kind of training {name!r}. Known: {', '.join(PRESETS)}.")
+
+
+def launch_run(services: Services, name: str, config: TrainConfig) -> Run:
+    """Start a run, under a free name if it is given none. Raises ConfigError, or OSError where its folder cannot be made."""
+    require_usable(services, config)
+    if not Path(config.dataset).exists():
+        raise ConfigError(f"There is nothing at {config.dataset}. Name a folder of clips with captions, or a table of them, on this machine.")
+    return services.runs.launch(name.strip() or free_name(services.runs.list(), config.target), config, services.training_device)
 
 
 def free_name(runs: list[Run], target: str) -> str:

@@ -15,7 +15,7 @@ from training.video import PICTURES, VIDEOS
 from ..components.words import alert, escape
 from ..db import StorageError, require_space
 from ..screen import Session
-from ..training_form import ADVANCED, BASIC, CHOICES, FIELDS, PRESETS, command, config_of, folder_for_upload, free_name, hint, kind, label, preflight_line, preset_config, preset_words, texts_of
+from ..training_form import ADVANCED, BASIC, CHOICES, FIELDS, PRESETS, command, config_of, folder_for_upload, free_name, hint, kind, label, launch_run, preflight_line, preset_config, preset_words, texts_of
 from . import caption_form, share_form
 
 if TYPE_CHECKING:
@@ -102,10 +102,7 @@ def wire(page: Page, tab: gr.Tab, widgets: dict[str, Any]) -> None:
     def launch(session: Session, origin: str, base: TrainConfig, name: str, *values: Any) -> list[Any]:
         """Start the run, and show it. Gives error, name and panes."""
         try:
-            config = config_in(base, values)
-            if not Path(config.dataset).exists():
-                raise ConfigError(f"There is nothing at {config.dataset}. Name a folder of clips with captions, or a table of them, on this machine.")
-            run = services.runs.launch(name.strip() or free_name(services.runs.list(), config.target), config, services.training_device)
+            run = launch_run(services, name, config_in(base, values))
         except (ConfigError, OSError) as error:
             return [alert(str(error)), gr.skip(), *page.screen.paint(session)]
         session.run = run.name

@@ -134,3 +134,59 @@ def test_the_queue_is_emptied_exported_and_imported_by_name(studio_app: StudioAp
     finally:
         studio_app.call("cancel_waiting")
         studio_app.call("resume")
+
+
+def test_grids_and_drafts_are_made_and_compared_by_name(studio_app: StudioApp) -> None:
+    grid = studio_app.call("grid", {"prompt": "A red ball.", **SMALL}, {"guidance_scale": "2..4:2", "prompt": "red, blue"})
+    assert grid["axes"] == {"guidance_scale": [2.0, 4.0], "prompt": ["red", "blue"]} and len(grid["requests"]) == 4
+    ids = [row["id"] for row in grid["requests"]]
+    for id in ids:
+        studio_app.wait(id, "done")
+    videos = [row["video"] for row in studio_app.call("wall", grid["id"])["requests"]]
+    assert [(read_settings(video)["prompt"], read_settings(video)["guidance_scale"]) for video in videos] == [(f"A {colour} ball.", scale) for colour in ("red", "blue") for scale in (2.0, 4.0)]
+    drafts = studio_app.call("drafts", {"prompt": "A draft.", **SMALL}, 2, 1)
+    picked = drafts["requests"][1]["id"]
+    (whole,) = studio_app.call("make_full", drafts["id"], [picked])["ids"]
+    done = studio_app.wait(whole, "done")
+    assert (read_settings(done["video"])["seed"], read_settings(done["video"])["num_inference_steps"]) == (2, 2)
+    told = studio_app.call("compare", [*ids[:2], whole])
+    assert told["num_frames"] == 4 and [len(series) for series in told["differences"]] == [4, 4] and len(told["measures"]) == 3
+    assert (told["parts_at"] is None) == (max(map(max, told["differences"])) <= 0.01) and max(told["differences"][0]) > 0
+    sheet = studio_app.call("export_comparison", ids[:2])["video"]
+    assert len(read_settings(sheet)["comparison"]) == 2 and len(read_video(sheet)) == 4
+    for name, arguments, words in (("grid", ({"prompt": "x", **SMALL}, {"colour": "1"}), "cannot vary"), ("wall", ("none",), "no grid 'none'"), ("compare", (ids[:1],), "Two to 4"), ("compare", ([ids[0], "gone"],), "no video 'gone'")):
+        with pytest.raises(Exception, match=words):
+            studio_app.call(name, *arguments)
+
+
+def test_own_presets_are_kept_by_name(studio_app: StudioApp) -> None:
+    told = studio_app.call("save_preset", "mine", SMALL)
+    assert told["own"]["mine"]["num_inference_steps"] == 2 and told["models"]["128-20s"]["num_frames"] == 120
+    assert studio_app.call("delete_preset", "mine")["own"] == {}
+    with pytest.raises(Exception, match="no preset of your own called 'mine'"):
+        studio_app.call("delete_preset", "mine")
+
+
+def test_a_model_is_trained_and_used_by_name(studio_app: StudioApp) -> None:
+    from training.toyworld.folder import write_folder
+
+    clips = studio_app.data_dir / "datasets" / "few"
+    write_folder(clips, 3, num_frames=4, height=32, width=32, seed=1)
+    settings = {"dataset": str(clips), "max_train_steps": 2, "num_frames": [4], "sizes": ["32x32"], "validation_prompts": [], "validation_clips": 0, "num_threads": 1, "model": str(studio_app.model)}
+    started = studio_app.call("start_run", settings, "lora_nano", "by-name")
+    assert started["name"] == "by-name" and started["of"] == 2
+    wait_for(lambda: studio_app.call("list_runs")[0]["state"] in ("finished", "failed"), 120, lambda: str(studio_app.call("list_runs")))
+    (run,) = studio_app.call("list_runs")
+    assert (run["state"], run["checkpoints"]) == ("finished", [2]), run["message"]
+    loras = studio_app.call("use_run", "by-name")["loras"]
+    done = studio_app.call("generate", {"prompt": "With what was learned.", "loras": loras, **SMALL})
+    assert read_settings(done["video"])["made_with"]["loras"][loras]["run"] == "by-name"
+    for call, words in (
+        (("start_run", {"dataset": "/none", "model": str(studio_app.model)}), "nothing at /none"),
+        (("start_run", {"learning_rat": 1}), "Did you mean 'learning_rate'"),
+        (("start_run", settings, "lora"), "no kind of training 'lora'"),
+        (("pause_run", "by-name"), "not at work"),
+        (("resume_run", "none"), "no run 'none'"),
+    ):
+        with pytest.raises(Exception, match=words):
+            studio_app.call(*call)
