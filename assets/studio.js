@@ -173,7 +173,7 @@
     if (!batch || now.done < batch.done || now.failed < batch.failed) batch = { done: Math.min(now.done, batch ? batch.done : now.done), failed: Math.min(now.failed, batch ? batch.failed : now.failed) };
     const done = now.done - batch.done, failed = now.failed - batch.failed;
     if (ended && wanted() && document.hidden) {
-      new Notification("The queue is done", { body: `${done} ${done === 1 ? "video" : "videos"}${failed ? `, ${failed} failed` : ""}`, tag: "mira-studio" });
+      new Notification("The queue is done", { body: [done && `${done} ${done === 1 ? "video" : "videos"}`, failed && `${failed} failed`].filter(Boolean).join(", "), tag: "mira-studio" });
     }
     if (now.open === 0) batch = now;
     before = now;

@@ -16,7 +16,7 @@ from studio_app import StudioApp, wait_for
 
 pytestmark = pytest.mark.clock
 
-BALL, LARGE = "A ball.", "A large one."
+BALL, FOURTH, LARGE = "A ball.", "A fourth.", "A large one."
 PARTED = 10
 """The first frame in which the second video differs from the first."""
 
@@ -35,9 +35,10 @@ LEVELS = {"5 steps": FIVE, "20 steps": TWENTY, "40 steps": FORTY}
 
 @pytest.fixture(scope="module")
 def studio_url(tmp_path_factory: pytest.TempPathFactory, model: str) -> Iterator[str]:
-    """A studio with five videos: three of one prompt and seed, newest first 5, 20 and 40 steps, and two too large to be held as pictures."""
+    """A studio with six videos: three of one prompt and seed, newest first 5, 20 and 40 steps, one more like the first, and two too large to be held as pictures."""
     data = tmp_path_factory.mktemp("compare") / "data"
     made = [
+        (FOURTH, 5, grey(FIVE), 6),
         (LARGE, 5, grey(16 + 4 * np.arange(40), 960, 960), 6),
         (LARGE, 20, grey(24 + 4 * np.arange(40), 960, 960), 6),
         (BALL, 40, grey(FORTY), 3),
@@ -123,6 +124,26 @@ def test_three_videos_stay_in_step_while_playing(page: Page) -> None:
     focus.click()
     expect(page.locator("#player [data-player]")).to_have_attribute("data-tick", "23")
     expect(focus).to_have_text("Play")
+
+
+def test_four_videos_are_compared_and_a_fifth_is_refused_in_words(page: Page, studio_url: str) -> None:
+    add(page, BALL, 3)
+    page.get_by_role("tab", name="Gallery").click()
+    page.fill("#gallery-search input", FOURTH)
+    expect(page.locator("#gallery .slot")).to_have_count(1)
+    page.locator("#gallery .slot").get_by_role("button", name="Compare").click()
+    expect(page.locator(".toast")).to_contain_text("4 of 4")
+    page.fill("#gallery-search input", LARGE)
+    expect(page.locator("#gallery .slot")).to_have_count(2)
+    page.locator("#gallery .slot").first.get_by_role("button", name="Compare").click()
+    expect(page.locator(".toast")).to_contain_text("4 videos are compared at most")
+    page.get_by_role("button", name="Open Compare").click()
+    expect(page.locator("#player [data-player]")).to_have_attribute("data-ready", "true")
+    expect(page.locator("#player .screens figure")).to_have_count(4)
+    seen = watch(page, 2)
+    assert len({look["tick"] for look in seen}) > 5, "they play"
+    for look in seen:
+        assert [pane["frame"] for pane in look["panes"]] == [look["tick"], look["tick"], look["tick"] // 2, look["tick"]], look
 
 
 def soon(condition: Callable[[], bool], what: str = "the page to show it") -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
-from core.video_io import read_settings
+from core.types import GenerationRequest
+from core.video_io import read_settings, save_video
+from studio_app import StudioApp
 
 
 @pytest.fixture
@@ -28,6 +32,32 @@ def gallery(page: Page, studio_url: str) -> Page:
     page.get_by_role("tab", name="Gallery").click()
     expect(page.locator("#gallery .slot")).to_have_count(3)
     return page
+
+
+def test_hundreds_of_videos_come_a_page_at_a_time(browser: Browser, tmp_path: Path, model: str) -> None:
+    frames = np.zeros((4, 32, 32, 3), np.uint8)
+    for number in range(60):
+        path = save_video(frames + number, tmp_path / "data" / "videos" / f"{number:03}.mp4", 6, GenerationRequest(f"Number {number:02}.", num_frames=4, height=32, width=32, seed=number).resolved().to_dict())
+        os.utime(path, (1e9 + number, 1e9 + number))
+    app = StudioApp(tmp_path / "data", model)
+    app.start()
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    try:
+        page = context.new_page()
+        page.goto(app.url)
+        page.get_by_role("tab", name="Gallery").click()
+        expect(slots(page)).to_have_count(24)
+        expect(slots(page).first).to_have_text("Number 59.")
+        for more, shown in ((24, 48), (12, 60)):
+            page.get_by_role("button", name=f"Show {more} more").click()
+            expect(slots(page)).to_have_count(shown)
+        expect(slots(page).last).to_have_text("Number 00.")
+        expect(page.locator("#gallery .more")).to_have_count(0)
+        page.get_by_role("textbox", name="Search prompts and #tags").fill("number 0")
+        expect(slots(page)).to_have_count(15)
+    finally:
+        context.close()
+        app.end()
 
 
 def slots(page: Page):

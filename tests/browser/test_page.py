@@ -324,6 +324,41 @@ def test_the_browser_tells_once_that_the_queue_is_done(api: Api, page: Page) -> 
     expect(job(page, "Tell me, too.", "done")).to_be_visible()
     page.wait_for_timeout(1500)
     assert page.evaluate("window.told") == [["The queue is done", "2 videos"]]
+    assert api.finish(api.enqueue("Fail me.", model="TencentARC/Mira-v0:128")) == "failed"
+    page.wait_for_function("window.told.length > 1")
+    page.wait_for_timeout(1500)
+    assert page.evaluate("window.told")[1:] == [["The queue is done", "1 failed"]]
+
+
+def test_two_browsers_show_and_change_the_same(api: Api, page: Page, browser: Browser, studio_url: str) -> None:
+    api.call("pause")
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    other = context.new_page()
+    other.goto(studio_url)
+    page.locator("#prompt textarea").fill("Here one.\nHere two.")
+    page.get_by_role("button", name="Generate 2 videos").click()
+    rows = [tab.locator(".job.waiting .job-prompt") for tab in (page, other)]
+    for row in rows:
+        expect(row).to_have_text(["Here one.", "Here two."])
+    other.get_by_role("button", name="Next: Here two.").click()
+    for row in rows:
+        expect(row).to_have_text(["Here two.", "Here one."])
+    page.get_by_role("button", name="Cancel: Here one.").click()
+    for row in rows:
+        expect(row).to_have_text(["Here two."])
+    assert other.locator("#prompt textarea").input_value() == "", "what is typed in one browser is its own"
+    page.locator("#queue [data-action=cancel]").last.click()
+    expect(rows[1]).to_have_count(0)
+    made = api.enqueue("Seen by both.")
+    other.get_by_role("button", name="Resume", exact=True).click()
+    for tab in (page, other):
+        expect(job(tab, "Seen by both.", "done")).to_be_visible()
+        tab.get_by_role("tab", name="Gallery").click()
+        expect(tab.locator("#gallery .slot").filter(has_text="Seen by both.")).to_be_visible()
+    api.call("star", made, True)
+    for tab in (page, other):
+        expect(tab.locator("#gallery .slot").filter(has_text="Seen by both.").locator(".star")).to_be_visible()
+    context.close()
 
 
 def test_five_requests_survive_a_closed_browser(api: Api, browser: Browser, studio_url: str) -> None:
