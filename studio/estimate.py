@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 
@@ -11,7 +12,7 @@ from core.types import GenerationRequest, RequestError
 
 from .components.words import about, escape, model_label
 from .examples import TOY_WORDS, unknown_words
-from .library import Query, Video
+from .library import Query
 from .queue import Job
 from .services import Services
 
@@ -26,24 +27,33 @@ def work(request: GenerationRequest) -> float:
     return float(request.num_frames * request.height * request.width * passes)
 
 
-def last_made(services: Services, model: str) -> Video | None:
-    """The last video that this model made here and that says how long it took."""
-    return next((video for video in services.library.list(Query(model=model), limit=50) if video.elapsed and video.request.sampler in SAMPLERS), None)
+REACH = 8.0
+"""How many times the work, or the pixels, of what was made here may be foretold from it: the share that does not grow with them is not known."""
+
+
+def last_made(services: Services, model: str) -> list[tuple[float, float]]:
+    """Work and seconds of the last videos that this model made here, newest first."""
+    return [(work(video.request), video.elapsed) for video in services.library.list(Query(model=model), limit=50) if video.elapsed and video.request.sampler in SAMPLERS]
 
 
 def seconds_for(services: Services, requests: Sequence[GenerationRequest]) -> float | None:
-    """About how long resolved requests take, one after the other; None while one of their models has made nothing here."""
+    """About how long resolved requests take, one after the other: each in proportion to what took most nearly as much work. None where one is out of REACH."""
     made = {model: last_made(services, model) for model in {request.model for request in requests}}
-    if not all(made.values()):
-        return None
-    return sum(made[request.model].elapsed * work(request) / work(made[request.model].request) for request in requests)
+    total = 0.0
+    for request in requests:
+        asked = work(request)
+        known, seconds = min(made[request.model], key=lambda one: abs(math.log(one[0] / asked)), default=(0.0, 0.0))
+        if asked > REACH * known:
+            return None
+        total += seconds * asked / known
+    return total
 
 
 def memory_for(services: Services, requests: Sequence[GenerationRequest]) -> float | None:
     """About how many bytes the largest of resolved requests takes at its peak; None while one of their models has made nothing here that was measured.
 
-    The model's own share and that of every pixel, as they fit what was measured best; of one size alone nothing larger than that can be told
-    but that it takes no more than in proportion.
+    The model's own share and that of every pixel, as they fit what was measured best; from one size alone larger ones are taken to be in proportion,
+    which is too much, and none out of REACH is told.
     """
     needed = []
     for model in {request.model for request in requests}:
@@ -55,6 +65,8 @@ def memory_for(services: Services, requests: Sequence[GenerationRequest]) -> flo
         if len(set(sizes)) > 1:
             slope, base = statistics.linear_regression(sizes, bytes_)
             needed.append(max(min(bytes_), base + max(0.0, slope) * pixels))
+        elif pixels > REACH * sizes[0]:
+            return None
         else:
             needed.append(statistics.mean(bytes_) * max(1.0, pixels / sizes[0]))
     return max(needed)

@@ -15,7 +15,7 @@ from core.types import MADE_WITH, GenerationRequest, RequestError
 from core.video_io import read_settings, read_video, save_video
 from studio.db import Database
 from studio.downloads import file_facts, write_gif, write_plain, write_zip
-from studio.estimate import memory_for
+from studio.estimate import memory_for, seconds_for
 from studio.library import Library, Query
 from studio.queue import Queue
 
@@ -107,9 +107,24 @@ def test_memory_is_told_by_what_was_measured(library: Library, tmp_path: Path) -
     assert told(10) is None
     made(10, 1000)
     assert told(10) == told(5) == 1000 and told(5, 20) == 2000
+    assert told(100) is None, "from one small clip nothing is told of a large one"
     made(30, 1400)
     assert [round(told(count)) for count in (10, 20, 50)] == [1000, 1200, 1800]
     assert library.largest("mira-nano").width == 128 and memory_for(SimpleNamespace(library=library), [request.replace(model="other")]) is None
+
+
+def test_time_is_told_by_what_took_most_nearly_as_much_work(library: Library, tmp_path: Path) -> None:
+    request = GenerationRequest(prompt="a ball", model="mine", width=32, height=32, num_frames=10, seed=1).resolved()
+
+    def told(*frames: int) -> float | None:
+        return seconds_for(SimpleNamespace(library=library), [request.replace(num_frames=count) for count in frames])
+
+    assert told(10) is None
+    for number, (frames, seconds) in enumerate(((100, 40.0), (10, 8.0))):
+        (tmp_path / f"{frames}.mp4").write_bytes(b"film")
+        library.add(str(frames), request.replace(num_frames=frames), tmp_path / f"{frames}.mp4", elapsed=seconds, created=float(number))
+    assert told(10) == 8.0 and told(100) == 40.0 and told(20) == 16.0 and told(200) == 80.0
+    assert told(10, 100) == 48.0 and told(10, 1000) is None
 
 
 def test_a_zip_holds_each_file_once(library: Library, tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_threads_of_a_forked_gpu_process_may_begin_at_once(executor: ZeroExecuto
         torch.ones(400, 400).add_(1).sum()
         monkeypatch.setattr(zero.VideoMaker, "frames", frames)
         for _ in range(5):
-            assert list(executor.maker.on_gpu(small)) == [("made", ([], {}))]
+            assert list(executor.maker.on_gpu(small.resolved())) == [("made", ([], {}))]
     finally:
         torch.set_num_threads(before)
 
