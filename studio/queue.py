@@ -39,6 +39,8 @@ DENOISED = 0.9
 """Where the progress bar stands when the denoising ends."""
 START_FOLDERS = ("videos", "sources")
 """Where in the data folder a file must lie for a request to start from it."""
+LISTED = 200
+"""Requests that are listed where no other number is asked for."""
 ROW_BYTES = 16 * 2**10
 """Room that one queued request may take in the database and its log."""
 
@@ -127,7 +129,7 @@ class Queue:
         rows = self.db.read("SELECT * FROM requests WHERE id = ?", id)
         return _job(rows[0]) if rows else None
 
-    def list(self, states: Sequence[str] | None = None, limit: int = 200) -> list[Job]:
+    def list(self, states: Sequence[str] | None = None, limit: int = LISTED) -> list[Job]:
         """Running ones, then paused and waiting ones in their order, then finished ones, newest first; without cleared ones."""
         states = STATES if states is None else tuple(states)
         marks = ", ".join("?" * len(states))

@@ -33,7 +33,7 @@ from .examples import example_prompts
 from .exchange import export_queue
 from .library import Query, Video
 from .models import Model
-from .queue import load_request
+from .queue import LISTED, load_request
 from .services import Services
 from .training_screen import TRAINING_ACTIONS, TRAINING_PANES, training_act, training_key, training_panes
 from .walls import Wall
@@ -131,7 +131,7 @@ class Screen:
         queue, library = self.services.queue, self.services.library
         videos = library.list(limit=STRIP_VIDEOS)
         found, total = library.list(session.query, session.shown), library.count(session.query)
-        jobs, paused, counts = queue.list(limit=max(200, session.queue_shown)), queue.paused, queue.counts()
+        jobs, paused, counts = queue.list(limit=max(LISTED, session.queue_shown)), queue.paused, queue.counts()
         viewer, current = self._viewer(session, status, videos, jobs, paused)
         wall = self.services.walls.get(session.wall) if session.wall else None
         return {
