@@ -18,7 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,8 +100,12 @@ def working_clock(device: torch.device) -> Callable[[], float]:
 
 
 @torch.no_grad()
-def measure(model: str, device: torch.device, data_dir: Path) -> Iterator[Row | Count | Growth]:
-    """All rows and counts, as they are measured. Raises CheckpointError for a model that is not there."""
+PARTS = ("step", "decode", "layer", "growth", "prompts", "video", "training", "studio")
+"""What is measured, in this order."""
+
+
+def measure(model: str, device: torch.device, data_dir: Path, parts: Sequence[str] = PARTS) -> Iterator[Row | Count | Growth]:
+    """All rows and counts of these PARTS, as they are measured. Raises CheckpointError for a model that is not there."""
     preset = default_preset(model)
     best = choose_dtype("auto", device)
     pipe = _quiet(load_pipeline(model, device, best, data_dir=data_dir))
@@ -109,26 +113,35 @@ def measure(model: str, device: torch.device, data_dir: Path) -> Iterator[Row | 
     if best != torch.float32:
         pipes["fp32"] = _quiet(load_pipeline(model, device, torch.float32, data_dir=data_dir))
 
-    step = "a denoising step with guidance"
-    yield from compare(step, {name: _step(p, preset) for name, p in pipes.items()}, device, 25, rounds=9)
-    yield from compare("guidance", {"both prompts in one forward": _step(pipe, preset), "two forwards": _step(pipe, preset, apart=True)}, device, 20, rounds=9)
-    latents = _noise(pipe, preset)
-    decode = {"whole": lambda: decode_latents(pipe.vae, latents), "chunks of 10 frames": lambda: decode_latents(pipe.vae, latents, chunk_frames=10)}
-    yield from compare(f"decoding {preset.num_frames} frames", decode, device, 25)
-    yield from _whole_decode(device)
-    for shape in WIDE:
+    if "step" in parts:
+        step = "a denoising step with guidance"
+        yield from compare(step, {name: _step(p, preset) for name, p in pipes.items()}, device, 25, rounds=9)
+        yield from compare("guidance", {"both prompts in one forward": _step(pipe, preset), "two forwards": _step(pipe, preset, apart=True)}, device, 20, rounds=9)
+    if "decode" in parts:
+        latents = _noise(pipe, preset)
+        decode = {"whole": lambda: decode_latents(pipe.vae, latents), "chunks of 10 frames": lambda: decode_latents(pipe.vae, latents, chunk_frames=10)}
+        yield from compare(f"decoding {preset.num_frames} frames", decode, device, 25)
+        yield from _whole_decode(device)
+    for shape in WIDE if "layer" in parts else ():
         yield from _full_width(device, *shape)
-    yield from _growth(device)
-    yield from _prompts(pipe, device)
-    request = GenerationRequest(PROMPT, model=model, preset=preset.name, seed=0)
-    videos = {name: lambda p=p: p.generate(request) for name, p in pipes.items()}
-    yield from compare(f"a video ({preset.name}, {preset.num_inference_steps} steps)", videos, device, 60, rounds=1)
-    if model == NANO:
-        yield from _prompt_to_file(pipe, device)
-    del pipes, videos
-    yield from _training(model, preset, device)
-    yield from _studio_app()
-    yield from _crowded_studio()
+    if "growth" in parts:
+        yield from _growth(device)
+    if "prompts" in parts:
+        yield from _prompts(pipe, device)
+    if "video" in parts:
+        request = GenerationRequest(PROMPT, model=model, preset=preset.name, seed=0)
+        videos = {name: lambda p=p: p.generate(request) for name, p in pipes.items()}
+        videos["without temporal guidance"] = lambda: pipe.generate(request.replace(temporal_guidance_scale=0.0))
+        yield from compare(f"a video ({preset.name}, {preset.num_inference_steps} steps)", videos, device, 60, rounds=1)
+        del videos
+        if model == NANO:
+            yield from _prompt_to_file(pipe, device)
+    del pipes
+    if "training" in parts:
+        yield from _training(model, preset, device)
+    if "studio" in parts:
+        yield from _studio_app()
+        yield from _crowded_studio()
 
 
 def _noise(pipe: MiraPipeline, preset: Preset) -> torch.Tensor:
@@ -444,13 +457,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", default=NANO, help="what load_pipeline takes")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
     parser.add_argument("--data-dir", type=Path, default=Path("workspace"), help="where models are kept")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks.md", help="the markdown file to write")
+    parser.add_argument("--out", type=Path, help="the markdown file to write; docs/benchmarks.md, and none for some parts alone")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what is measured; all by default")
     args = parser.parse_args(argv)
+    out = args.out or (ROOT / "docs" / "benchmarks.md" if set(args.parts) == set(PARTS) else None)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     device, rows, counts, growths, started = choose_device(args.device), [], [], [], time.monotonic()
     try:
         where = machine(device)
-        for row in measure(args.model, device, args.data_dir):
+        for row in measure(args.model, device, args.data_dir, args.parts):
             if isinstance(row, Count):
                 counts.append(row.words)
                 print(row.words, flush=True)
@@ -468,11 +483,13 @@ def main(argv: list[str] | None = None) -> int:
         f"# {args.model}: what it costs\n\n{datetime.date.today()}: {where}. Written by `make bench` in {time.monotonic() - started:.0f} s; a ratio is to the first row of its kind. "
         f"Rows at Mira's width, of the bounded decode and of growth are in seconds that the process had its processors, over its threads; others by the clock.\n\n{table(rows)}\n\n" + "".join(f"- {words}\n" for words in counts) + f"\n![Time and memory by size](growth.svg)\n{gpu}\nWhat Balanced and Fast cost and save: [tradeoffs.md](tradeoffs.md).\n"
     )
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    for path, content in ((args.out, text), (args.out.with_name("growth.svg"), plot(growths))):
-        with replacing(path) as work:
-            work.write_text(content)
-    print(f"\n{text}\n{args.out}")
+    print(f"\n{text}")
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        for path, content in ((out, text), *([(out.with_name("growth.svg"), plot(growths))] if growths else [])):
+            with replacing(path) as work:
+                work.write_text(content)
+        print(out)
     return 0
 
 

@@ -51,7 +51,8 @@ def command(name: str, file: Path, settings: dict[str, Any], clips: int) -> str:
 
 
 def _evaluation(file: Path, figures: dict[str, Any]) -> str:
-    settings, frames = figures["settings"], figures["settings"]["num_frames"]
+    settings = {"temporal_guidance_scale": 0.0, **figures["settings"]}  # which older figures do not name
+    frames = settings["num_frames"]
     targets, short = TARGETS[settings["split"]], frames <= 24
     title = f"## {'Colour and shape pairs that it was trained on' if settings['split'] == 'trained' else 'Colour and shape pairs that it never saw'}, {frames} frames ({frames / settings['fps']:g} s)"
     if settings.get("window_frames"):
@@ -75,7 +76,7 @@ def _evaluation(file: Path, figures: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             title,
-            command("evaluate", file, settings, figures["clips"]) + f" (weights {settings['model_hash']}, {settings['num_inference_steps']} steps of {settings['sampler']}, guidance {settings['guidance_scale']:g})",
+            command("evaluate", file, settings, figures["clips"]) + f" (weights {settings['model_hash']}, {settings['num_inference_steps']} steps of {settings['sampler']}, guidance {settings['guidance_scale']:g}, temporal guidance {settings['temporal_guidance_scale']:g})",
             _table(("", "right", "share", "95 % interval", "target"), rows),
             _table(("motion", "motion right", "all right", "read instead"), motions),
             *strips,
