@@ -99,11 +99,11 @@ def working_clock(device: torch.device) -> Callable[[], float]:
     return time.perf_counter if device.type == "cuda" else lambda: time.process_time() / torch.get_num_threads()
 
 
-@torch.no_grad()
 PARTS = ("step", "decode", "layer", "growth", "prompts", "video", "training", "studio")
 """What is measured, in this order."""
 
 
+@torch.no_grad()
 def measure(model: str, device: torch.device, data_dir: Path, parts: Sequence[str] = PARTS) -> Iterator[Row | Count | Growth]:
     """All rows and counts of these PARTS, as they are measured. Raises CheckpointError for a model that is not there."""
     preset = default_preset(model)
