@@ -14,7 +14,7 @@ from .quality import QUALITIES
 from .types import GenerationRequest
 
 TEMPORAL_SHARE = 0.5
-"""Share of the steps, from the noisiest, with temporal guidance: there it is decided what is where when. On mira-nano the others change no verdict."""
+"""Share of the steps, from the noisiest, with temporal guidance: there it is decided what is where when. The other half changed no verdict in 24 clips of mira-nano."""
 
 
 class Scales(NamedTuple):
@@ -36,4 +36,4 @@ def scales_at(request: GenerationRequest, step: int, num_steps: int) -> Scales:
 def predictions_per_step(request: GenerationRequest) -> float:
     """How many predictions of a clip a step of a resolved request takes, on average: 1 without any guidance."""
     guided = QUALITIES[request.quality].guided
-    return 1 + guided * (request.guidance_scale != 1) + min(guided, TEMPORAL_SHARE) * (request.temporal_guidance_scale > 0 < request.guidance_scale)
+    return 1 + guided * (request.guidance_scale != 1) + min(guided, TEMPORAL_SHARE) * (request.temporal_guidance_scale > 0 and request.guidance_scale > 0)

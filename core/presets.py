@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from .types import RequestError, VideoShape, nearest
 
@@ -64,6 +65,12 @@ PRESETS: dict[str, Preset] = {
         Preset("768-10s", "768×480, 10 s", (V1_768_10S,), 480, 768, 60, fps=8),
     )
 }
+
+
+def decided(preset: Preset, model: str) -> dict[str, Any]:
+    """What a preset puts into a request's PRESET_FIELDS for ``model``. Size and length suit any model; temporal guidance was measured on those that it lists, and is off for others."""
+    values = {name: getattr(preset, name) for name in PRESET_FIELDS}
+    return values if model in preset.models else values | {"temporal_guidance_scale": 0.0}
 
 
 def get_preset(name: str) -> Preset:

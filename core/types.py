@@ -184,12 +184,10 @@ class GenerationRequest:
 
     def resolved(self) -> GenerationRequest:
         """A copy in which every None is filled and every value checked. Raises RequestError."""
-        from .presets import PRESET_FIELDS, default_preset, get_preset
+        from .presets import decided, default_preset, get_preset
 
         preset = get_preset(self.preset) if self.preset else default_preset(self.model)
-        filled = {name: getattr(preset, name) for name in PRESET_FIELDS if getattr(self, name) is None}
-        if self.model not in preset.models and "temporal_guidance_scale" in filled:  # a size and length suit any model; this was measured on one
-            filled["temporal_guidance_scale"] = 0.0
+        filled = {name: value for name, value in decided(preset, self.model).items() if getattr(self, name) is None}
         seed = secrets.randbelow(2**31) if self.seed is None else self.seed
         request = self.replace(**filled, preset=preset.name, seed=seed, start_from=self.start_from or None, loras=self.loras or None)
         if request.start_from and request.strength is None and request.start_frames is None:

@@ -60,9 +60,7 @@ def endpoints(services: Services, read: Callable[[Settings], GenerationRequest])
         Args:
             id: What grid or drafts gave.
         """
-        found = walls.get(id)
-        if found is None:
-            raise RequestError("id", f"There is no grid {id!r}.")
+        found = walls.require(id)
         return {"id": id, "axes": {axis.field: list(axis.values) for axis in found.axes}, "requests": _cells(found)}
 
     def _cells(found: Wall) -> list[dict[str, Any]]:

@@ -96,8 +96,6 @@ def compare_checkpoints(services: Services, run: Run) -> str:
 
 def request_with(services: Services, run: Run, step: int, prompt: str) -> GenerationRequest:
     """A request that uses a checkpoint, which is made a model or a LoRA now, sampled like the model that the run began with. Raises ConfigError."""
-    made = use_checkpoint(run, services.data_dir, step)
-    if made.parent.name == FOLDER:
-        return GenerationRequest(prompt, model=run.config.model, loras=made.stem)
-    began = GenerationRequest(prompt, model=run.config.model).resolved()
-    return GenerationRequest(prompt, model=made.name, temporal_guidance_scale=began.temporal_guidance_scale)
+    made, began = use_checkpoint(run, services.data_dir, step), GenerationRequest("any", model=run.config.model).resolved()
+    used = {"model": run.config.model, "loras": made.stem} if made.parent.name == FOLDER else {"model": made.name}
+    return GenerationRequest(prompt, temporal_guidance_scale=began.temporal_guidance_scale, **used)

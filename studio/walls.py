@@ -104,7 +104,7 @@ class Walls:
 
     def enqueue_full(self, id: str, picked: Sequence[str]) -> list[str]:
         """Queue picked drafts with all their steps. The seed decides the initial noise, so they start from the same. Raises RequestError."""
-        wall = self._require(id)
+        wall = self.require(id)
         if wall.full_steps is None or not picked:
             raise RequestError("id", "Tick the drafts that you want in full, then press the button again.")
         jobs = [self.queue.get(request) for request in picked if request in wall.cells]
@@ -132,7 +132,8 @@ class Walls:
             tx.executemany("INSERT INTO wall_cells VALUES (?, ?, ?)", [(id, place, request) for place, request in enumerate(cells)])
         return id
 
-    def _require(self, id: str) -> Wall:
+    def require(self, id: str) -> Wall:
+        """The wall of that id. Raises RequestError."""
         wall = self.get(id)
         if wall is None:
             raise RequestError("id", f"There is no grid {id!r}.")

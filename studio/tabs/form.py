@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from core.intake import settings_of_upload
-from core.presets import PRESET_FIELDS, Preset, presets_for
+from core.presets import PRESET_FIELDS, Preset, decided, presets_for
 from core.types import GenerationRequest, RequestError
 from core.video_io import read_settings
 
@@ -71,9 +71,9 @@ def preset_choices(model: str) -> list[tuple[str, str]]:
     return [(preset.label, preset.name) for preset in presets_for(model)]
 
 
-def preset_values(preset: Preset) -> list[Any]:
-    """What a preset puts into the widgets of PRESET_FIELDS."""
-    return [_guidance(preset.guidance_scale), *(getattr(preset, name) for name in PRESET_FIELDS[1:])]
+def preset_values(preset: Preset, model: str) -> list[Any]:
+    """What a preset puts into the widgets of PRESET_FIELDS for a model."""
+    return [_guidance(value) if name == "guidance_scale" else value for name, value in decided(preset, model).items()]
 
 
 def _guidance(value: float) -> Any:

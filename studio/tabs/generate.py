@@ -10,7 +10,7 @@ import gradio as gr
 
 from core.files import WriteError
 from core.loras import installed_loras
-from core.presets import PRESET_FIELDS, PRESETS, default_preset
+from core.presets import PRESET_FIELDS, PRESETS, decided, default_preset
 from core.quality import EXACT, MEASURED, QUALITIES
 from core.schedulers_info import SAMPLERS
 from core.start import PICTURES
@@ -102,7 +102,7 @@ def layout(page: Page) -> GenerateTab:
                     with gr.Row():
                         fields["num_inference_steps"] = gr.Number(preset.num_inference_steps, label="Steps", precision=0, min_width=72, elem_id="steps")
                         fields["sampler"] = gr.Dropdown([(info.label, name) for name, info in SAMPLERS.items()], value=preset.sampler, label="Sampler", min_width=120, elem_id="sampler", filterable=False)
-                    fields["temporal_guidance_scale"] = gr.Slider(0, MAX_TEMPORAL_GUIDANCE, value=preset.temporal_guidance_scale, step=0.1, label="Temporal guidance", elem_id="temporal-guidance", info="How much the frames are made to agree with each other, for a quarter more time; 0 turns it off.")
+                    fields["temporal_guidance_scale"] = gr.Slider(0, MAX_TEMPORAL_GUIDANCE, value=decided(preset, model)["temporal_guidance_scale"], step=0.1, label="Temporal guidance", elem_id="temporal-guidance", info="How much the frames are made to agree with each other, for a quarter more time; 0 turns it off.")
                     fields["eta"] = gr.Slider(0, 1, value=preset.eta, step=0.05, label="Eta", elem_id="eta", info="Fresh noise in each step; DDIM only.")
                     fields["quality"] = gr.Dropdown([(quality.label, name) for name, quality in QUALITIES.items()], value=EXACT, label="Quality or speed", elem_id="quality", filterable=False, info=MEASURED)
                     with gr.Row():
@@ -213,7 +213,7 @@ def wire(page: Page, tab: GenerateTab) -> None:
                 session.trouble = str(problem)
             else:
                 session.editing = None
-                updates = dict(zip(("preset", *PRESET_FIELDS), change_model(request.model), strict=True)) | {"model": request.model, "loras": request.loras or ""}
+                updates = dict(zip(("preset", *PRESET_FIELDS), change_model(request.model), strict=True)) | {"model": request.model, "loras": request.loras or "", "temporal_guidance_scale": request.temporal_guidance_scale}
                 form, tabs = [updates.get(name, gr.skip()) for name in FIELDS], gr.Tabs(selected="generate")
         elif action == "edit-stop":
             session.editing = None
@@ -248,7 +248,7 @@ def wire(page: Page, tab: GenerateTab) -> None:
 
     def change_model(name: str) -> list[Any]:
         chosen = default_preset(name)
-        return [gr.update(choices=preset_choices(name), value=chosen.name), *preset_values(chosen)]
+        return [gr.update(choices=preset_choices(name), value=chosen.name), *preset_values(chosen, name)]
 
     def tell(session: Session, *values: Any) -> list[Any]:
         """The line below the button, the button with what it does, and the line below the prompt."""
@@ -267,7 +267,7 @@ def wire(page: Page, tab: GenerateTab) -> None:
     page.then_work(tab.opener.upload(open_files, [page.session, tab.opener], [tab.error, tab.seed, tab.keep_seed, *tab.fields.values(), *page.outputs], **event))
     tab.surprise.click(surprise, model, prompt, **event)
     tab.dice.click(draw_seed, None, tab.seed, **event)
-    preset.input(lambda name: preset_values(PRESETS[name]), preset, sampling, **event)
+    preset.input(lambda name, model: preset_values(PRESETS[name], model), [preset, model], sampling, **event)
     model.input(change_model, model, [preset, *sampling], **event)
     costly = [widget.change for name, widget in tab.fields.items() if name != "negative_prompt"]
     gr.on([*costly, tab.count.change], tell, [page.session, *tab.form], go, trigger_mode="always_last", **event)

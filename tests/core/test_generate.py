@@ -159,3 +159,8 @@ def test_how_the_machine_is_used_goes_from_one_command_line_to_another():
     assert Compute().arguments() == [] and Compute("xformers", True, 4, "cpu").words == "xformers attention, compiled, 4 processes a video, text encoder cpu"
     with pytest.raises(ValueError, match="at least 1"):
         Compute(gpus_per_video=0)
+
+
+def test_temporal_guidance_is_a_default_of_the_models_it_was_measured_on():
+    scales = {model: GenerationRequest("a", model=model, preset=preset).resolved().temporal_guidance_scale for model, preset in (("mira-nano", None), ("mine", "nano-4s"), ("TencentARC/Mira-v0:128", None))}
+    assert scales == {"mira-nano": 1.0, "mine": 0.0, "TencentARC/Mira-v0:128": 0.0}
