@@ -32,13 +32,12 @@ MOVED = 12
 """Of 255: less is shading and rounding."""
 
 
-def precompute_toyworld(model: str, out: str, clips: int, num_frames: int, seed: int = 0, device: str = "auto", motions: Mapping[str, float] | None = None, moving_cameras: float = MOVING_CAMERAS, sizes: Sequence[tuple[int, int]] = (SIZE,), mark_contrast: float = 1.0) -> None:
+def precompute_toyworld(model: str, out: str, clips: int, num_frames: int, seed: int = 0, device: str = "auto", motions: Mapping[str, float] | None = None, moving_cameras: float = MOVING_CAMERAS, sizes: Sequence[tuple[int, int]] = (SIZE,)) -> None:
     """Render Toy World clips, encode them with ``model``'s VAE and write shards of bf16 latents under ``out``.
 
-    Shard k holds 250 clips of one of ``sizes`` (width, height), one after the other, and depends on (seed, k), ``motions``, ``moving_cameras`` and ``mark_contrast`` alone,
+    Shard k holds 250 clips of one of ``sizes`` (width, height), one after the other, and depends on (seed, k), ``motions`` and ``moving_cameras`` alone,
     which its name tells; shards that are there are kept, so a killed run goes on. ``num_frames`` is the length of each clip; training thins it to shorter ones. ``motions`` says how often each motion
-    comes, 1 where it says nothing; ``moving_cameras`` in what share of the clips whose motion allows it the camera moves. ``mark_contrast``: each clip's marks
-    are up to so many times plainer than they are, so that a model learns from them how a camera moves. Masks tell where a clip
+    comes, 1 where it says nothing; ``moving_cameras`` in what share of the clips whose motion allows it the camera moves. Masks tell where a clip
     shows an object or moves. An encoder in closed form (``training.principal``) is read out and applied as one matrix product. Raises ValueError
     where no motion is left.
     """
@@ -55,9 +54,8 @@ def precompute_toyworld(model: str, out: str, clips: int, num_frames: int, seed:
     shares = np.array([(motions or {}).get(motion, 1.0) for motion in MOTIONS])
     if not shares.any():
         raise ValueError("All motions have a share of 0; leave one.")
-    drawn = [*shares, moving_cameras, *([mark_contrast] if mark_contrast != 1 else [])]
-    told = f"-{zlib.crc32(np.array(drawn).tobytes()):08x}" if motions or drawn[len(shares) :] != [MOVING_CAMERAS] else ""
-    index = {"model": str(model), "num_frames": num_frames, "fps": TOYWORLD_FPS, "seed": seed, "channels": vae.config.latent_channels, "motions": dict(zip(MOTIONS, shares)), "moving_cameras": moving_cameras, "mark_contrast": mark_contrast}
+    told = f"-{zlib.crc32(np.array([*shares, moving_cameras]).tobytes()):08x}" if motions or moving_cameras != MOVING_CAMERAS else ""
+    index = {"model": str(model), "num_frames": num_frames, "fps": TOYWORLD_FPS, "seed": seed, "channels": vae.config.latent_channels, "motions": dict(zip(MOTIONS, shares)), "moving_cameras": moving_cameras}
     (target / "dataset.json").write_text(json.dumps(index))
     for shard in range((clips + SHARD_CLIPS - 1) // SHARD_CLIPS):
         width, height = sizes[shard % len(sizes)]
@@ -70,7 +68,7 @@ def precompute_toyworld(model: str, out: str, clips: int, num_frames: int, seed:
         for _ in range(SHARD_CLIPS):
             motion = str(rng.choice(MOTIONS, p=shares / shares.sum())) if motions else None
             spec = sample_spec(rng, num_frames=num_frames, height=height, width=width, motion=motion, moving_cameras=moving_cameras)
-            clip = render(spec, mark_contrast=rng.uniform(1, mark_contrast) if mark_contrast != 1 else 1.0)
+            clip = render(spec)
             masks.append(object_mask(clip) | moving_mask(clip))
             latents.append(encode(clip).to("cpu", torch.bfloat16))
             dense = [captions(spec, rng)["dense_caption"] for _ in range(CAPTIONS_PER_CLIP - 1)]

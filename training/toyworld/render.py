@@ -13,21 +13,18 @@ WALL_WIDTH = 0.25
 SHADING = 0.15
 
 
-def render(spec: ClipSpec, frames: Sequence[int] | None = None, colors: Mapping[str, tuple[float, float, float]] = COLORS, mark_contrast: float = 1.0) -> np.ndarray:
-    """The clip, or only its ``frames``, as uint8 [T, H, W, 3]; ``colors`` are the sRGB in 0..1 of its colour words.
-
-    ``mark_contrast`` multiplies the darkness of the background's marks: training may see them plainer than they are.
-    """
+def render(spec: ClipSpec, frames: Sequence[int] | None = None, colors: Mapping[str, tuple[float, float, float]] = COLORS) -> np.ndarray:
+    """The clip, or only its ``frames``, as uint8 [T, H, W, 3]; ``colors`` are the sRGB in 0..1 of its colour words."""
     indices = range(spec.num_frames) if frames is None else frames
     u = np.asarray(list(indices), np.float64) / max(1, spec.num_frames - 1)
-    world = World(spec, colors, mark_contrast)
+    world = World(spec, colors)
     return np.stack([world.draw(float(t)) for t in u])
 
 
 class World:
     """The random parts of one clip. Lengths are in frame heights; x runs from 0 to ``aspect``, y from 0 (top) to 1."""
 
-    def __init__(self, spec: ClipSpec, colors: Mapping[str, tuple[float, float, float]] = COLORS, mark_contrast: float = 1.0):
+    def __init__(self, spec: ClipSpec, colors: Mapping[str, tuple[float, float, float]] = COLORS):
         self.spec, self.colors = spec, colors
         self.aspect = spec.width / spec.height
         rng = np.random.default_rng(spec.seed)
@@ -36,7 +33,7 @@ class World:
         self.r = rng.random(16)
         self.pan = {"pans left": 1, "pans right": -1}.get(spec.camera, 0) * self.aspect * (0.52 + 0.06 * rng.random())
         self.hills = rng.random(4)
-        self.marks = self._marks(rng) * (1, 1, 1, mark_contrast, 1)
+        self.marks = self._marks(rng)
         self.light = rng.choice([-1, 1])
         self._backdrop: np.ndarray | None = None
 
@@ -117,12 +114,16 @@ class World:
         return radius * {"ball": 1.0, "box": 0.85, "star": 0.75, "triangle": 0.62}[shape]
 
     def _marks(self, rng: np.random.Generator) -> np.ndarray:
-        """Columns x, y, radius, darkness, parallax of small desaturated marks on the three layers."""
-        reach = self.aspect * 2.2
-        sky = np.stack([rng.uniform(-0.6, 1.6, 7) * self.aspect, rng.uniform(0.04, 0.34, 7), rng.uniform(0.02, 0.035, 7), np.full(7, 0.07), np.full(7, 0.5)], 1)
-        near = np.stack([rng.uniform(-0.6, 1.6, 14) * self.aspect, rng.uniform(0.68, 0.97, 14), rng.uniform(0.018, 0.032, 14), np.full(14, -0.08), np.full(14, 1.0)], 1)
-        del reach
-        return np.concatenate([sky, near])
+        """Columns x, y, radius, lightness, parallax of the desaturated marks: clouds or stars with the far layer, bushes, stones or waves on the near one.
+
+        They are about as wide as a latent, and plain enough that a model can tell by them how the camera moves.
+        """
+        night = self.spec.background == "the night"
+        layers = (7, (0.04, 0.34), (0.032, 0.055), 0.15 if night else 0.1, 0.5), (14, (0.68, 0.97), (0.03, 0.05), 0.18 if night else -0.15, 1.0)
+        return np.concatenate([
+            np.stack([rng.uniform(-0.6, 1.6, n) * self.aspect, rng.uniform(*rows, n), rng.uniform(*radii, n), np.full(n, lightness), np.full(n, parallax)], 1)
+            for n, rows, radii, lightness, parallax in layers
+        ])  # fmt: skip
 
     # -- drawing ----------------------------------------------------------------------------------
 
@@ -172,12 +173,12 @@ class World:
         ground = np.clip((ys - GROUND) * px + 0.5, 0, 1)[:, None, None]
         image = sky + hill * (far - sky)
         image = image + ground * (near - image)
-        sign = 1.0 if s.background != "the night" else 2.0
-        for x, y, radius, dark, parallax in self.marks:
+        marks = np.zeros((H, W), np.float32)
+        for x, y, radius, lightness, parallax in self.marks:
             cx = (x + pan * parallax - 0.5 * self.aspect) * zoom + 0.5 * self.aspect
             cy = (y - 0.5) * zoom + 0.5
-            self._dot(image, cx * H, cy * H, radius * zoom * H, (abs(dark) * sign) if s.background == "the night" else dark)
-        return np.ascontiguousarray(image, np.float32)
+            self._dot(marks, cx * H, cy * H, radius * zoom * H, lightness)
+        return np.ascontiguousarray(image + marks[..., None], np.float32)
 
     @staticmethod
     def _box(image: np.ndarray, cx: float, cy: float, reach: float):
@@ -191,11 +192,13 @@ class World:
         dy = np.arange(y0, y1, dtype=np.float32)[:, None] + 0.5 - np.float32(cy)
         return image[y0:y1, x0:x1], dx, dy
 
-    def _dot(self, image: np.ndarray, cx: float, cy: float, radius: float, lighter: float) -> None:
-        box = self._box(image, cx, cy, radius * 1.6 + 1)
+    def _dot(self, marks: np.ndarray, cx: float, cy: float, radius: float, lightness: float) -> None:
+        """One mark into ``marks`` [H, W]; where two overlap they are no plainer than one."""
+        box = self._box(marks, cx, cy, radius * 1.6 + 1)
         if box is not None:
             view, dx, dy = box
-            view += (lighter * np.clip(radius - np.hypot(dx * 0.65, dy * 1.2) + 0.5, 0, 1))[..., None]
+            dot = lightness * np.clip(radius - np.hypot(dx * 0.65, dy * 1.2) + 0.5, 0, 1)
+            view[:] = np.maximum(view, dot) if lightness > 0 else np.minimum(view, dot)
 
     def _paint(self, image: np.ndarray, cx: float, cy: float, radius: float, shape: str, color: str) -> None:
         box = self._box(image, cx, cy, radius * 1.25 + 1)
