@@ -12,6 +12,7 @@ from training.use import use_checkpoint
 
 from .services import Services
 from .training_form import PRESETS, launch_run, preset_config, require_preset
+from .training_screen import compare_checkpoints
 
 
 def endpoints(services: Services) -> tuple[Callable[..., Any], ...]:
@@ -51,6 +52,62 @@ def endpoints(services: Services) -> tuple[Callable[..., Any], ...]:
         """
         return _told(runs.resume(name, services.training_device))
 
+    def stop_run(name: str) -> dict[str, Any]:
+        """End a run at once; what it did since its last checkpoint is lost, and resume_run goes on from that. As list_runs tells of it.
+
+        Args:
+            name: The run's name.
+        """
+        return _told(runs.stop(name))
+
+    def save_run(name: str) -> dict[str, Any]:
+        """Have a run write a checkpoint, with its samples, after its present step, and go on; as list_runs tells of it.
+
+        Args:
+            name: The run's name.
+        """
+        runs.save_now(name)
+        return _told(runs.get(name))
+
+    def sample_run(name: str) -> dict[str, Any]:
+        """Have a run make videos of its prompts after its present step, and go on; as list_runs tells of it.
+
+        Args:
+            name: The run's name.
+        """
+        runs.sample_now(name)
+        return _told(runs.get(name))
+
+    def compare_run(name: str) -> dict[str, str]:
+        """Queue a run's prompts with each of its checkpoints, and with what it began from.
+
+        Args:
+            name: The run's name.
+
+        Returns:
+            {"id": ...} of the grid, of which wall tells.
+        """
+        return {"id": compare_checkpoints(services, runs.get(name))}
+
+    def delete_run(name: str) -> dict[str, str]:
+        """Move a run that has ended to the trash; restore_run brings it back for a week.
+
+        Args:
+            name: The run's name.
+
+        Returns:
+            {"deleted": ...}: what restore_run takes.
+        """
+        return {"deleted": runs.delete(name)}
+
+    def restore_run(deleted: str) -> dict[str, Any]:
+        """Bring a deleted run back; as list_runs tells of it.
+
+        Args:
+            deleted: What delete_run gave.
+        """
+        return _told(runs.restore(deleted))
+
     def use_run(name: str, step: int | None = None) -> dict[str, str]:
         """Make a run's checkpoint something that a request can name.
 
@@ -65,7 +122,7 @@ def endpoints(services: Services) -> tuple[Callable[..., Any], ...]:
         made = use_checkpoint(run, services.data_dir, step)
         return {"loras": made.stem} if made.is_file() else {"model": made.name}
 
-    return list_runs, start_run, pause_run, resume_run, use_run
+    return list_runs, start_run, pause_run, stop_run, resume_run, save_run, sample_run, use_run, compare_run, delete_run, restore_run
 
 
 def _told(run: Run) -> dict[str, Any]:

@@ -144,7 +144,7 @@ def require_preset(name: str) -> None:
 
 
 def launch_run(services: Services, name: str, config: TrainConfig) -> Run:
-    """Start a run, under a free name if it is given none. Raises ConfigError, or OSError where its folder cannot be made."""
+    """Start a run, under a free name if it is given none. Raises ConfigError, or WriteError where its folder cannot be made."""
     require_usable(services, config)
     if not Path(config.dataset).exists():
         raise ConfigError(f"There is nothing at {config.dataset}. Name a folder of clips with captions, or a table of them, on this machine.")

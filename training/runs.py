@@ -28,7 +28,7 @@ from typing import Any
 
 import psutil
 
-from core.files import replacing
+from core.files import WriteError, replacing
 
 from .config import LATENT_TARGETS, ConfigError, TrainConfig, load_config, save_config
 
@@ -132,7 +132,7 @@ class Runs:
         return read_run(folder)
 
     def launch(self, name: str, config: TrainConfig, device: str = "auto") -> Run:
-        """Begin a run of that name, in a process that outlives this one. Raises ConfigError for a name that cannot be a folder's, or is taken."""
+        """Begin a run of that name, in a process that outlives this one. Raises ConfigError for a name that cannot be a folder's, or is taken, WriteError where nothing can be written."""
         if not NAME.fullmatch(name):
             raise ConfigError(f"The name {name!r} cannot be a folder's. Use up to 64 letters, digits, dots, dashes and underscores.")
         folder = self.folder / name
@@ -142,6 +142,8 @@ class Runs:
             folder.mkdir(parents=True)
         except FileExistsError:
             raise ConfigError(f"There is a run {name} already. Choose another name, or resume that one.") from None
+        except OSError as error:
+            raise WriteError(folder, error) from error
         save_config(config, folder / "config.yaml")
         return self._start(folder, device)
 

@@ -190,3 +190,32 @@ def test_a_model_is_trained_and_used_by_name(studio_app: StudioApp) -> None:
     ):
         with pytest.raises(Exception, match=words):
             studio_app.call(*call)
+
+
+def test_a_run_is_saved_sampled_stopped_compared_deleted_and_brought_back_by_name(studio_app: StudioApp) -> None:
+    from training.toyworld.folder import write_folder
+
+    clips = studio_app.data_dir / "datasets" / "long"
+    write_folder(clips, 3, num_frames=4, height=32, width=32, seed=1)
+    settings = {"dataset": str(clips), "max_train_steps": 100_000, "num_frames": [4], "sizes": ["32x32"], "validation_prompts": ["A big red ball rises over the sea."], "validation_clips": 0, "num_threads": 1, "model": str(studio_app.model)}
+    run = lambda: next((run for run in studio_app.call("list_runs") if run["name"] == "long"), None)  # noqa: E731
+    studio_app.call("start_run", settings, "lora_nano", "long")
+    wait_for(lambda: run()["state"] == "training", 120, lambda: str(run()))
+    with pytest.raises(Exception, match="at work"):
+        studio_app.call("delete_run", "long")
+    studio_app.call("save_run", "long")
+    wait_for(lambda: run()["checkpoints"], 60, lambda: str(run()))
+    made = len(list(studio_app.data_dir.glob("runs/long/samples/*/*.mp4")))
+    studio_app.call("sample_run", "long")
+    wait_for(lambda: len(list(studio_app.data_dir.glob("runs/long/samples/*/*.mp4"))) > made, 60, lambda: str(run()))
+    stopped = studio_app.call("stop_run", "long")
+    assert stopped["state"] == "paused" and stopped["step"] == stopped["checkpoints"][-1]
+    grid = studio_app.call("wall", studio_app.call("compare_run", "long")["id"])
+    assert grid["axes"] == {"loras": [None, *(f"long-step-{step}" for step in stopped["checkpoints"])]}
+    studio_app.call("cancel_waiting")
+    deleted = studio_app.call("delete_run", "long")["deleted"]
+    assert run() is None
+    assert studio_app.call("restore_run", deleted)["checkpoints"] == stopped["checkpoints"]
+    for name in ("stop_run", "save_run", "sample_run"):
+        with pytest.raises(Exception, match="not at work"):
+            studio_app.call(name, "long")
