@@ -12,6 +12,7 @@ from core.files import replacing
 from core.types import GenerationRequest, RequestError
 
 from .prompts import MAX_REQUESTS
+from .queue import AS_BEFORE
 from .services import Services
 
 FORMAT = "mira-studio-queue"
@@ -58,7 +59,7 @@ def _requests(values: Any) -> list[GenerationRequest]:
     requests = []
     for number, value in enumerate(values, 1):
         try:
-            requests.append(GenerationRequest.from_dict(value).resolved())
+            requests.append(GenerationRequest.from_dict(AS_BEFORE | value if isinstance(value, dict) else value).resolved())
         except RequestError as error:
             raise RequestError(error.field, f"Request {number} of {len(values)}: {error} Nothing was imported.") from None
     return requests

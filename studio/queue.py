@@ -45,7 +45,7 @@ ROW_BYTES = 16 * 2**10
 """Room that one queued request may take in the database and its log."""
 
 _REQUEST_FIELDS = frozenset(field.name for field in dataclasses.fields(GenerationRequest))
-_BEFORE = {"temporal_guidance_scale": 0.0}
+AS_BEFORE = {"temporal_guidance_scale": 0.0}
 """What settings that are written in full do not name if they are older than the setting: how things were done then, whatever a preset says now."""
 _ORDER = "ORDER BY CASE state WHEN 'running' THEN 0 WHEN 'paused' THEN 1 WHEN 'waiting' THEN 2 ELSE 3 END, CASE WHEN finished IS NULL THEN position ELSE -finished END"
 _AT_REST = "stage = '', seconds_left = NULL, preview = NULL, worker = NULL, lease_until = NULL, pausing = 0"
@@ -434,7 +434,7 @@ def known_settings(settings: dict[str, Any]) -> GenerationRequest:
 
 def _known(settings: dict[str, Any]) -> dict[str, Any]:
     """Without what a newer version wrote and this one does not know, and with what an older one did not know as it was then."""
-    return _BEFORE | {name: value for name, value in settings.items() if name in _REQUEST_FIELDS}
+    return AS_BEFORE | {name: value for name, value in settings.items() if name in _REQUEST_FIELDS}
 
 
 _JOB_FIELDS = tuple(field.name for field in dataclasses.fields(Job) if field.name != "request")

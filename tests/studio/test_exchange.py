@@ -52,6 +52,14 @@ def test_requests_that_cannot_be_queued_leave_the_presets_alone(services: Servic
     assert other.own_presets.get("Soft").guidance_scale == 5.0
 
 
+def test_an_export_from_before_temporal_guidance_is_made_without_it(services: Services, other: Services) -> None:
+    services.queue.enqueue(GenerationRequest(prompt="Made then.").resolved())
+    content = json.loads(export_queue(services).read_text())
+    assert content["requests"][0].pop("temporal_guidance_scale") > 0
+    import_queue(other, json.dumps(content))
+    assert other.queue.list(["waiting"])[0].request.temporal_guidance_scale == 0
+
+
 def test_a_video_to_be_verified_stays_here(services: Services) -> None:
     services.queue.verify("a-video", GenerationRequest(prompt="One.").resolved())
     assert json.loads(export_queue(services).read_text())["requests"] == []
