@@ -142,7 +142,7 @@ class TrainConfig:
     lr_decay_steps: int = 0
     """Length of that fall; before it the rate is constant. 0: it does not fall."""
     optimizer: str = "adamw"
-    """adamw, adamw8bit (a quarter of its memory; needs bitsandbytes and a GPU), or muon (for the matrices inside a transformer's blocks; AdamW has the rest)."""
+    """adamw, adamw8bit (a quarter of its memory; needs bitsandbytes), or muon (for the matrices inside a transformer's blocks; AdamW has the rest)."""
     muon_scale: float = 1.0
     """Muon's learning rate as a multiple of learning_rate."""
     adam_beta2: float = 0.99

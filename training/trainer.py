@@ -100,16 +100,15 @@ def training_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
 def make_optimizers(model: torch.nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """AdamW for all weights (its moments in 8 bits, Dettmers et al. 2022, arXiv:2110.02861), or Muon for the matrices inside the blocks and AdamW for the rest.
 
-    One learning rate and one schedule serve both, see ``Muon``. Raises ConfigError for 8 bits where they cannot be had.
+    One learning rate and one schedule serve both, see ``Muon``. Raises ConfigError for 8 bits without bitsandbytes.
     """
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     matrices = {name for name, p in parameters.items() if config.optimizer == "muon" and p.ndim == 2 and "blocks." in name and name.endswith(".weight")}
     rest = [p for name, p in parameters.items() if name not in matrices]
     settings = {"lr": config.learning_rate, "betas": (0.9, config.adam_beta2), "weight_decay": config.weight_decay}
     if config.optimizer == "adamw8bit":
-        device = next(iter(parameters.values())).device
-        if find_spec("bitsandbytes") is None or device.type != "cuda":
-            raise ConfigError(f"optimizer=adamw8bit needs a GPU and the package bitsandbytes (pip install bitsandbytes); {'this run is on the CPU' if device.type != 'cuda' else 'it is not installed'}. Use adamw.")
+        if find_spec("bitsandbytes") is None:
+            raise ConfigError("optimizer=adamw8bit needs the package bitsandbytes, which is not installed: pip install bitsandbytes. Or use adamw.")
         import bitsandbytes
 
         return [bitsandbytes.optim.AdamW8bit(rest, **settings)]
