@@ -62,6 +62,13 @@ def trained(checkpoint):
     return state["model"], state["ema"]["average"]
 
 
+@pytest.mark.parametrize("preset", ["lora_128", "finetune_128", "finetune_384", "lora_nano", "nano"])
+def test_the_presets_train(place, tmp_path, preset):
+    places = [f"model={place / 'model'}", f"dataset={place / 'videos'}", f"output_dir={tmp_path}", f"data_dir={place / 'data'}"]
+    taken = load_config(ROOT / "training" / "configs" / f"{preset}.yaml", [*places, "sizes=[48x32]", "num_frames=[2]", "max_train_steps=1", "num_threads=1"])
+    assert (train(taken) / ("lora.safetensors" if taken.target == "lora" else "transformer")).exists()
+
+
 @pytest.mark.parametrize("target", ["transformer", "temporal", "lora"])
 def test_resumed_equals_never_stopped_and_only_the_target_changes(place, tmp_path, target):
     whole = train(config(place, tmp_path / "whole", f"target={target}"))
