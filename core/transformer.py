@@ -31,6 +31,7 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from .attention import attend
+from .initialisation import initialise, look_at_the_like
 from .parallel import Sequence
 from .step_cache import StepCache
 
@@ -295,13 +296,7 @@ class MiraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         self.gradient_checkpointing = False
         self.sequence: Sequence | None = None
         """With what other processes the tokens of a forward are shared (``core.parallel``)."""
-        self.apply(_initialise)
-        for block in [*self.transformer_blocks, *self.temporal_transformer_blocks]:
-            _look_at_the_like(block.attn1)
-            _open_gates(block, num_layers)
-        for block in self.temporal_transformer_blocks:
-            _look_at_near_frames(block.attn1)
-        nn.init.zeros_(self.proj_out.weight)
+        initialise(self)
 
     def forward(
         self,
@@ -406,7 +401,7 @@ class MiraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             return
         self.register_to_config(window_attn=_checked_window(window_attn))
         for block in self.temporal_transformer_blocks:
-            _look_at_the_like(block.attn1)
+            look_at_the_like(block.attn1)
             for projection in (block.attn1.to_q, block.attn1.to_k):
                 if projection.bias is not None:
                     nn.init.zeros_(projection.bias)
@@ -517,60 +512,3 @@ def _checked_window(window_attn: tuple[int, int] | str | None) -> tuple[int, int
     if bad:
         raise ValueError(f"window_attn is {window_attn!r}; it must be (height, width) in patches, {WHOLE_FRAME!r} or None.")
     return window_attn
-
-
-def _initialise(module: nn.Module) -> None:
-    """Weights to train from: Xavier for projections; modulation starts small (as in DiT, arXiv:2212.09748)."""
-    if isinstance(module, nn.Linear):
-        nn.init.xavier_uniform_(module.weight)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-    elif isinstance(module, AdaLayerNormSingle):
-        nn.init.normal_(module.linear.weight, std=0.02)
-    elif isinstance(module, PatchEmbed):
-        nn.init.xavier_uniform_(module.proj.weight.flatten(1))
-        nn.init.zeros_(module.proj.bias)
-
-
-def _look_at_the_like(attention: Attention) -> None:
-    """Equal query and key projections: self-attention starts with tokens of near places, times and contents, not with a plain mean.
-
-    Mimetic initialisation (Trockman & Kolter 2023, arXiv:2305.09828, section 4): with sine-cosine positions it spares a small model the
-    thousands of steps in which attention finds out what is near. Orthogonal projections of gain one give soft weights; with a gain of
-    sqrt(8) each token would see itself alone.
-    """
-    nn.init.orthogonal_(attention.to_q.weight)
-    with torch.no_grad():
-        attention.to_k.weight.copy_(attention.to_q.weight)
-
-
-SLOWEST = 0.05
-"""Radians a frame: the slowest of the temporal positions' frequencies that tells frames of a clip of 120 apart well."""
-
-
-def _look_at_near_frames(attention: Attention) -> None:
-    """The first head of a temporal block starts with the temporal positions alone, so that near frames weigh more than far ones.
-
-    Temporal positions are added once, to tokens that grow from then on: a model that does not use them early finds them drowned.
-    """
-    dim, head = attention.to_q.in_features, attention.to_q.out_features // attention.heads
-    fast_enough = math.log(1 / SLOWEST) / math.log(10000) * (dim // 2)  # frequency k is 10000^(-2 k / dim)
-    chosen = torch.linspace(0, int(fast_enough), head // 2).round().long()
-    rows = torch.zeros(head, dim)
-    rows[torch.arange(head // 2), chosen] = rows[torch.arange(head // 2) + head // 2, chosen + dim // 2] = 1
-    with torch.no_grad():
-        attention.to_q.weight[:head] = attention.to_k.weight[:head] = rows
-
-
-def _open_gates(block: TransformerBlock, num_layers: int) -> None:
-    """Gates of one, and projections into the residual stream as small as GPT-2's (Radford et al. 2019, section 2.3).
-
-    DiT closes its gates instead. An optimizer that moves each weight by its learning rate opens them so slowly that, for the first
-    thousands of steps, all tokens learn from the text through the ungated cross-attention and next to nothing from each other.
-    """
-    with torch.no_grad():
-        block.scale_shift_table[[2, 5]] = 1.0
-        for attention in (block.attn1, block.attn2):
-            if attention is not None:
-                attention.to_out[0].weight.mul_((5 * num_layers) ** -0.5)
-        block.ff.net[2].weight.mul_((5 * num_layers) ** -0.5)
