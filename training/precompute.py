@@ -81,12 +81,16 @@ def precompute_toyworld(model: str, out: str, clips: int, num_frames: int, seed:
 
 def object_mask(clip: np.ndarray) -> torch.Tensor:
     """Which latents [T, h, w] of a clip uint8 [T, H, W, 3] touch an object: Toy World's objects are saturated, all else is not."""
-    return _touched(clip.max(-1).astype(np.int16) - clip.min(-1) > 90)
+    red, green, blue = (clip[..., i] for i in range(3))  # channel by channel: several times as fast as over an axis of three
+    return _touched(np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue) > 90)
 
 
 def moving_mask(clip: np.ndarray) -> torch.Tensor:
     """Which latents [T, h, w] of a clip uint8 [T, H, W, 3] touch something that is elsewhere in other frames: what differs from the clip's median."""
-    return _touched(np.abs(clip - np.median(clip[::2], axis=0)).max(-1) > MOVED)
+    some = np.sort(clip[::2], axis=0)
+    usual = some[len(some) // 2]
+    moved = np.maximum(clip, usual) - np.minimum(clip, usual) > MOVED
+    return _touched(moved[..., 0] | moved[..., 1] | moved[..., 2])
 
 
 def _touched(pixels: np.ndarray) -> torch.Tensor:

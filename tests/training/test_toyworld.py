@@ -99,17 +99,16 @@ def test_a_part_of_the_frames_equals_the_full_render(camera):
     assert np.array_equal(render(spec, [0, 7, 23]), render(spec)[[0, 7, 23]])
 
 
-@pytest.mark.parametrize("background, darkest, lightest", [("the sea", -0.15, 0.0), ("the night", 0.0, 0.18)])
-def test_marks_are_plain_and_no_plainer_where_they_overlap(background, darkest, lightest):
-    seen = []
-    for seed in range(12):
-        spec = sample_spec(np.random.default_rng(seed), motion="stays still", background=background, camera="still")
-        frame = render(spec, [0])[0] / 255
-        ground = frame[int(0.7 * spec.height) :] - BACKGROUNDS[background][2]
-        seen.append(ground[np.ptp(ground, axis=-1) < 0.01])
-    marks = np.concatenate(seen)
-    assert darkest - 0.003 <= marks.min() and marks.max() <= lightest + 0.003
-    assert 0.02 < (np.abs(marks[:, 0]) > 0.1).mean() < 0.3
+@pytest.mark.parametrize("background, darkest, lightest", [("the sea", -0.13, 0.0), ("the night", 0.0, 0.16)])
+@pytest.mark.parametrize("camera", ["still", "pans left", "zooms in"])
+def test_some_marks_are_always_in_view_and_none_plainer_where_they_overlap(background, darkest, lightest, camera):
+    for seed in range(6):
+        spec = sample_spec(np.random.default_rng(seed), motion="stays still", background=background, camera=camera)
+        for frame in render(spec)[::8] / 255:
+            ground = frame[int(0.7 * spec.height) :] - BACKGROUNDS[background][2]
+            marks = ground[np.ptp(ground, axis=-1) < 0.01]
+            assert darkest - 0.003 <= marks.min() and marks.max() <= lightest + 0.003
+            assert 0.01 < (np.abs(marks[:, 0]) > 0.1).mean() < 0.4
 
 
 def test_blur_changes_the_clip_but_keeps_its_form():

@@ -114,16 +114,18 @@ class World:
         return radius * {"ball": 1.0, "box": 0.85, "star": 0.75, "triangle": 0.62}[shape]
 
     def _marks(self, rng: np.random.Generator) -> np.ndarray:
-        """Columns x, y, radius, lightness, parallax of the desaturated marks: clouds or stars with the far layer, bushes, stones or waves on the near one.
+        """Columns x, y, width, height, lightness, parallax of the desaturated marks: clouds go with the far layer, bushes, dunes or waves with the near one.
 
-        They are about as wide as a latent, and plain enough that a model can tell by them how the camera moves.
+        Each has a stretch of the layer to itself, so that some are always in view; they are wider than a small object is and faint, so that they show
+        how the camera moves and draw no eye. Width and height are half axes.
         """
         night = self.spec.background == "the night"
-        layers = (7, (0.04, 0.34), (0.032, 0.055), 0.15 if night else 0.1, 0.5), (14, (0.68, 0.97), (0.03, 0.05), 0.18 if night else -0.15, 1.0)
-        return np.concatenate([
-            np.stack([rng.uniform(-0.6, 1.6, n) * self.aspect, rng.uniform(*rows, n), rng.uniform(*radii, n), np.full(n, lightness), np.full(n, parallax)], 1)
-            for n, rows, radii, lightness, parallax in layers
-        ])  # fmt: skip
+        layers = (5, (0.06, 0.32), 0.12 if night else 0.1, 0.5), (7, (0.69, 0.95), 0.16 if night else -0.13, 1.0)
+        marks = []
+        for count, rows, lightness, parallax in layers:
+            x = (np.arange(count) + rng.uniform(0.25, 0.75, count)) / count * 2.2 - 0.6
+            marks.append(np.stack([x * self.aspect, rng.uniform(*rows, count), rng.uniform(0.1, 0.16, count), rng.uniform(0.028, 0.042, count), np.full(count, lightness), np.full(count, parallax)], 1))
+        return np.concatenate(marks)
 
     # -- drawing ----------------------------------------------------------------------------------
 
@@ -174,10 +176,10 @@ class World:
         image = sky + hill * (far - sky)
         image = image + ground * (near - image)
         marks = np.zeros((H, W), np.float32)
-        for x, y, radius, lightness, parallax in self.marks:
+        for x, y, width, height, lightness, parallax in self.marks:
             cx = (x + pan * parallax - 0.5 * self.aspect) * zoom + 0.5 * self.aspect
             cy = (y - 0.5) * zoom + 0.5
-            self._dot(marks, cx * H, cy * H, radius * zoom * H, lightness)
+            self._dot(marks, cx * H, cy * H, width * px, height * px, lightness)
         return np.ascontiguousarray(image + marks[..., None], np.float32)
 
     @staticmethod
@@ -192,12 +194,12 @@ class World:
         dy = np.arange(y0, y1, dtype=np.float32)[:, None] + 0.5 - np.float32(cy)
         return image[y0:y1, x0:x1], dx, dy
 
-    def _dot(self, marks: np.ndarray, cx: float, cy: float, radius: float, lightness: float) -> None:
+    def _dot(self, marks: np.ndarray, cx: float, cy: float, width: float, height: float, lightness: float) -> None:
         """One mark into ``marks`` [H, W]; where two overlap they are no plainer than one."""
-        box = self._box(marks, cx, cy, radius * 1.6 + 1)
+        box = self._box(marks, cx, cy, width + 1)
         if box is not None:
             view, dx, dy = box
-            dot = lightness * np.clip(radius - np.hypot(dx * 0.65, dy * 1.2) + 0.5, 0, 1)
+            dot = lightness * np.clip((1 - np.hypot(dx / width, dy / height)) * height + 0.5, 0, 1)
             view[:] = np.maximum(view, dot) if lightness > 0 else np.minimum(view, dot)
 
     def _paint(self, image: np.ndarray, cx: float, cy: float, radius: float, shape: str, color: str) -> None:
