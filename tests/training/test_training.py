@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -390,6 +393,23 @@ CONFIGS = sorted((Path(__file__).parents[2] / "training" / "configs").glob("*.ya
 @pytest.mark.parametrize("path", CONFIGS, ids=[path.stem for path in CONFIGS])
 def test_the_recipes_are_valid(path):
     assert load_config(path, [] if path.stem.startswith("nano_") else ["dataset=videos"]).total_steps > 0
+
+
+def test_every_command_of_the_embedded_models_recipe_can_be_given(tmp_path):
+    """The script's own commands, with an interpreter that only says what it was given."""
+    root = Path(__file__).parents[2]
+    teller = tmp_path / "teller"
+    teller.write_text('#!/bin/sh\nfor word in "$@"; do printf "%s\\t" "$word"; done\necho\n')
+    teller.chmod(0o755)
+    shutil.copytree(root / "training" / "configs", tmp_path / "training" / "configs")
+    told = subprocess.run(["bash", tmp_path / "training" / "configs" / "mira_nano.sh"], env={**os.environ, "PYTHON": str(teller)}, capture_output=True, text=True, check=True).stdout
+    commands = [line.rstrip("\t").split("\t")[2:] for line in told.splitlines() if line.startswith("-m")]
+    asked = [load_config(command[1], command[2:]) for command in commands if command[0] == "--config"]
+    assert {"text_encoder", "vae_decoder", "transformer"} == {config.target for config in asked}
+    shares = [word.partition("=")[0] for command in commands if "--motions" in command for word in command[command.index("--motions") + 1 :]]
+    assert shares and set(shares) <= set(MOTIONS)
+    made = {command[command.index("--out") + 1] for command in commands if "--out" in command}
+    assert {config.model for config in asked if config.model} <= made and {config.dataset for config in asked if config.target == "transformer"} <= made | {"workspace/datasets/nano-both"}
 
 
 def test_eight_bit_moments_are_refused_where_they_cannot_be_had(base, tmp_path, monkeypatch):
