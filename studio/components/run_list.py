@@ -80,7 +80,7 @@ def _tools(run: Run) -> str:
             + _button("run-stop", run, "Stop now", "Ends at once; steps since the last checkpoint are lost")
         )
     resume = _button("run-resume", run, "Resume", "Goes on from the last checkpoint", strong=True) if run.config and run.step < run.config.total_steps else ""
-    return resume + _button("run-copy", run, "Copy settings", "Fills the form with what this run was started with") + _button("run-delete", run, "Delete", "Can be undone")
+    return resume + _button("run-clone", run, "Clone", "Fills the form with what this run was started with, for another run") + _button("run-delete", run, "Delete", "Can be undone")
 
 
 def _button(action: str, run: Run, word: str, hint: str, strong: bool = False) -> str:

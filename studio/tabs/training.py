@@ -181,10 +181,10 @@ def wire(page: Page, tab: gr.Tab, widgets: dict[str, Any]) -> None:
             return [alert(str(error)), gr.skip(), *page.screen.paint(session)]
         return ["", str(folder), *page.screen.paint(session)]
 
-    def copy_settings(session: Session, message: str) -> list[Any]:
+    def clone(session: Session, message: str) -> list[Any]:
         """Fill the form with a run's settings. Gives error, base and fields."""
         action, _, rest = message.partition(":")
-        if action != "run-copy":
+        if action != "run-clone":
             return [gr.skip()] * (len(FIELDS) + 2)
         try:
             run = services.runs.get(rest.rpartition(":")[0])
@@ -209,6 +209,6 @@ def wire(page: Page, tab: gr.Tab, widgets: dict[str, Any]) -> None:
     widgets["split"].click(split, [page.session, *form], [error, dataset, *page.outputs], **event)
     share_form.wire(page, widgets["share"])
     widgets["upload"].upload(bring, [page.session, widgets["name"], widgets["upload"]], [error, dataset, *page.outputs], **event)
-    page.bus.change(copy_settings, [page.session, page.bus], [error, base, *fields.values()], **event)
+    page.bus.change(clone, [page.session, page.bus], [error, base, *fields.values()], **event)
     gr.on([tab.select, fields["model"].focus], models, None, fields["model"], **event)
     gr.on([tab.select, base.change, *(widget.change for widget in [widgets["name"], *fields.values()])], tell, form, told, trigger_mode="always_last", **event)

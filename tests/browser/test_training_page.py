@@ -94,7 +94,7 @@ def click_while_drawn_anew(button: Locator) -> None:
 def test_a_run_outlives_the_page_and_is_paused_resumed_deleted_and_brought_back(page: Page, studio: StudioApp) -> None:
     runs = Runs(studio.data_dir / "runs")
     page.get_by_role("tab", name="Training").click()
-    page.get_by_role("button", name="Copy settings: lora-1").click()
+    page.get_by_role("button", name="Clone: lora-1").click()
     expect(page.locator("#train-sizes").get_by_role("textbox")).to_have_value("32x32")
     page.locator("#train-max-train-steps").get_by_role("textbox").fill("100000")
     page.locator("#run-name").get_by_role("textbox").fill("lora-1")
