@@ -25,8 +25,8 @@ from .loras import apply_loras
 from .parallel import Crew, form_crew
 from .presets import default_preset
 from .quality import EXACT, QUALITIES
-from .schedulers import MiraScheduler, draw_noise, make_sampler
-from .snapshot import Snapshot
+from .schedulers import MiraScheduler, Sampler, draw_noise, make_sampler
+from .snapshot import Generators, Snapshot
 from .start import load_start
 from .step_cache import StepCache
 from .text_encoder import LazyTextEncoder, encode_prompts
@@ -52,6 +52,33 @@ class MiraPipelineOutput(BaseOutput):
     """``frames [B, T, H, W, C]`` in 0..1 (np, pt), a list of lists of images (pil), or latents ``[B, C, T, h, w]`` (latent)."""
 
     frames: np.ndarray | Tensor | list[list[Image.Image]]
+
+
+@dataclass
+class _Denoising:
+    """A clip on its way from noise to latents: ``state`` changes with every step, and with it what solver, generators and cache hold."""
+
+    solver: Sampler
+    state: Tensor
+    """The solver's ``[B, C, T, h, w]``."""
+    noise: Tensor
+    """x_T of unit variance."""
+    start_latents: Tensor | None
+    """What the clip starts from ``[B, C, T', h, w]``."""
+    kept: Tensor | None
+    """Its first frames, where they are known."""
+    first: int
+    """The first of the solver's steps that is taken."""
+    begin: int
+    """The first that is taken now: a later one in a clip that goes on."""
+    context: Tensor
+    """The text ``[B or 2 B, L, D]``."""
+    generators: Generators
+    cache: StepCache | None
+
+    def snapshot(self, step: int) -> Snapshot:
+        """What the denoising goes on from at ``step``."""
+        return Snapshot.take(step, self.state, self.noise, self.start_latents, self.context, self.solver, self.generators, self.cache)
 
 
 class MiraPipeline(DiffusionPipeline):
@@ -245,65 +272,70 @@ class MiraPipeline(DiffusionPipeline):
         context = self._context(prompts, negatives, prompt_embeds, negative_prompt_embeds, guided, device) if resume is None else resume.context
         self.stage = "denoise"
         self._turn("transformer")
+        latents = self._denoise(self._begin(settings, shape, context, generators, latents, start_latents, strength, resume), settings, strength, callback_on_step_end)
+        frames = self._finish(latents, output_type, settings.decode_chunk_frames, settings.window_frames)
+        self.maybe_free_model_hooks()
+        return MiraPipelineOutput(frames=frames) if return_dict else (frames,)
 
+    def _begin(self, settings: GenerationRequest, shape: tuple[int, ...], context: Tensor, generators: Generators, latents: Tensor | None, start_latents: Tensor | None, strength: float | None, resume: Snapshot | None) -> _Denoising:
+        """The clip before its first step, or as ``resume`` left it; arguments as of a call. Raises RequestError."""
+        device = context.device
         solver = make_sampler(self.scheduler, settings.sampler, settings.num_inference_steps, settings.eta)
         if latents is None:
             latents = draw_noise(shape, generators, device)
         elif latents.shape != shape:
-            raise RequestError("latents", f"latents have the shape {tuple(latents.shape)}; {shape} is needed for {batch_size} x {settings.num_frames} frames of {settings.width}x{settings.height}.")
+            raise RequestError("latents", f"latents have the shape {tuple(latents.shape)}; {shape} is needed for {shape[0]} x {settings.num_frames} frames of {settings.width}x{settings.height}.")
         noise = latents.to(device, torch.float32)
-        kept, first = None, 0
         if strength is not None and (start_latents is None or not 0 < strength <= 1):
             raise RequestError("strength", f"strength is {strength}; it needs start_latents, and must be above 0 and at most 1.")
         if start_latents is not None:
             start_latents = _start(start_latents, shape, strength).to(device, torch.float32)
-            kept, first = (start_latents, 0) if strength is None else (None, solver.first(strength))
+        first = 0 if strength is None else solver.first(strength)
         state = solver.start(start_latents, noise, first) if first else solver.init(noise)
-        begin = first
-        if resume is not None:
-            begin, state = resume.step, resume.state
-        num_steps = len(solver.timesteps)
-        text = self.transformer.project_text(context)
-        modulation = self.transformer.modulate_steps(torch.tensor(solver.timesteps, device=device), settings.fps)
-        saving = QUALITIES[settings.quality]
         alone = settings.window_frames is None and self.crew is None  # windows take turns, and processes have to agree: no cache for these
+        saving = QUALITIES[settings.quality]
         cache = StepCache(saving.first_block) if saving.first_block and alone else None
+        work = _Denoising(solver, state, noise, start_latents, start_latents if strength is None else None, first, first, context, generators, cache)
         if resume is not None:
+            work.begin, work.state = resume.step, resume.state
             resume.restore(solver, generators, cache)
-        finite = []
+        return work
+
+    def _denoise(self, work: _Denoising, settings: GenerationRequest, strength: float | None, callback: StepCallback | None) -> Tensor:
+        """The clean latents ``[B, C, T, h, w]``. Raises GenerationCancelled between two steps, or GenerationError for NaN."""
+        solver, device = work.solver, work.context.device
+        num_steps = len(solver.timesteps)
+        text = self.transformer.project_text(work.context)
+        modulation = self.transformer.modulate_steps(torch.tensor(solver.timesteps, device=device), settings.fps)
+        finite: list[Tensor] = []
         shared = contextlib.nullcontext()
         if self.crew is not None:
-            call = {name: getattr(settings, name) for name in _SHARED_FIELDS if name != "strength"} | {"strength": strength}
-            shared = self.crew.denoising(self, Snapshot.take(begin, state, noise, start_latents, context, solver, generators, None), call, guided)
+            call = {name: getattr(settings, name) for name in _SHARED_FIELDS} | {"strength": strength}
+            shared = self.crew.denoising(self, work.snapshot(work.begin), call, settings.guidance_scale != 1)
 
-        with shared, self.progress_bar(total=num_steps - begin) as progress_bar:
-            for step, timestep in list(enumerate(solver.timesteps))[begin:]:
-                x_t = solver.latents(state, step)
-                if kept is not None:
-                    x_t = self._keep(kept, x_t, noise, timestep)
-                predict = partial(self._predict, modulation=modulation(step), text=text, scales=scales_at(settings, step, num_steps), cache=cache)
+        with shared, self.progress_bar(total=num_steps - work.begin) as progress_bar:
+            for step, timestep in list(enumerate(solver.timesteps))[work.begin :]:
+                x_t = solver.latents(work.state, step)
+                if work.kept is not None:
+                    x_t = self._keep(work.kept, x_t, work.noise, timestep)
+                predict = partial(self._predict, modulation=modulation(step), text=text, scales=scales_at(settings, step, num_steps), cache=work.cache)
                 prediction = predict_in_windows(predict, self.scheduler, x_t, timestep, settings.window_frames or settings.num_frames)
-                state = solver.step(prediction, step, state, generators)
-                finite.append(torch.isfinite(state).all())
+                work.state = solver.step(prediction, step, work.state, work.generators)
+                finite.append(torch.isfinite(work.state).all())
                 if device.type != "cuda":  # where a look at the result would have the device wait for this process
-                    self._require_finite(finite, begin, num_steps, settings.sampler)
+                    self._require_finite(finite, work.begin, num_steps, settings.sampler)
                 progress_bar.update()
-                if callback_on_step_end is not None:
-                    snapshot = partial(Snapshot.take, step + 1, state, noise, start_latents, context, solver, generators, cache)
-                    report = dict(latents=solver.latents(state, step + 1), preview=self._preview(prediction, x_t, timestep), num_steps=num_steps - first, snapshot=snapshot)
-                    callback_on_step_end(self, step - first, timestep, report)
+                if callback is not None:
+                    report = dict(latents=solver.latents(work.state, step + 1), preview=self._preview(prediction, x_t, timestep), num_steps=num_steps - work.first, snapshot=partial(work.snapshot, step + 1))
+                    callback(self, step - work.first, timestep, report)
                 if self._interrupted:
                     raise GenerationCancelled(f"Cancelled after step {step + 1} of {num_steps}.")
                 if self.crew is not None:
                     self.crew.step()
 
-        self._require_finite(finite, begin, num_steps, settings.sampler)
-        result = solver.latents(state, num_steps)
-        if kept is not None:
-            result = torch.cat([kept, result[:, :, kept.shape[2] :]], 2)
-        frames = self._finish(result, output_type, settings.decode_chunk_frames, settings.window_frames)
-        self.maybe_free_model_hooks()
-        return MiraPipelineOutput(frames=frames) if return_dict else (frames,)
+        self._require_finite(finite, work.begin, num_steps, settings.sampler)
+        latents = solver.latents(work.state, num_steps)
+        return latents if work.kept is None else torch.cat([work.kept, latents[:, :, work.kept.shape[2] :]], 2)
 
     def _keep(self, kept: Tensor, x_t: Tensor, noise: Tensor, timestep: int) -> Tensor:
         """``x_t`` with its first frames being ``kept``, noised to ``timestep`` by the clip's own noise."""
