@@ -76,6 +76,7 @@ def load_pipeline(
     pipe.model_name, pipe.model_folder, pipe.data_dir = str(name_or_path), folder, data_dir
     pipe.to(device)
     set_attention_backend(compute.attention)
+    pipe.compute = compute
     if compute.compile:
         pipe.transformer.compile_repeated_blocks()
     if text_encoder:

@@ -71,7 +71,9 @@ def apply_loras(transformer: MiraTransformer3DModel, text: str | None, data_dir:
     Raises RequestError("loras") for a file that is not there, cannot be read, or is made for a model of another shape.
     """
     wanted = [(find_lora(name, data_dir), weight) for name, weight in parse_loras(text)]
-    if not wanted and not getattr(transformer, "peft_config", None):
+    if not wanted:
+        if getattr(transformer, "peft_config", None):
+            transformer.unload_lora()  # its wrappers too, so that layers are plain again and their projections can be joined
         return
     names = {_adapter_name(path): path for path, _ in wanted}
     for stale in set(getattr(transformer, "peft_config", {})) - set(names):
@@ -79,9 +81,8 @@ def apply_loras(transformer: MiraTransformer3DModel, text: str | None, data_dir:
     for adapter, path in names.items():
         if adapter not in getattr(transformer, "peft_config", {}):
             _load(transformer, path, adapter)
-    if names:
-        transformer.enable_lora()
-        transformer.set_adapters(list(names), [weight for _, weight in wanted])
+    transformer.enable_lora()
+    transformer.set_adapters(list(names), [weight for _, weight in wanted])
 
 
 def _load(transformer: MiraTransformer3DModel, path: Path, adapter: str) -> None:

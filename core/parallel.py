@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import datetime
 import logging
 import os
@@ -114,13 +115,13 @@ class Crew:
         """Within it, all processes are at the steps after ``snapshot`` of a call with these arguments. Raises CrewStopped in helpers of a leader that raised."""
         self.branch = self.rank // (self.size // 2) if guided and self._halves else None
         group = self._everyone if self.branch is None else self._halves[self.branch]
-        sequence = Sequence(group) if dist.get_world_size(group) > 1 else None
+        sequence = Sequence(group) if 1 < dist.get_world_size(group) <= _divisible(pipe, snapshot.noise.shape, call["window_frames"]) else None
         if sequence is not None and pipe.transformer.config.window_attn == "frame":
             raise RequestError("gpus_per_video", f"{pipe.model_name or 'This model'} looks at whole clips in its temporal blocks, so its tokens cannot be parted: it uses 2 processes a video, for the two halves of guidance, and no more ({self.size} were asked for, guidance is {'on' if guided else 'off'}).")
         if self.leads:
             for helper in self.helpers:
                 with contextlib.suppress(OSError):  # it has ended, and the first exchange will say so
-                    pickle.dump((str(pipe.model_name), str(pipe.data_dir), pipe.transformer.dtype, pipe.loras, pipe.economy, call | {"resume": snapshot.to("cpu")}), helper.stdin)
+                    pickle.dump((str(pipe.model_name), str(pipe.data_dir), pipe.transformer.dtype, pipe.compute, pipe.loras, pipe.economy, call | {"resume": snapshot.to("cpu")}), helper.stdin)
                     helper.stdin.flush()
         pipe.transformer.sequence = sequence
         try:
@@ -174,6 +175,13 @@ class Crew:
         return bool(flag)
 
 
+def _divisible(pipe: MiraPipeline, shape: torch.Size, window_frames: int | None) -> int:
+    """In how many parts the tokens of a clip of latents [B, C, T, H, W] can go: in spatial blocks by frames, in temporal ones by patches or rows of windows."""
+    frames, p, window = min(shape[2], window_frames or shape[2]), pipe.transformer.config.patch_size, pipe.transformer.config.window_attn
+    rows, columns = (side // p for side in shape[-2:])
+    return min(frames, rows // window[0] if isinstance(window, (tuple, list)) else rows * columns)
+
+
 @contextlib.contextmanager
 def _standard_output_to_error() -> Iterator[None]:
     """Also of what is not Python."""
@@ -213,15 +221,15 @@ def help_along(crew: Crew, device: torch.device) -> None:
     pipe, loaded = None, None
     while True:
         try:
-            model, data_dir, dtype, loras, economy, call = pickle.load(sys.stdin.buffer)
+            model, data_dir, dtype, compute, loras, economy, call = pickle.load(sys.stdin.buffer)
         except EOFError:
             return
-        if loaded != (model, dtype):
-            pipe, loaded = load_pipeline(model, device, dtype, text_encoder=False, data_dir=data_dir), (model, dtype)
+        if loaded != (model, dtype, compute):
+            pipe, loaded = load_pipeline(model, device, dtype, text_encoder=False, data_dir=data_dir, compute=compute), (model, dtype, compute)
             pipe.set_progress_bar_config(disable=True)
         pipe.use_loras(loras)
         pipe.crew = crew
-        pipe.spare(economy)
+        pipe.spare(dataclasses.replace(economy, turns_on=economy.turns_on and str(device)))  # on its own GPU, not on the leader's
         batch_size, generators = len(call["resume"].noise), [torch.Generator() for _ in call["resume"].generators]
         try:
             pipe(prompt_embeds=torch.zeros(batch_size, 1, 1), generator=generators if len(generators) == batch_size else generators[0], output_type="latent", **call)

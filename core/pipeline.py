@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
+from .compute import Compute
 from .economy import Economy
 from .guidance import Scales, scales_at
 from .loras import apply_loras
@@ -116,6 +117,8 @@ class MiraPipeline(DiffusionPipeline):
         """What the transformer works with now; ``use_loras`` changes it."""
         self.crew: Crew | None = None
         """The processes that make a video together; None where this one makes it alone. ``share_work`` changes it."""
+        self.compute = Compute()
+        """How the machine is used; ``load_pipeline`` sets it."""
         self.economy = Economy()
         """What clips are spared now; ``spare`` changes it."""
         self.stage = "text"
@@ -332,8 +335,7 @@ class MiraPipeline(DiffusionPipeline):
                     raise GenerationCancelled(f"Cancelled after step {step + 1} of {num_steps}.")
                 if self.crew is not None:
                     self.crew.step()
-
-        self._require_finite(finite, work.begin, num_steps, settings.sampler)
+            self._require_finite(finite, work.begin, num_steps, settings.sampler)  # in here, so that other processes hear of it
         latents = solver.latents(work.state, num_steps)
         return latents if work.kept is None else torch.cat([work.kept, latents[:, :, work.kept.shape[2] :]], 2)
 

@@ -73,8 +73,9 @@ class Snapshot:
         return self
 
     def to(self, device: torch.device) -> Snapshot:
-        """Its tensors on ``device``; the solver keeps its own where they were."""
-        return dataclasses.replace(self, **{name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)})
+        """Its tensors on ``device``; what the solver keeps on the CPU stays there, what it has on an accelerator goes from one to another."""
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return dataclasses.replace(self, **moved, solver=_between_accelerators(self.solver, device))
 
     def save(self, path: str | Path, of: str, notes: dict[str, Any] | None = None) -> None:
         """Write it, whole or not at all, with ``of``, what it belongs to, and ``notes``, plain values to have back. Raises WriteError."""
@@ -92,6 +93,16 @@ class Snapshot:
             raise SnapshotError(f"{path} is of another request, model or version.")
         notes = found.pop("notes")
         return cls(**found), notes
+
+
+def _between_accelerators(value: Any, device: torch.device | str) -> Any:
+    """``value``, with the tensors in it that are on an accelerator on ``device``, if that is one."""
+    if isinstance(value, dict):
+        return {name: _between_accelerators(each, device) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_between_accelerators(each, device) for each in value)
+    moves = isinstance(value, Tensor) and value.device.type != "cpu" and torch.device(device).type != "cpu"
+    return value.to(device) if moves else value
 
 
 def _each(generators: Generators) -> list[torch.Generator]:

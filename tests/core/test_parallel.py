@@ -7,7 +7,7 @@ from core import GenerationRequest, load_pipeline
 from core.types import GenerationCancelled, GenerationError, RequestError
 from tiny import tiny_pipeline
 
-SHAPE = dict(height=32, width=64, num_frames=5, num_inference_steps=2, sampler="dpm++2m", seed=3)
+SHAPE = dict(height=32, width=64, num_inference_steps=2, sampler="dpm++2m", seed=3)
 PROMPT = "a small red ball moves left"
 
 
@@ -29,10 +29,10 @@ def test_two_processes_make_what_one_makes(pipes):
     """Guidance's halves apart; without guidance frames and patches in parts; after a video that was given up, too."""
     one, windows, frame = pipes
 
-    def latents(pipe, guidance_scale, temporal_guidance_scale=1.0, **more):
-        return pipe.generate(GenerationRequest(PROMPT, guidance_scale=guidance_scale, temporal_guidance_scale=temporal_guidance_scale, **SHAPE), output_type="latent", **more).frames
+    def latents(pipe, guidance_scale, temporal_guidance_scale=1.0, num_frames=5, **more):
+        return pipe.generate(GenerationRequest(PROMPT, guidance_scale=guidance_scale, temporal_guidance_scale=temporal_guidance_scale, num_frames=num_frames, **SHAPE), output_type="latent", **more).frames
 
-    cases = [(one, 4.0, 1.0), (one, 1.0, 1.0), (windows, 1.0, 1.0), (frame, 4.0, 0.0)]
+    cases = [(one, 4.0, 1.0), (one, 1.0, 1.0), (windows, 1.0, 1.0), (frame, 4.0, 0.0), (one, 1.0, 0.0, 1)]  # the last has one frame for two processes
     alone = [latents(*case) for case in cases]
     one.share_work(2)
     windows.crew = frame.crew = one.crew
