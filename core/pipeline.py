@@ -182,8 +182,11 @@ class MiraPipeline(DiffusionPipeline):
     def encode_prompt(self, prompts: Sequence[str]) -> Tensor:
         """``prompts`` to embeddings ``[B, L, D]`` in fp32."""
         if self.text_encoder is not None and self.tokenizer is not None:
+            self._turn("text")
             return encode_prompts(prompts, self.tokenizer, self.text_encoder)
         if self.lazy_text_encoder is not None:
+            if not self.lazy_text_encoder.knows(prompts):
+                self._turn("text")
             embeds = self.lazy_text_encoder(prompts)
             if self.economy.unload_text:
                 self.lazy_text_encoder.release()
@@ -271,7 +274,6 @@ class MiraPipeline(DiffusionPipeline):
         if resume is not None:
             resume = resume.checked(shape).to(device)
             latents, start_latents = resume.noise, resume.start_latents
-        self._turn("text")
         context = self._context(prompts, negatives, prompt_embeds, negative_prompt_embeds, guided, device) if resume is None else resume.context
         self.stage = "denoise"
         self._turn("transformer")

@@ -339,4 +339,8 @@ def draw_noise(shape: Sequence[int], generator: Sequence[torch.Generator] | torc
     """Unit Gaussian noise in fp32. With one CPU generator for each batch item it is the same on every device and in every
     batch position: each item is drawn as ``[1, ...]`` from its own generator."""
     generator = list(generator) if isinstance(generator, (list, tuple)) else generator
-    return randn_tensor(tuple(shape), generator=generator, device=torch.device(device), dtype=torch.float32)
+    device = torch.device(device)
+    first = generator[0] if isinstance(generator, list) else generator
+    if device.type == "cuda" and first is not None and first.device.type == "cpu":  # from pinned memory, so that this process need not wait for the GPU
+        return randn_tensor(tuple(shape), generator=generator, device=torch.device("cpu"), dtype=torch.float32).pin_memory().to(device, non_blocking=True)
+    return randn_tensor(tuple(shape), generator=generator, device=device, dtype=torch.float32)

@@ -127,6 +127,10 @@ class LazyTextEncoder:
         """Whether the encoder is in memory."""
         return self._loaded is not None
 
+    def knows(self, prompts: Sequence[str]) -> bool:
+        """Whether the embeddings of all ``prompts`` are in the cache, so that the encoder is not needed."""
+        return all(self.cache.path(text).exists() for text in prompts)
+
     def load(self) -> tuple[Any, torch.nn.Module]:
         """``(tokenizer, text_encoder)``, loaded now if they were not."""
         if self._loaded is None:

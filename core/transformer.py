@@ -389,7 +389,8 @@ class MiraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         """The same for all steps of a sampler, whose clips share them: what is looked up with the number of a step, on the device and without waiting for it."""
         vectors, embeddings = self.adaln_single(timesteps, torch.full_like(timesteps, fps), self.dtype)
         tables = torch.stack([block.scale_shift_table for block in (*self.transformer_blocks, *self.temporal_transformer_blocks)])
-        return lambda step: Modulation(tables[:, None] + vectors[step : step + 1], self.scale_shift_table + embeddings[step : step + 1, None])
+        blocks, last = tables[:, None] + vectors, self.scale_shift_table + embeddings[:, None]  # 2 layers S 6 D, S 2 D
+        return lambda step: Modulation(blocks[:, step : step + 1], last[step : step + 1])
 
     @torch.no_grad()
     def look_over_time(self, window_attn: tuple[int, int] | str | None) -> None:

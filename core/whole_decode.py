@@ -62,8 +62,11 @@ def _residual(clip: Clip, block: SpatioTemporalResBlock) -> None:
     _each(clip, lambda frames: block.spatial_res_block(frames, None))
     temporal = block.temporal_res_block
     hidden = list(_along_time(clip, _normalised(clip, temporal.norm1), temporal.conv1))
+    mixer = block.time_mixer
+    of_spatial = mixer.get_alpha(None, clip[0].ndim).to(clip[0].dtype)
+    weight = of_spatial if mixer.switch_spatial_to_temporal_mix else 1 - of_spatial
     for i, change in enumerate(_along_time(hidden, _normalised(hidden, temporal.norm2), temporal.conv2)):
-        clip[i] = block.time_mixer(x_spatial=clip[i], x_temporal=clip[i] + change)
+        clip[i] = torch.addcmul(clip[i], change, weight)  # spatial + weight (spatial + change - spatial)
 
 
 def _normalised(clip: Clip, norm: nn.GroupNorm) -> Callable[[Tensor], Tensor]:

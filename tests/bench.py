@@ -37,7 +37,7 @@ from core.pipeline import MiraPipeline  # noqa: E402
 from core.presets import NANO, Preset, default_preset  # noqa: E402
 from core.schedulers import draw_noise  # noqa: E402
 from core.text_encoder import LazyTextEncoder, encode_prompts  # noqa: E402
-from core.transformer import MiraTransformer3DModel  # noqa: E402
+from core.transformer import MiraTransformer3DModel, ProjectedText  # noqa: E402
 from core.types import GenerationRequest  # noqa: E402
 from core.vae import decode_latents  # noqa: E402
 from core.video_io import save_video  # noqa: E402
@@ -154,13 +154,16 @@ def _step(pipe: MiraPipeline, preset: Preset, apart: bool = False) -> Callable[[
     """One guided evaluation of the transformer, as the pipeline does it; ``apart`` evaluates the two prompts one after the other."""
     x_t = _noise(pipe, preset).to(pipe.transformer.dtype)
     context = pipe.encode_prompt([PROMPT, ""]).to(pipe.device, pipe.transformer.dtype)
+    with torch.no_grad():
+        text = pipe.transformer.project_text(context)
+        modulation = pipe.transformer.modulate_steps(torch.tensor([500], device=pipe.device), preset.fps)(0)
+    halves = [[(key[half], value[half]) for key, value in text] for half in (slice(0, 1), slice(1, 2))]
 
-    def forward(text: torch.Tensor) -> torch.Tensor:
-        copies = len(text)
-        timestep, fps = (torch.full((copies,), value, device=pipe.device) for value in (500, preset.fps))
-        return pipe.transformer(x_t.expand(copies, -1, -1, -1, -1), timestep, text, fps).sample
+    def forward(text: ProjectedText) -> torch.Tensor:
+        copies = len(text[0][0])
+        return pipe.transformer(x_t.expand(copies, -1, -1, -1, -1), modulation, text).sample
 
-    return (lambda: [forward(text[None]) for text in context]) if apart else (lambda: forward(context))
+    return (lambda: [forward(half) for half in halves]) if apart else (lambda: forward(text))
 
 
 @dataclass(frozen=True)
@@ -271,11 +274,11 @@ def _tokens(name: str) -> int:
 def _prompt_to_file(pipe: MiraPipeline, device: torch.device) -> Iterator[Row]:
     """mira-nano, loaded, from a prompt to an mp4 on disk."""
     with tempfile.TemporaryDirectory() as folder:
-        for frames in (24, 120):
-            request = GenerationRequest(PROMPT, seed=0, num_frames=frames).resolved()
+        for preset in ("nano-4s", "nano-20s"):
+            request = GenerationRequest(PROMPT, seed=0, preset=preset).resolved()
             began = time.perf_counter()
             save_video(pipe.generate(request).frames[0], Path(folder) / "clip.mp4", request.output_fps, request.to_dict())
-            yield Row(f"{NANO}, prompt to mp4 on disk, model loaded", f"{frames} frames, {request.num_inference_steps} steps", time.perf_counter() - began, 1, 1.0)
+            yield Row(f"{NANO}, prompt to mp4 on disk, model loaded", f"{request.num_frames} frames, {request.num_inference_steps} steps", time.perf_counter() - began, 1, 1.0)
 
 
 def _work(call: Callable[[], object]) -> int:
