@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import math
 import secrets
+import sys
 import types
 import typing
 from dataclasses import dataclass
@@ -182,14 +183,18 @@ class GenerationRequest:
         """Size in pixels and frames (of a resolved request)."""
         return VideoShape(self.num_frames, self.height, self.width)
 
-    def resolved(self) -> GenerationRequest:
-        """A copy in which every None is filled and every value checked. Raises RequestError."""
+    def filled(self) -> GenerationRequest:
+        """A copy in which every None is filled, and no value checked. Raises RequestError for a preset that there is not."""
         from .presets import decided, default_preset, get_preset
 
         preset = get_preset(self.preset) if self.preset else default_preset(self.model)
         filled = {name: value for name, value in decided(preset, self.model).items() if getattr(self, name) is None}
         seed = secrets.randbelow(2**31) if self.seed is None else self.seed
-        request = self.replace(**filled, preset=preset.name, seed=seed, start_from=self.start_from or None, loras=self.loras or None)
+        return self.replace(**filled, preset=preset.name, seed=seed, start_from=self.start_from or None, loras=self.loras or None)
+
+    def resolved(self) -> GenerationRequest:
+        """A copy in which every None is filled and every value checked. Raises RequestError."""
+        request = self.filled()
         if request.start_from and request.strength is None and request.start_frames is None:
             from .start import default_start_frames
 
@@ -218,10 +223,8 @@ class GenerationRequest:
         VideoShape(self.num_frames, self.height, self.width)
         for name, low, high in (("fps", 1, 120), ("output_fps", 1, 120), ("num_inference_steps", 1, MAX_INFERENCE_STEPS), ("seed", 0, MAX_SEED), ("guidance_scale", 0, 100), ("temporal_guidance_scale", 0, MAX_TEMPORAL_GUIDANCE), ("eta", 0, 1)):
             value = getattr(self, name)
-            if not math.isfinite(value):
-                raise RequestError(name, f"{name} is {value}; it must be a number from {low} to {high}.")
-            if not low <= value <= high:
-                raise RequestError(name, f"{name} is {value}; it must be from {low} to {high}.")
+            if not low <= value <= high:  # nor is nan
+                raise RequestError(name, f"{name} is {_short(value)}; it must be {'a number ' if isinstance(value, float) and not math.isfinite(value) else ''}from {low} to {high}.")
         if self.sampler not in SAMPLERS:
             raise RequestError("sampler", f"There is no sampler {self.sampler!r}.{nearest(self.sampler, SAMPLERS)} Known: {', '.join(SAMPLERS)}.")
         if self.text_placement not in TEXT_PLACEMENTS:
@@ -255,12 +258,17 @@ def _coerce(name: str, value: Any, hint: Any) -> Any:
     if value is None and type(None) in allowed:
         return None
     wanted = next(t for t in allowed if t is not type(None))
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if wanted is float and number:
+    if wanted is float and isinstance(value, (int, float)) and not isinstance(value, bool) and not abs(value) > sys.float_info.max:
         return float(value)
-    if wanted is int and number and math.isfinite(value) and value == int(value):
+    if wanted is int and (isinstance(value, int) and not isinstance(value, bool) or isinstance(value, float) and value.is_integer()):
         return int(value)
     if wanted is str and isinstance(value, str):
         return value
     word = {int: "a whole number", float: "a number", str: "text"}[wanted]
-    raise RequestError(name, f"{name} is {value!r}; it must be {word}.")
+    raise RequestError(name, f"{name} is {_short(repr(value))}; it must be {word}.")
+
+
+def _short(value: Any) -> str:
+    """``value`` for a message, which hundreds of digits would fill."""
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:40]}... ({len(text)} characters)"

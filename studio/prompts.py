@@ -21,6 +21,8 @@ from typing import Any
 from core.presets import PRESET_FIELDS
 from core.types import GenerationRequest, RequestError, nearest
 
+MAX_DEPTH = 10
+"""Braces inside braces, and wildcards inside wildcards."""
 MAX_REQUESTS = 1000
 """Requests that one press of the button may queue."""
 SETTINGS = tuple(f.name for f in dataclasses.fields(GenerationRequest) if f.name != "prompt")
@@ -138,6 +140,8 @@ def _parse(text: str, wildcards: Path, inside: tuple[str, ...]) -> _Parts:
         end, mark = token.end(), token.group()
         if mark == "{":
             stack.append([[]])
+            if len(stack) + len(inside) > MAX_DEPTH + 1:
+                raise RequestError("prompt", f"Its braces and wildcards lie in each other too deeply; at most {MAX_DEPTH} deep are taken.")
         elif mark == "|" and len(stack) > 1:
             stack[-1].append([])
         elif mark == "}" and len(stack) > 1:

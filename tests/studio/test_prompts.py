@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from core.types import RequestError
+from core.types import GenerationRequest, RequestError
 from studio.prompts import Line, as_requests, as_text, expand
 
 FORM = {"model": "mira-nano", "preset": "nano-4s", "num_frames": 24, "guidance_scale": 4.0}
@@ -95,3 +95,13 @@ def test_an_empty_text_is_refused_as_an_empty_prompt(wildcards: Path) -> None:
     (request,) = as_requests(" \n", FORM, 0, 1, wildcards)
     with pytest.raises(RequestError, match="prompt is empty"):
         request.resolved()
+
+
+def test_numbers_and_braces_beyond_all_measure_are_refused_in_words(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"^seed is 1000.*; it must be from 0 to"):
+        as_requests("a ball", {}, 10**400, 1, tmp_path)[0].resolved()
+    with pytest.raises(RequestError, match=r"^guidance_scale is 1000.*; it must be a number"):
+        GenerationRequest.from_dict({"guidance_scale": 10**400})
+    with pytest.raises(RequestError, match="at most 10 deep"):
+        expand("{" * 480 + "a" + "}" * 480, tmp_path)
+    assert len(expand("{a|" * 10 + "b" + "}" * 10, tmp_path)) == 11
