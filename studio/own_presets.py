@@ -11,6 +11,8 @@ from core.files import replacing
 from core.presets import PRESET_FIELDS
 from core.types import GenerationRequest, RequestError, nearest
 
+from .queue import AS_BEFORE
+
 FIELDS = ("negative_prompt", "model", "preset", *PRESET_FIELDS, "decode_chunk_frames", "quality", "text_placement", "loras")
 """What a preset holds, by the names of a request."""
 MAX_NAME_CHARS = 60
@@ -93,14 +95,14 @@ def _plain(presets: dict[str, GenerationRequest]) -> dict[str, dict[str, Any]]:
 
 
 def _parse(values: Any, source: str) -> dict[str, GenerationRequest]:
-    """Presets from JSON. Raises RequestError naming the one that is wrong."""
+    """Presets from JSON; what one leaves out is its size preset's. Raises RequestError naming the one that is wrong."""
     if not isinstance(values, dict):
         raise RequestError("preset", f"{source} must be an object of presets by name, not {type(values).__name__}.")
     presets = {}
     for name, settings in values.items():
         try:
-            presets[name] = GenerationRequest.from_dict(settings)
-            presets[name].replace(prompt="any").resolved()
+            settings = GenerationRequest.from_dict(AS_BEFORE | settings if isinstance(settings, dict) else settings)
+            presets[name] = settings.replace(prompt="any").resolved().replace(prompt="", seed=None)
         except RequestError as error:
             raise RequestError(error.field, f"{source}: {name!r}: {error}") from None
     return presets

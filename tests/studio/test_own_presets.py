@@ -67,3 +67,10 @@ def test_a_broken_file_says_so_and_stays(presets: OwnPresets, text: str) -> None
     with pytest.raises(RequestError, match="presets.json"):
         presets.save("Soft", SETTINGS)
     assert presets.path.read_text() == text
+
+
+def test_what_a_preset_leaves_out_is_filled_in(presets: OwnPresets) -> None:
+    presets.path.write_text(json.dumps({"Short": {"num_frames": 8}}))
+    found = presets.get("Short")
+    assert (found.num_frames, found.guidance_scale, found.height, found.seed) == (8, SETTINGS.replace(guidance_scale=None).resolved().guidance_scale, 80, None)
+    assert found.temporal_guidance_scale == 0, "as before there was such a thing"
