@@ -278,9 +278,7 @@ def register(services: Services) -> dict[str, Callable[..., Any]]:
         Returns:
             {"id": ...} of the new request.
         """
-        video = library.get(id)
-        if video is None:
-            raise RequestError("id", f"There is no video {id!r}.")
+        video = library.require_settings(id)
         return {"id": queue.verify(video.id, video.request)}
 
     def clear() -> list[str]:

@@ -133,6 +133,22 @@ class Library:
         rows = self.db.read("SELECT * FROM videos WHERE id = ? AND deleted IS NULL", id)
         return self._videos(rows)[0] if rows else None
 
+    def require_file(self, id: str) -> Video:
+        """The video of that id. Raises RequestError when it is deleted, or when its file is gone."""
+        video = self.get(id)
+        if video is None:
+            raise _missing(id)
+        if not Path(video.path).is_file():
+            raise RequestError("id", f"The file of “{video.request.prompt[:60]}” is gone: {video.path} was deleted or moved by hand. Put it back, or delete the video here too.")
+        return video
+
+    def require_settings(self, id: str) -> Video:
+        """The video of that id, whose file says how it was made, so that it can be made again. Raises RequestError."""
+        video = self.require_file(id)
+        if "seed" not in _settings(Path(video.path)):
+            raise RequestError("id", f"{Path(video.path).name} does not say how it was made, so it cannot be made again and compared. Verify is for videos that were made here.")
+        return video
+
     def peaks(self, model: str) -> list[tuple[int, int]]:
         """Pixels and peak memory in bytes of the last videos that ``model`` made here, where it was measured."""
         rows = self.db.read(
@@ -182,6 +198,7 @@ class Library:
         """
         rows = {row["file"]: row for row in self.db.read("SELECT id, file, poster, deleted FROM videos")}
         self._learn_runs(rows)
+        self._fill_requests()
         for name, row in rows.items():
             if row["deleted"] is not None and (self.videos_dir / name).exists():
                 self.undelete(row["id"])
@@ -203,17 +220,25 @@ class Library:
                 self.set_runs(row["id"], runs_of(_settings(self.videos_dir / name).get(MADE_WITH)))
             self.db.set_meta("runs_known", 1)
 
+    def _fill_requests(self) -> None:
+        """What an older version has listed with an unfinished request: the files of other programs."""
+        with self.db.write() as tx:
+            for row in self.db.read("SELECT id, request FROM videos WHERE json_extract(request, '$.seed') IS NULL"):
+                tx.execute("UPDATE videos SET request = ?, fps = max(fps, 1) WHERE id = ?", (dump_request(load_request(row["request"]).filled()), row["id"]))
+
     def _import(self, path: Path, queue: Queue) -> bool:
         from core.video_io import VideoError, probe, read_settings
 
         try:
             info, settings = probe(path), read_settings(path)
-            request = known_settings(settings) if settings else GenerationRequest(prompt=path.stem)
+            request = known_settings({"prompt": path.stem} | (settings or {}))
+            if request.seed is None:  # another program's file
+                request = request.filled()
             (path.name + dump_request(request)).encode()  # what SQLite will do
         except (VideoError, RequestError, OSError, UnicodeError) as error:
             log.warning("%r is not listed: %s", str(path), error)
             return False
-        request = request.replace(width=int(info["width"]), height=int(info["height"]), num_frames=int(info["num_frames"]), output_fps=round(info["fps"]))
+        request = request.replace(width=int(info["width"]), height=int(info["height"]), num_frames=int(info["num_frames"]), output_fps=max(1, round(info["fps"])))
         poster = path.with_suffix(".jpg")
         with self.db.write():
             if self.db.read("SELECT 1 FROM videos WHERE file = ?", path.name):

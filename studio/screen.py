@@ -58,6 +58,8 @@ class Session:
     """Why the last button could not do what it says."""
     exported: str | None = None
     """The file that the page downloads now."""
+    handed_out: int = 0
+    """How many files were: each has a message of its own, also when it is the same file again."""
     compared: tuple[str, ...] = ()
     """Ids of the videos on the Compare tab, in their order."""
     blind: Blind | None = None
@@ -90,11 +92,12 @@ class Session:
     @property
     def toast(self) -> str:
         """Which message the page shows: what its buttons mean, when others have come meanwhile."""
-        return f"{zlib.crc32(repr((self.trouble, self.exported, self.undo)).encode()):08x}"
+        return f"{zlib.crc32(repr((self.trouble, self.exported, self.handed_out, self.undo)).encode()):08x}"
 
     def hand_out(self, file: Path) -> None:
         """Have the browser download ``file``, also when it has had it before."""
         self.exported, self.undo, self.key = str(file), None, None
+        self.handed_out += 1
         self.sent.pop("toast", None)
 
 
@@ -242,7 +245,12 @@ class Screen:
                     raise RequestError("id", "None of the ticked requests has failed or was cancelled; there is nothing to retry.")
                 session.selected = None
             case "copy-many":
-                queue.enqueue_many([job.request for one in id.split(",") if (job := queue.get(one))])
+                with queue.db.write():
+                    for job in filter(None, map(queue.get, id.split(","))):
+                        if job.verifies:
+                            queue.verify(job.verifies, job.request)
+                        else:
+                            queue.enqueue(job.request)
             case "first-many":
                 queue.move_first(id.split(","))
             case "up" | "down" | "first":
@@ -296,7 +304,7 @@ class Screen:
             case "gallery-order":
                 session.table_order = id
             case "verify":
-                video = self._picked(id)[0]
+                video = library.require_settings(id)
                 queue.verify(video.id, video.request)
             case "star":
                 video = library.get(id)
@@ -315,10 +323,10 @@ class Screen:
                 tag, _, ids = id.rpartition("|")
                 library.tag([video.id for video in self._picked(ids)], tag, action == "tag-many")
             case "zip" | "zip-plain":
-                session.hand_out(write_zip(self._picked(id), self.services.exports, settings=action == "zip"))
+                session.hand_out(write_zip([library.require_file(video.id) for video in self._picked(id)], self.services.exports, settings=action == "zip"))
             case "gif" | "plain":
                 write = write_gif if action == "gif" else write_plain
-                session.hand_out(write(self._picked(id)[0], self.services.exports))
+                session.hand_out(write(library.require_file(id), self.services.exports))
             case "undo" if session.undo is not None and id in ("", shown):
                 _, kind, ids = session.undo
                 session.undo = None

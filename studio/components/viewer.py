@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from core.smooth import SMOOTH_FPS
@@ -48,6 +49,13 @@ def render_running(job: Job) -> str:
 def render_video(video: Video, wall: str | None = None, smoothed: Work | None = None, details: Sequence[tuple[str, str]] = ()) -> str:
     """A finished video, looping, and its settings in one quiet line; ``wall`` is the grid or drafts that it belongs to, ``smoothed`` how the file stands that plays instead,
     ``details`` what is told of the file below it."""
+    if not Path(video.path).is_file():
+        return (
+            f'<div class="stage"{_shape(video.width, video.height)}><div class="stage-words"><span>The file is gone</span></div></div>'
+            f'<div class="caption"><p class="caption-prompt" dir="auto">{escape(video.request.prompt)}</p><p class="note" role="status">{escape(video.path)} was deleted or moved by hand. Put it back, or delete the video here too.</p>'
+            f'<div class="caption-buttons"><button class="small strong" data-action="use" data-id="{video.id}" title="Fills the form with this video\'s prompt, seed and settings">Use these settings</button>'
+            f'<button class="small" data-action="delete" data-id="{video.id}">Delete</button></div></div>'
+        )
     smooth = smoothed and smoothed.result and smoothed.result[0]
     request, source, played = video.request, file_url(video.path), file_url(smooth or video.path)
     fps = SMOOTH_FPS if smooth else video.fps
@@ -83,7 +91,7 @@ def render_waiting(job: Job, ahead: int, status: dict[str, Any], paused: bool) -
     """The next request in line, and what it waits for."""
     if paused:
         why = "The queue is paused. Press Resume to start."
-    elif status["state"] == "starting":
+    elif status["state"] in ("starting", "loading"):
         why = "The model is being loaded. Your video starts as soon as it is ready."
     elif status["state"] == "waiting":
         why = "A training run has the device. Your video starts when the run ends or is paused."

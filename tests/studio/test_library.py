@@ -10,14 +10,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from core.presets import PRESET_FIELDS
 from core.provenance import runs_of
 from core.types import MADE_WITH, GenerationRequest, RequestError
 from core.video_io import read_settings, read_video, save_video
+from studio.components.viewer import render_video
 from studio.db import Database
 from studio.downloads import file_facts, write_gif, write_plain, write_zip
 from studio.estimate import memory_for, seconds_for
 from studio.library import Library, Query
-from studio.queue import Queue
+from studio.queue import Queue, dump_request
+from studio.tabs.form import fill
 
 
 @pytest.fixture
@@ -151,3 +154,33 @@ def test_the_facts_of_a_file(library: Library, tmp_path: Path) -> None:
     assert facts["Prompt"] == "a ball" and facts["Seed"] == "5" and facts["File"].startswith("v2.mp4, ") and "Strength" not in facts
     Path(library.get("v2").path).write_bytes(b"broken")
     assert "cannot be read" in dict(file_facts(library.get("v2")))["File"]
+
+
+def test_another_programs_file_gets_a_whole_request(library: Library) -> None:
+    """Its fields fill the form; it says nothing of how it was made, so it is not made again and called drifted."""
+    path = library.videos_dir / "holiday.mp4"
+    save_video(np.zeros((3, 32, 32, 3), np.uint8), path, 0.25)
+    library.recover(Queue(library.db))
+    (video,) = (video for video in library.list() if video.request.prompt == "holiday")
+    assert video.seconds == 3.0 and not [name for name, value in video.request.to_dict().items() if value is None and name in ("seed", "preset", *PRESET_FIELDS[:-1])]
+    assert fill(video.request)["guidance_scale"]["value"] == video.request.guidance_scale
+    with pytest.raises(RequestError, match="does not say how it was made"):
+        library.require_settings(video.id)
+
+
+def test_an_unfinished_request_of_an_older_version_is_filled(library: Library) -> None:
+    with library.db.write() as tx:
+        tx.execute("UPDATE videos SET fps = 0, request = ? WHERE id = 'v1'", (dump_request(GenerationRequest(prompt="a ball", width=640)),))
+    library.recover(Queue(library.db))
+    video = library.get("v1")
+    assert video.fps == 1 and video.request.width == 640 and None not in (video.request.seed, video.request.guidance_scale)
+
+
+def test_a_file_that_is_gone_is_told(library: Library) -> None:
+    video = library.get("v1")
+    assert library.require_settings("v1") == video and "<video" in render_video(video)
+    Path(video.path).unlink()
+    shown = render_video(video)
+    assert "deleted or moved by hand" in shown and 'data-action="delete"' in shown and "<video" not in shown
+    with pytest.raises(RequestError, match="The file of “a ball” is gone"):
+        library.require_file("v1")

@@ -100,3 +100,23 @@ def test_a_request_that_has_just_started_has_its_time_in_the_total(tmp_path: Pat
         assert seconds_left(services, services.queue.list(), 1) == 16.0
     finally:
         services.close()
+
+
+def test_a_file_that_is_handed_out_twice_is_downloaded_twice(tmp_path: Path) -> None:
+    """The page downloads a link that is new to it: the same HTML would not be drawn again."""
+    session, shown = Session(), []
+    for _ in range(2):
+        session.hand_out(tmp_path / "a.gif")
+        shown.append(render_toast(session))
+    assert shown[0] != shown[1] and all("data-now" in html for html in shown)
+
+
+def test_a_request_that_verifies_is_copied_as_one(tmp_path: Path) -> None:
+    services = Services.open(tmp_path / "data", start_worker=False)
+    try:
+        request = GenerationRequest(prompt="One.").resolved()
+        ids = services.queue.verify("a-video", request), services.queue.enqueue(request)
+        assert Screen(services).act(Session(), "copy-many", ",".join(ids))
+        assert [job.verifies for job in services.queue.list()] == ["a-video", None] * 2
+    finally:
+        services.close()
