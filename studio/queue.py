@@ -10,7 +10,8 @@ all processes of a machine share and which neither a sleeping laptop nor a corre
     running -> paused -> waiting (by hand)           running -> waiting (a training run wants the device)
 
 In the last line the worker has parked the unfinished clip in a file first (``core.snapshot``), and ``parked`` counts the steps in it:
-whoever leases the request goes on from there. Only the worker touches that file; editing, cancelling or retrying the request sets ``parked`` to 0.
+whoever leases the request goes on from there. Only the worker touches that file; editing or retrying the request sets ``parked`` to 0, and a cancelled
+one keeps its file for KEPT_SECONDS, for Undo.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ STATES = ("waiting", "running", "paused", "done", "failed", "cancelled")
 FINISHED = ("done", "failed", "cancelled")
 MAX_CRASHES = 3
 """A request that took this many workers with it is failed rather than tried again."""
+KEPT_SECONDS = 3600.0
+"""How long a cancelled request's snapshot is kept: after that, Undo makes it from the beginning."""
 DENOISED = 0.9
 """Where the progress bar stands when the denoising ends."""
 START_FOLDERS = ("videos", "sources")
@@ -50,7 +53,9 @@ AS_BEFORE = {"temporal_guidance_scale": 0.0}
 _ORDER = "ORDER BY CASE state WHEN 'running' THEN 0 WHEN 'paused' THEN 1 WHEN 'waiting' THEN 2 ELSE 3 END, CASE WHEN finished IS NULL THEN position ELSE -finished END"
 _AT_REST = "stage = '', seconds_left = NULL, preview = NULL, worker = NULL, lease_until = NULL, pausing = 0"
 _FROM_PARKED = f"step = parked, progress = CASE WHEN parked > 0 THEN {DENOISED} * parked / num_steps ELSE 0 END"
-_ENDED = "stage = '', seconds_left = NULL, preview = NULL, pausing = 0, parked = 0, lease_until = NULL"
+_OVER = "stage = '', seconds_left = NULL, preview = NULL, lease_until = NULL"
+_ENDED = f"{_OVER}, pausing = 0, parked = 0"
+_CANCELLED = f"state = 'cancelled', {_OVER}, pausing = state = 'paused', finished = ?"
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ class Job:
     progress: float
     """0 to 1."""
     stage: str
-    """What the worker is at: 'text', 'denoise', 'decode', 'save', or '' when it is not running."""
+    """What the worker is at: 'model', 'text', 'denoise', 'decode', 'save', or '' when it is not running."""
     step: int
     num_steps: int
     seconds_left: float | None
@@ -82,7 +87,7 @@ class Job:
     preview: str | None
     """Path of an animated WebP of the unfinished clip."""
     pausing: int = 0
-    """Whether its worker has been asked to pause it."""
+    """Whether its worker has been asked to pause it; of a cancelled one whether it was paused."""
     parked: int = 0
     """Steps done that lie in its snapshot, for the next worker to go on from."""
     verifies: str | None = None
@@ -148,7 +153,7 @@ class Queue:
         """Stop a request that is not finished (its worker notices within a step). False when it was finished already."""
         self._require(id)
         return self._change(
-            f"UPDATE requests SET state = 'cancelled', {_ENDED}, finished = ? WHERE id = ? AND state IN ('waiting', 'running', 'paused')",
+            f"UPDATE requests SET {_CANCELLED} WHERE id = ? AND state IN ('waiting', 'running', 'paused')",
             time.time(), id,
         )  # fmt: skip
 
@@ -216,7 +221,7 @@ class Queue:
     def cancel_waiting(self) -> list[str]:
         """Cancel everything that waits; the ids, for ``reinstate``."""
         with self.db.write() as tx:
-            ids = [row["id"] for row in tx.execute("UPDATE requests SET state = 'cancelled', parked = 0, finished = ? WHERE state = 'waiting' RETURNING id", (time.time(),))]
+            ids = [row["id"] for row in tx.execute(f"UPDATE requests SET {_CANCELLED} WHERE state = 'waiting' RETURNING id", (time.time(),))]
             self.db.touch("queue")
         return ids
 
@@ -231,9 +236,13 @@ class Queue:
             return [self.retry(id) for id in ids if self._require(id).state in ("failed", "cancelled")]
 
     def reinstate(self, ids: Sequence[str]) -> None:
-        """Undo ``cancel_waiting`` or ``cancel_many``: each takes its old place."""
+        """Undo ``cancel``, ``cancel_waiting`` or ``cancel_many``: each takes its old place, a paused one is paused again, and what was parked is gone on from."""
         with self.db.write() as tx:
-            tx.executemany("UPDATE requests SET state = 'waiting', finished = NULL, progress = 0, step = 0, num_steps = 0 WHERE id = ? AND state = 'cancelled'", [(id,) for id in ids])
+            tx.executemany(
+                f"UPDATE requests SET state = CASE WHEN pausing THEN 'paused' ELSE 'waiting' END, pausing = 0, finished = NULL, {_FROM_PARKED}, "
+                "num_steps = CASE WHEN parked > 0 THEN num_steps ELSE 0 END WHERE id = ? AND state = 'cancelled'",
+                [(id,) for id in ids],
+            )
             self.db.touch("queue")
 
     def clear_finished(self) -> list[str]:
@@ -303,7 +312,7 @@ class Queue:
 
     def resumable(self) -> set[str]:
         """Ids of the requests whose snapshots may be needed yet."""
-        return {row["id"] for row in self.db.read("SELECT id FROM requests WHERE state = 'running' OR parked > 0")}
+        return {row["id"] for row in self.db.read("SELECT id FROM requests WHERE state = 'running' OR parked > 0 AND coalesce(finished, 1e99) > ?", time.time() - KEPT_SECONDS)}
 
     def heartbeat(
         self, id: str, worker_id: str, attempt: int, progress: float | None = None, stage: str | None = None, step: int | None = None,

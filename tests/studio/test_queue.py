@@ -374,3 +374,17 @@ def test_requests_use_loras_of_the_data_folder_only(queue: Queue, tmp_path: Path
     for name in ("snov", str(elsewhere)):
         with pytest.raises(RequestError, match="There is no LoRA .*Installed: snow"):
             queue.enqueue(request(loras=name))
+
+
+def test_undo_brings_a_paused_request_back_as_it_was(queue: Queue) -> None:
+    id, other = queue.enqueue(GenerationRequest(prompt="One.")), queue.enqueue(GenerationRequest(prompt="Two."))
+    job = queue.lease("w", 60)
+    queue.park(id, "w", job.attempts, 5, 20, "paused")
+    before = queue.get(id)
+    assert queue.cancel_many([id, other]) == [id, other] and queue.get(id).state == "cancelled" and queue.resumable() == {id}
+    queue.reinstate([id, other])
+    assert queue.get(id) == before and queue.get(other).state == "waiting"
+    queue.cancel(id)
+    queue.db.connection().execute("UPDATE requests SET finished = finished - 4000 WHERE id = ?", (id,))
+    assert not queue.resumable(), "its snapshot is kept for a while only"
+    assert queue.get(queue.retry(id)).parked == 0
