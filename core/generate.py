@@ -15,13 +15,13 @@ import typing
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from .compute import add_arguments, from_arguments
-from .economy import Economy
+from .economy import Economy, OutOfMemory
 from .field_docs import field_docs
 from .files import WriteError
 from .loras import find_lora, parse_loras
@@ -29,6 +29,10 @@ from .provenance import made_with
 from .start import load_start
 from .types import MADE_WITH, MAX_SEED, GenerationRequest, RequestError
 from .video_io import FORMATS, VideoError, save_video, video_format
+
+if TYPE_CHECKING:
+    from .pipeline import MiraPipeline
+    from .snapshot import Snapshot
 
 logger = logging.getLogger("core.generate")  # also when run as __main__
 
@@ -113,7 +117,6 @@ def generate(arguments: argparse.Namespace) -> None:
     logger.info("Loading %s", requests[0].model)
     pipe = load_pipeline(requests[0].model, device=arguments.device, dtype=arguments.dtype, data_dir=arguments.data_dir, compute=compute)
     pipe.use_loras(requests[0].loras)
-    pipe.spare(Economy.asked(requests[0]))
     pipe.share_work(compute.gpus_per_video)
     pipe.set_progress_bar_config(desc="denoising", unit="step", leave=len(requests) == 1)
     try:
@@ -122,14 +125,34 @@ def generate(arguments: argparse.Namespace) -> None:
                 batch, began = requests[start : start + arguments.batch_size], time.monotonic()
                 shared = batch[0].to_dict() | {"prompt": [r.prompt for r in batch], "seed": [r.seed for r in batch]}
                 plain = {name: shared[name] for name in shared if name not in ("model", "preset", "output_fps", "start_from", "start_frames", "text_placement", "loras")}
-                clips = pipe(**plain, start_latents=pipe.encode_start(batch[0])).frames
+                clips = _clips(pipe, batch, plain)
                 seconds = (time.monotonic() - began) / len(batch)
                 for request, path, frames in zip(batch, paths[start:], clips):
-                    written = save_video(frames, path, request.output_fps, request.to_dict() | {MADE_WITH: made_with(pipe, request.loras)}, format=arguments.format)
+                    written = save_video(frames, path, request.output_fps, request.to_dict() | {MADE_WITH: made_with(pipe, request.loras) | pipe.economy.told(request)}, format=arguments.format)
                     _report(written, request, seconds, arguments.json)
                     bar.update()
     finally:
         pipe.share_work(1)
+
+
+def _clips(pipe: MiraPipeline, batch: Sequence[GenerationRequest], settings: dict[str, Any]) -> Any:
+    """The frames of a batch. Where memory runs out it goes on from its last step with less. Raises ResourceError when nothing is left to spare."""
+    from .device import ResourceError
+    from .ladder import lack_of_memory, within_memory
+
+    done: Snapshot | None = None
+
+    def remember(pipe: MiraPipeline, step: int, timestep: int, report: dict[str, Any]) -> None:
+        nonlocal done
+        done = report["snapshot"]()
+
+    def make() -> Any:
+        return pipe(**settings, start_latents=None if done else pipe.encode_start(batch[0]), callback_on_step_end=remember, resume=done).frames
+
+    try:
+        return within_memory(pipe, batch[0], make, Economy.asked(batch[0]))
+    except OutOfMemory as error:
+        raise ResourceError(lack_of_memory(error, batch[0], "" if len(batch) == 1 else "--batch-size 1 needs less. ")) from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

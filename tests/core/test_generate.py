@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tiny import save_tiny_model
 
+import core.pipeline as pipeline_module
 from core.compute import Compute, add_arguments, from_arguments
 from core.field_docs import field_docs
 from core.generate import build_parser, main, output_paths, requests_of, slug
@@ -164,3 +165,22 @@ def test_how_the_machine_is_used_goes_from_one_command_line_to_another():
 def test_temporal_guidance_is_a_default_of_the_models_it_was_measured_on():
     scales = {model: GenerationRequest("a", model=model, preset=preset).resolved().temporal_guidance_scale for model, preset in (("mira-nano", None), ("mine", "nano-4s"), ("TencentARC/Mira-v0:128", None))}
     assert scales == {"mira-nano": 1.0, "mine": 0.0, "TencentARC/Mira-v0:128": 0.0}
+
+
+def test_memory_that_runs_out_is_spared_and_in_the_end_told_in_words(generate, tmp_path, monkeypatch):
+    decode, asked = pipeline_module.decode_latents, []
+
+    def tight(vae, latents, chunk_frames=None):
+        asked.append(chunk_frames)
+        if chunk_frames != 1 or lacking:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 20 GiB")
+        return decode(vae, latents, chunk_frames=chunk_frames)
+
+    lacking = False
+    monkeypatch.setattr(pipeline_module, "decode_latents", tight)
+    status, _, stderr = generate("A star.", "--out", str(tmp_path / "one.mp4"))
+    assert status == 0 and asked[0] is None and asked[-1] == 1 and stderr.count("| 2/2") == 1, "no step is made twice"
+    assert "decoding frame by frame" in read_settings(tmp_path / "one.mp4")["made_with"]["memory"]
+    lacking = True
+    status, _, stderr = generate("A star.", "--out", str(tmp_path / "two.mp4"))
+    assert status == 1 and "There was not enough memory for 3 frames of 48×32" in stderr and not (tmp_path / "two.mp4").exists()
