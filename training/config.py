@@ -14,6 +14,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from core.files import replacing
 from core.types import nearest
 
 OPTIMIZERS = ("adamw", "adamw8bit", "muon")
@@ -81,7 +82,7 @@ class TrainConfig:
     seed: int = 0
     """Decides initial weights and every batch."""
     resume: str = "auto"
-    """auto: the newest whole checkpoint in output_dir; none: from the start; or a checkpoint folder."""
+    """auto: the newest whole checkpoint in output_dir; none: from the start; or a checkpoint folder. Later checkpoints in output_dir go when the first new one is written."""
     max_train_steps: int = 0
     """Steps in all; 0 means the sum of the curriculum."""
     checkpoint_every: int = 250
@@ -293,5 +294,6 @@ def _plain(settings: Any, path: str | Path) -> Any:
 
 
 def save_config(config: TrainConfig, path: Path) -> None:
-    """Write the settings as YAML."""
-    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))
+    """Write the settings as YAML. Raises WriteError."""
+    with replacing(path) as file:
+        file.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding="utf-8")

@@ -135,8 +135,7 @@ def wire(page: Page, tab: gr.Tab, widgets: dict[str, Any]) -> None:
             target = services.exports / f"{name.strip() or free_name(services.runs.list(), config.target)}.yaml"
             if target.parent != services.exports:
                 raise ConfigError("A run's name cannot hold slashes.")
-            with replacing(target) as file:
-                save_config(config, file)
+            save_config(config, target)
         except (ConfigError, WriteError) as error:
             return [alert(str(error)), *page.screen.paint(session)]
         session.hand_out(target)
