@@ -17,9 +17,18 @@ import json
 import logging
 import math
 import os
+import signal
 import sys
 from getpass import getpass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from .config import TrainConfig
+
+
+class PausedEarly(BaseException):
+    """SIGTERM before the training loop, which has a handler of its own, took a step."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -47,16 +56,37 @@ def _train(argv: list[str]) -> int:
         config = load_config(args.config, args.settings)
     except ConfigError as error:
         return _refuse(error)
+    previous = signal.signal(signal.SIGTERM, _pause_early)
+    try:
+        return _run(config, args.device, argv)
+    except PausedEarly:
+        from .runs import Status, last_step
+
+        folder = Path(config.output_dir)
+        if os.environ.get("RANK", "0") == "0":
+            Status("paused", step=last_step(folder), message="It was paused before it took a step. Resume begins it.").write(folder)
+        return 0
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _pause_early(*_: Any) -> NoReturn:
+    raise PausedEarly
+
+
+def _run(config: TrainConfig, device: str, argv: list[str]) -> int:
+    """Train, in as many processes as the config says."""
     from core.device import ResourceError
     from core.files import WriteError
 
+    from .config import ConfigError
     from .processes import launch, started_by_a_launcher
     from .trainer import Diverged, NonFiniteLoss, train
 
     try:
         if config.num_processes > 1 and not started_by_a_launcher():
-            launch(config, args.device, argv)
-        print(train(config, args.device))
+            launch(config, device, argv)
+        print(train(config, device))
     except (ConfigError, NonFiniteLoss, Diverged, FileNotFoundError, ResourceError, WriteError) as error:
         return _refuse(error)
     return 0

@@ -42,6 +42,8 @@ SAMPLE_NOW = "sample-now"
 SAMPLE_FIGURE = "sample_"
 """Begins the names of what was measured on a checkpoint's samples, in metrics.jsonl; a name of ``core.metrics`` follows."""
 TRASH = ".trash"
+CHECKPOINT = re.compile(r"step-\d+")
+"""The name of a checkpoint's folder."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -104,14 +106,24 @@ class Run:
 
     def samples(self) -> dict[int, list[Path]]:
         """Videos made on the way, by step."""
-        folders = sorted((self.folder / "samples").glob("step-*"), key=lambda p: int(p.name.split("-")[1]))
-        return {int(folder.name.split("-")[1]): sorted(folder.glob("*.mp4")) for folder in folders}
+        folders = sorted((p for p in (self.folder / "samples").glob("step-*") if CHECKPOINT.fullmatch(p.name)), key=step_of)
+        return {step_of(folder): sorted(folder.glob("*.mp4")) for folder in folders}
 
 
 def whole_checkpoints(output_dir: Path) -> list[Path]:
     """The checkpoints of a run folder that were written whole, oldest first."""
-    whole = [p for p in (output_dir / "checkpoints").glob("step-*") if (p / ".complete").exists()]
-    return sorted(whole, key=lambda p: int(p.name.split("-")[1]))
+    whole = [p for p in (output_dir / "checkpoints").glob("step-*") if CHECKPOINT.fullmatch(p.name) and (p / ".complete").exists()]
+    return sorted(whole, key=step_of)
+
+
+def step_of(folder: Path) -> int:
+    """The step that a folder ``step-N`` is of."""
+    return int(folder.name.removeprefix("step-"))
+
+
+def last_step(output_dir: Path) -> int:
+    """The step of the newest whole checkpoint; 0 where there is none."""
+    return max(map(step_of, whole_checkpoints(output_dir)), default=0)
 
 
 class Runs:
@@ -127,7 +139,7 @@ class Runs:
     def get(self, name: str) -> Run:
         """Raises ConfigError for a name that no run has."""
         folder = self.folder / name
-        if not NAME.fullmatch(name) or not (folder / "config.yaml").exists():
+        if Path(name).name != name or name.startswith(".") or not (folder / "config.yaml").exists():
             raise ConfigError(f"There is no run {name!r}.")
         return read_run(folder)
 
@@ -144,24 +156,31 @@ class Runs:
             raise ConfigError(f"There is a run {name} already. Choose another name, or resume that one.") from None
         except OSError as error:
             raise WriteError(folder, error) from error
-        save_config(config, folder / "config.yaml")
-        return self._start(folder, device)
+        try:
+            save_config(config, folder / "config.yaml")
+            return self._start(folder, device)
+        except OSError:
+            shutil.rmtree(folder, ignore_errors=True)  # the name is free again
+            raise
 
     def resume(self, name: str, device: str = "auto") -> Run:
-        """Go on from the last whole checkpoint, in a process that outlives this one. Raises ConfigError for a run that is at work."""
+        """Go on from the last whole checkpoint, in a process that outlives this one. Raises ConfigError for a run that is at work, WriteError where nothing can be written."""
         run = self.get(name)
         if run.working:
             raise ConfigError(f"{name} is at work already.")
-        return self._start(run.folder, device)
+        return self._start(run.folder, device, *(["resume=auto"] if run.checkpoints() else []))  # its own ``resume`` says how it first began
 
-    def _start(self, folder: Path, device: str) -> Run:
-        command = [sys.executable, "-m", "training", "--config", str(folder / "config.yaml"), "--device", device]
-        with open(folder / "log.txt", "ab") as log:
-            log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {shlex.join(command)}\n".encode())
-            log.flush()
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT, start_new_session=True)
-        with contextlib.suppress(psutil.NoSuchProcess):
-            Status("starting", process.pid, psutil.Process(process.pid).create_time(), _last_step(folder)).write(folder)
+    def _start(self, folder: Path, device: str, *words: str) -> Run:
+        command = [sys.executable, "-m", "training", "--config", str(folder / "config.yaml"), "--device", device, *words]
+        try:
+            with open(folder / "log.txt", "ab") as log:
+                log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {shlex.join(command)}\n".encode())
+                log.flush()
+                process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT, start_new_session=True)
+        except OSError as error:
+            raise WriteError(folder / "log.txt", error) from error
+        with contextlib.suppress(psutil.NoSuchProcess, WriteError):
+            Status("starting", process.pid, psutil.Process(process.pid).create_time(), last_step(folder)).write(folder)
         threading.Thread(target=process.wait, name=f"run-{folder.name}", daemon=True).start()  # so that no zombie is left
         return read_run(folder)
 
@@ -178,7 +197,7 @@ class Runs:
             for one in processes:
                 one.kill()
             psutil.wait_procs(processes, timeout=10)
-        Status("paused", step=_last_step(run.folder), message="It was stopped at once; what came after its last checkpoint is lost.").write(run.folder)
+        Status("paused", step=last_step(run.folder), message="It was stopped at once; what came after its last checkpoint is lost.").write(run.folder)
         return read_run(run.folder)
 
     def save_now(self, name: str) -> None:
@@ -241,7 +260,7 @@ def read_run(folder: Path) -> Run:
     status = _status(folder)
     state, message = status.state, status.message
     if state in WORKING and not _alive(status):
-        state, message = "stopped", f"The process ended without a word. Its last checkpoint is step {_last_step(folder)}; its log is {folder / 'log.txt'}."
+        state, message = "stopped", f"The process ended without a word. Its last checkpoint is step {last_step(folder)}; its log is {folder / 'log.txt'}."
     return Run(folder, state, status.step, message, status.pid, _config(folder / "config.yaml", _changed(folder / "config.yaml")), status.created)
 
 
@@ -266,7 +285,7 @@ def _status(folder: Path) -> Status:
     try:
         return Status(**json.loads((folder / "status.json").read_text()))
     except (OSError, ValueError, TypeError):
-        return Status("stopped", step=_last_step(folder))
+        return Status("stopped", step=last_step(folder))
 
 
 def _alive(status: Status) -> bool:
@@ -275,11 +294,6 @@ def _alive(status: Status) -> bool:
         return abs(process.create_time() - status.created) < 1 and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-
-
-def _last_step(folder: Path) -> int:
-    last = whole_checkpoints(folder)[-1:]
-    return int(last[0].name.split("-")[1]) if last else 0
 
 
 def environment() -> dict[str, Any]:

@@ -6,18 +6,18 @@ killed and resumed sees what it would have seen.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import logging
 import math
 import os
-import re
 import shutil
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,15 +26,17 @@ from typing import Any, Protocol
 import numpy as np
 import psutil
 import torch
+from safetensors import SafetensorError
 
 from core.device import choose_dtype
 from core.device_lock import device_held, lock_path
+from core.files import WriteError, replacing
 
 from .config import ConfigError, TrainConfig, save_config
 from .ema import EMA
 from .muon import Muon
 from .processes import Processes, check_divides
-from .runs import SAMPLE_FIGURE, SAMPLE_NOW, SAVE_NOW, Status, environment, whole_checkpoints
+from .runs import CHECKPOINT, SAMPLE_FIGURE, SAMPLE_NOW, SAVE_NOW, Status, environment, last_step, step_of, whole_checkpoints
 from .trackers import Log, open_trackers
 
 log = logging.getLogger(__name__)
@@ -44,7 +46,7 @@ DIVERGENCE = 5.0
 
 
 class NonFiniteLoss(RuntimeError):
-    """The loss became NaN or infinite; the message says at which step and what to try."""
+    """The loss or its gradient became NaN or infinite; the message says at which step and what to try."""
 
 
 class Diverged(RuntimeError):
@@ -68,8 +70,8 @@ class Task(Protocol):
     def loss(self, batch: dict[str, Any], index: int) -> tuple[torch.Tensor, dict[str, float]]:
         """The loss and figures for the log."""
 
-    def save(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
-        """Write the model with these weights as a loadable folder."""
+    def save(self, folder: Path, weights: dict[str, torch.Tensor], step: int) -> None:
+        """Write the model with these weights, those of ``step``, as a loadable folder."""
 
 
 def step_rng(seed: int, step: int) -> np.random.Generator:
@@ -132,6 +134,10 @@ class Trainer:
         self.processes = processes or Processes(str(next(task.model.parameters()).device))
         self.output_dir = Path(config.output_dir)
         self.step = 0
+        self.saved: Path | None = None
+        """The checkpoint of the present step, once there is one."""
+        self.stale: list[Path] = []
+        """Checkpoints beyond the step that this start began at: an earlier start's."""
         self.device = next(task.model.parameters()).device
         self.dtype = training_dtype(config, self.device)
         task.network = self.processes.prepare(task.network, getattr(task, "units", ()), self.dtype if task.casts_weights else None)
@@ -146,7 +152,7 @@ class Trainer:
 
     def autocast(self):
         """The context of forward passes."""
-        return nullcontext() if self.task.casts_weights or self.dtype == torch.float32 else torch.autocast(self.device.type, self.dtype)
+        return contextlib.nullcontext() if self.task.casts_weights or self.dtype == torch.float32 else torch.autocast(self.device.type, self.dtype)
 
     def run(self) -> Path:
         """Train to the end (or to SIGTERM) and return the last checkpoint."""
@@ -154,6 +160,7 @@ class Trainer:
         self.output_dir.mkdir(parents=True, exist_ok=True)
         self.resume()
         if self.processes.main:
+            self.tidy()
             save_config(config, self.output_dir / "config.yaml")
             self.trackers = open_trackers(config, self.step)
         previous = signal.signal(signal.SIGTERM, self._stop)
@@ -185,9 +192,9 @@ class Trainer:
                     if sample and self.processes.main:
                         (self.output_dir / SAMPLE_NOW).unlink(missing_ok=True)
                 following.cancel()
+            return self.save()
         finally:
             signal.signal(signal.SIGTERM, previous)
-        return self.save()
 
     def tell(self, state: str, message: str = "") -> None:
         """Say in the run folder what is going on."""
@@ -204,7 +211,7 @@ class Trainer:
         self.task.model.zero_grad(set_to_none=True)
         value, told = 0.0, []
         for number, batch in enumerate(batches):
-            with self.processes.apart(self.task.network) if number + 1 < len(batches) else nullcontext():
+            with self.processes.apart(self.task.network) if number + 1 < len(batches) else contextlib.nullcontext():
                 with self.autocast():
                     loss, figures = self.task.loss(batch, self.step * len(batches) + number)
                 value += self.processes.mean(loss.detach()) / len(batches)
@@ -214,6 +221,8 @@ class Trainer:
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
         norm = self.processes.whole(torch.nn.utils.clip_grad_norm_(self.task.model.parameters(), self.config.max_grad_norm))
+        if not self.scaler.is_enabled() and not math.isfinite(norm):  # fp16's scaler leaves such a step out by itself
+            raise NonFiniteLoss(f"The norm of the gradient is {float(norm)} at step {self.step}. {self.remedy(rate)}")
         for optimizer in self.optimizers:
             self.scaler.step(optimizer)
         self.scaler.update()
@@ -224,15 +233,18 @@ class Trainer:
 
     def check(self, value: float, rate: float) -> None:
         """Raises NonFiniteLoss, or Diverged when the mean of the last DIVERGENCE_STEPS losses is DIVERGENCE times the lowest that it was."""
-        remedy = f"Resume with a lower learning_rate (now {rate:g}) from {latest_checkpoint(self.output_dir) or 'the start'}."
         if not math.isfinite(value):
-            raise NonFiniteLoss(f"The loss is {value} at step {self.step}. {remedy}")
+            raise NonFiniteLoss(f"The loss is {value} at step {self.step}. {self.remedy(rate)}")
         self.recent.append(value)
         if len(self.recent) == DIVERGENCE_STEPS:
             mean = float(np.mean(self.recent))
             self.lowest = min(self.lowest, mean)
             if mean > DIVERGENCE * self.lowest:
-                raise Diverged(f"The loss is {mean:.3g} on average over the last {DIVERGENCE_STEPS} steps, up to step {self.step}; it has been {self.lowest:.3g}. {remedy}")
+                raise Diverged(f"The loss is {mean:.3g} on average over the last {DIVERGENCE_STEPS} steps, up to step {self.step}; it has been {self.lowest:.3g}. {self.remedy(rate)}")
+
+    def remedy(self, rate: float) -> str:
+        """What to try when the loss or its gradient is of no use."""
+        return f"Resume with a lower learning_rate (now {rate:g}) from {latest_checkpoint(self.output_dir) or 'the start'}."
 
     def record(self, losses: list[dict[str, float]], seconds: float) -> None:
         """Add one line, the mean of the last steps, to metrics.jsonl."""
@@ -250,22 +262,25 @@ class Trainer:
         self.tell("training")
 
     def note(self, row: dict[str, float]) -> None:
-        """Add a line to metrics.jsonl."""
-        with (self.output_dir / "metrics.jsonl").open("a") as f:
-            f.write(json.dumps(row) + "\n")
+        """Add a line to metrics.jsonl. Raises WriteError."""
+        file = self.output_dir / "metrics.jsonl"
+        try:
+            with file.open("a") as f:
+                f.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise WriteError(file, error) from error
         log.info("%s", row)
         for tracker in self.trackers:
             tracker(self.step, {name: value for name, value in row.items() if name not in ("step", "time")})
 
     def save(self) -> Path:
-        """Write checkpoints/step-N under another name, sync, rename, mark it complete, and drop the oldest ones."""
-        root = self.output_dir / "checkpoints"
-        final = root / f"step-{self.step}"
-        known, _ = self.processes.any((final / ".complete").exists(), False)
-        if not known:
+        """Write checkpoints/step-N, whole or not at all, and drop the oldest ones. Raises WriteError; those that were there stay then."""
+        final = self.output_dir / "checkpoints" / f"step-{self.step}"
+        if self.saved != final:
             state = self.processes.whole(self.state())
             if self.processes.main:
                 self._write(final, state)
+            self.saved = final
         self.processes.wait()
         return final
 
@@ -275,24 +290,17 @@ class Trainer:
         return {"step": self.step, "weights": weights, "optimizers": [o.state_dict() for o in self.optimizers], "ema": self.ema.state_dict(), "scaler": self.scaler.state_dict()}
 
     def _write(self, final: Path, state: dict[str, Any]) -> None:
-        root = final.parent
-        work = root / f".step-{self.step}.tmp"
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
         now = state.pop("weights")
         weights = {**now, **state["ema"]["average"]}
-        self.task.save(work, weights)
-        torch.save({**state, "model": {name: now[name] for name in state["ema"]["average"]}}, work / "training_state.pt")
-        loss = self.judge(weights)
-        if loss is not None:
-            (work / "validation.json").write_text(json.dumps({"step": self.step, "validation_loss": loss}))
-        for path in work.rglob("*"):
-            if path.is_file():
-                with path.open("rb") as f:
-                    os.fsync(f.fileno())
-        shutil.rmtree(final, ignore_errors=True)
-        work.rename(final)
-        (final / ".complete").touch()
+        with replacing(final) as work:
+            work.mkdir()
+            with _os_errors(work):
+                self.task.save(work, weights, self.step)
+                torch.save({**state, "model": {name: now[name] for name in state["ema"]["average"]}}, work / "training_state.pt")
+            loss = self.judge(weights)
+            if loss is not None:
+                (work / "validation.json").write_text(json.dumps({"step": self.step, "validation_loss": loss}))
+            (work / ".complete").touch()
         self.prune()
         self.sample(weights)
 
@@ -310,13 +318,25 @@ class Trainer:
         return loss
 
     def prune(self) -> None:
-        """Drop the checkpoints that the settings do not keep: neither new, nor the best by validation loss, nor a multiple of ``keep_every``."""
+        """Drop the checkpoints that an earlier start left, and those that the settings do not keep: neither new, nor the best by validation loss, nor a multiple of ``keep_every``."""
+        for old in self.stale:
+            if step_of(old) != self.step:
+                shutil.rmtree(old)
+        self.stale = []
         config, whole = self.config, whole_checkpoints(self.output_dir)
         judged = {p: json.loads((p / "validation.json").read_text())["validation_loss"] for p in whole if (p / "validation.json").exists()}
         kept = {*whole[-config.keep_last :], *([min(judged, key=judged.get)] if judged else [])}
         for old in whole:
-            if old not in kept and not (config.keep_every and int(old.name.split("-")[1]) % config.keep_every == 0):
+            if old not in kept and not (config.keep_every and step_of(old) % config.keep_every == 0):
                 shutil.rmtree(old)
+
+    def tidy(self) -> None:
+        """Remove checkpoints that were being written when a process was killed, and remember those that lie beyond this start's step."""
+        for half in (self.output_dir / "checkpoints").glob(".step-*"):
+            shutil.rmtree(half, ignore_errors=True)
+        self.stale = [path for path in whole_checkpoints(self.output_dir) if step_of(path) > self.step]
+        if self.stale:
+            log.warning("begins at step %d: %s, of an earlier start, will go with the first checkpoint that is written", self.step, ", ".join(path.name for path in self.stale))
 
     def resume(self) -> None:
         """Load the checkpoint that ``config.resume`` means, if any."""
@@ -326,14 +346,15 @@ class Trainer:
         folder = latest_checkpoint(self.output_dir) if choice == "auto" else Path(choice)
         if folder is None:
             return
-        if not re.fullmatch(r"step-\d+", folder.name) or not (folder / ".complete").exists():
+        if not CHECKPOINT.fullmatch(folder.name) or not (folder / ".complete").exists():
             raise ConfigError(f"resume={choice}: {folder} is not a whole checkpoint; there are {sorted(p.name for p in (self.output_dir / 'checkpoints').glob('step-*'))}.")
         state = torch.load(folder / "training_state.pt", map_location=self.device, weights_only=True)
         own, saved = dict(self.task.model.named_parameters()), state["model"]
-        strange = [name for name in {**saved, **self.ema.average} if name not in saved or name not in own or saved[name].shape != own[name].shape]
+        strange = [name for name in {**saved, **self.ema.average} if name not in saved or name not in self.ema.average or saved[name].shape != own[name].shape]
         if strange:
-            raise ConfigError(f"{folder} is of another architecture: {len(strange)} of its tensors do not fit the model, such as {strange[0]}. Name the model that the run began with.")
-        if len(state["optimizers"]) != len(self.optimizers):
+            raise ConfigError(f"{folder} is of another architecture: {len(strange)} of its tensors do not fit the model, such as {strange[0]}. Name the model and the target that the run began with.")
+        eight_bits = any("state1" in moments for optimizer in state["optimizers"] for moments in optimizer["state"].values())
+        if len(state["optimizers"]) != len(self.optimizers) or eight_bits != (self.config.optimizer == "adamw8bit"):
             raise ConfigError(f"{folder} was made with another optimizer. Go on with that one, or begin a run from its weights.")
         with torch.no_grad():
             for name, value in saved.items():
@@ -345,12 +366,24 @@ class Trainer:
             optimizer.load_state_dict(of_it)
         self.ema.load_state_dict(state["ema"])
         self.scaler.load_state_dict(state.get("scaler") or self.scaler.state_dict())
-        self.step = state["step"]
+        self.step, self.saved = state["step"], folder
         log.info("resumed at step %d from %s", self.step, folder)
 
     def _stop(self, *_: Any) -> None:
         log.info("SIGTERM: stopping after this step")
         self.told_to_stop = True
+
+
+@contextlib.contextmanager
+def _os_errors(folder: Path) -> Iterator[None]:
+    """A failure to write into ``folder`` as an OSError, which torch and safetensors say in exceptions of their own."""
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        if isinstance(error, RuntimeError) and not any(word in str(error) for word in ("inline_container", "PytorchStreamWriter")):
+            raise
+        full = "os error 28" in str(error) or shutil.disk_usage(folder).free < 2**20
+        raise OSError(errno.ENOSPC if full else errno.EIO, str(error).splitlines()[0]) from error
 
 
 def config_ahead(config: TrainConfig) -> Callable[[Task, int], list[dict[str, Any]]]:
@@ -374,14 +407,13 @@ def train(config: TrainConfig, device: str = "auto") -> Path:
     output_dir.mkdir(parents=True, exist_ok=True)
     for name in (SAVE_NOW, SAMPLE_NOW):
         (output_dir / name).unlink(missing_ok=True)
-    last = latest_checkpoint(output_dir)
-    status = Status("waiting", os.getpid(), psutil.Process().create_time(), int(last.name.split("-")[1]) if last else 0)
+    status = Status("waiting", os.getpid(), psutil.Process().create_time(), last_step(output_dir))
     processes, trainer = Processes(device, config.sharding), None
     tell = (lambda new: new.write(output_dir)) if processes.main else (lambda new: None)
     try:
         check_divides(config, processes.count)
         tell(status)
-        with device_held(lock_path(config.data_dir, processes.device)) if processes.holds_device else nullcontext():
+        with device_held(lock_path(config.data_dir, processes.device)) if processes.holds_device else contextlib.nullcontext():
             tell(replace(status, state="preparing"))
             with processes.first_alone():
                 task = build_task(config, processes.device, lambda done, total: _tell_progress(tell, status, done, total), processes)
@@ -395,7 +427,8 @@ def train(config: TrainConfig, device: str = "auto") -> Path:
         processes.end()
         return folder
     except Exception as error:
-        tell(replace(trainer.status if trainer else status, state="failed", message=str(error) or type(error).__name__))
+        with contextlib.suppress(WriteError):  # on a full disk the first error is the one to be told
+            tell(replace(trainer.status if trainer else status, state="failed", message=str(error) or type(error).__name__))
         raise
 
 

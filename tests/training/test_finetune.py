@@ -178,7 +178,7 @@ def test_a_checkpoint_is_used_by_name_and_its_videos_tell_where_they_come_from(p
     assert pipe.generate(request).frames.shape == (1, 2, 32, 48, 3)
     told = made_with(pipe, request.loras)
     origin = told["loras"]["mine-step-2"] if target == "lora" else told["trained"]
-    assert origin["run"] == "mine" and origin["model"] == str(place / "model") and len(origin["dataset_hash"]) == 12
+    assert (origin["run"], origin["step"]) == ("mine", 2) and origin["model"] == str(place / "model") and len(origin["dataset_hash"]) == 12
     assert main(["use", "mine", "--data-dir", str(data), "--step", "9"]) == 2
     assert "no checkpoint of step 9; there are: step-2" in capsys.readouterr().err
 

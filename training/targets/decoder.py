@@ -89,7 +89,7 @@ class DecoderTask:
         return float(np.mean(losses)) if losses else None
 
     @torch.no_grad()
-    def save(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
+    def save(self, folder: Path, weights: dict[str, torch.Tensor], step: int) -> None:
         """``folder/vae``: the whole VAE."""
         vae = TemporalVAE.from_config(self.model.config)
         vae.load_state_dict({name: p.cpu() for name, p in weights.items()})

@@ -86,7 +86,7 @@ class TextEncoderTask:
         right = torch.stack([(logits[name].argmax(-1) == labels[name]).float().mean() for name in logits])
         return total, {"accuracy": float(right.mean()), "worst": float(right.min())}
 
-    def save(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
+    def save(self, folder: Path, weights: dict[str, torch.Tensor], step: int) -> None:
         """``folder/text_encoder`` and ``folder/tokenizer``; the heads have done their work and stay behind."""
         encoder = T5EncoderModel(self.t5_config)
         prefix = "encoder."

@@ -223,7 +223,7 @@ class TransformerTask:
         measured = {name: [value for clip in clips if (value := METRICS[name].measure(clip)) is not None] for name in SAMPLES_MEASURED}
         return {name: float(np.mean(values)) for name, values in measured.items() if values}
 
-    def save(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
+    def save(self, folder: Path, weights: dict[str, torch.Tensor], step: int) -> None:
         """``folder/lora.safetensors``; or ``folder/transformer`` and ``folder/scheduler``."""
         if self.config.target == "lora":
             import json
@@ -235,7 +235,7 @@ class TransformerTask:
                 model.save_lora_adapter(folder, weight_name=LORA_FILE)
             with safe_open(folder / LORA_FILE, "pt") as file:
                 metadata = file.metadata()
-            origin = {"run": Path(self.config.output_dir).name, "model": self.config.model, "dataset": Path(self.config.dataset).name, "dataset_hash": getattr(self.dataset, "hash", None)}
+            origin = {"run": Path(self.config.output_dir).name, "step": step, "model": self.config.model, "dataset": Path(self.config.dataset).name, "dataset_hash": getattr(self.dataset, "hash", None)}
             save_file(load_file(folder / LORA_FILE), folder / LORA_FILE, {**metadata, MADE_FROM: json.dumps(origin)})
             return
         with torch.device("meta"):

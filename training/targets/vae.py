@@ -93,7 +93,7 @@ class VAETask:
         return reconstruction + self.config.kl_weight * kl, {"psnr": float(-10 * torch.log10(mse)), "kl": float(kl.detach()), "latent_std": float(posterior.mean.detach().float().std())}
 
     @torch.no_grad()
-    def save(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
+    def save(self, folder: Path, weights: dict[str, torch.Tensor], step: int) -> None:
         """``folder/vae``, with the scaling factor that brings these latents to unit spread."""
         vae = TemporalVAE.from_config(self.model.config).to(self.device).eval()
         vae.load_state_dict(weights)

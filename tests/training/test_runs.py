@@ -1,0 +1,208 @@
+"""Run folders when something goes wrong: starts over one another, full disks, gradients that are no numbers, early pauses, odd names."""
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from core.files import WriteError
+from training.__main__ import main
+from training.config import ConfigError, load_config, save_config
+from training.runs import Runs, Status, read_run
+from training.trainer import NonFiniteLoss, Trainer, latest_checkpoint, train
+
+
+class Line:
+    """A task as small as can be: two weights and a loss."""
+
+    casts_weights = True
+
+    def __init__(self, frozen: bool = False):
+        self.model = self.network = torch.nn.Linear(1, 1)
+        self.model.bias.requires_grad_(not frozen)
+
+    def batch(self, index):
+        return {}
+
+    def loss(self, batch, index):
+        return self.network(torch.ones(1, 1)).square().mean(), {}
+
+    def save(self, folder, weights, step):
+        (folder / "weights.txt").write_text(f"{step}: {weights}")
+
+
+def config(folder, *words):
+    return load_config(None, ["target=vae", f"output_dir={folder}", f"data_dir={folder}/data", "checkpoint_every=2", "log_every=1", "max_train_steps=4", "report_to=[]", "mixed_precision=fp32", *words])
+
+
+def run(folder, *words, task=None):
+    return Trainer(config(folder, *words), task or Line()).run()
+
+
+def steps(folder):
+    return sorted(int(path.name.removeprefix("step-")) for path in (folder / "checkpoints").iterdir())
+
+
+@pytest.fixture
+def line(monkeypatch):
+    """``train`` and the command train a Line."""
+    monkeypatch.setattr("training.targets.build_task", lambda *_: Line())
+    return monkeypatch
+
+
+def test_a_start_from_an_earlier_step_writes_its_checkpoints_in_place_of_those_of_the_start_before(tmp_path):
+    run(tmp_path, "max_train_steps=8", "keep_last=9")
+    before = (tmp_path / "checkpoints" / "step-4" / "weights.txt").read_text()
+    run(tmp_path, "max_train_steps=3", f"resume={tmp_path}/checkpoints/step-2", "checkpoint_every=9", "keep_last=1")
+    assert steps(tmp_path) == [3], "neither those beyond its step nor those that are old"
+    run(tmp_path, "max_train_steps=4", "resume=none", "seed=1", "keep_last=2")
+    assert steps(tmp_path) == [2, 4] and (tmp_path / "checkpoints" / "step-4" / "weights.txt").read_text() != before
+    written = (tmp_path / "checkpoints" / "step-4" / ".complete").stat().st_mtime_ns
+    run(tmp_path, "max_train_steps=4")
+    assert (tmp_path / "checkpoints" / "step-4" / ".complete").stat().st_mtime_ns == written, "a run that is at its end already writes nothing"
+
+
+def test_a_start_that_writes_no_checkpoint_takes_none_away(tmp_path):
+    run(tmp_path, "max_train_steps=4")
+    task = Line()
+    task.loss = lambda batch, index: (task.network(torch.ones(1, 1)).mean() * float("nan"), {})
+    with pytest.raises(NonFiniteLoss):
+        run(tmp_path, "resume=none", task=task)
+    assert steps(tmp_path) == [2, 4]
+
+
+def full(folder, *_):
+    """A checkpoint's weights on a disk that has no room for all of them."""
+    (folder / "half").write_bytes(bytes(1000))
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def torch_full(*_):
+    raise RuntimeError("[enforce fail at inline_container.cc:668] . unexpected pos 704 vs 598")
+
+
+@pytest.mark.parametrize("place, failure, words", [("test_runs.Line.save", lambda task, *rest: full(*rest), "The disk is full: .*step-4"), ("torch.save", torch_full, "step-4 could not be written: .*unexpected pos")])
+def test_a_full_disk_stops_the_run_with_its_last_checkpoint_whole(line, tmp_path, capsys, place, failure, words):
+    train(config(tmp_path, "max_train_steps=2"))
+    name, _, method = place.rpartition(".")
+    line.setattr(Line if name.endswith("Line") else torch, method, failure)
+    with pytest.raises(WriteError, match=words):
+        train(config(tmp_path))
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-2"] == [latest_checkpoint(tmp_path).name]
+    assert torch.load(latest_checkpoint(tmp_path) / "training_state.pt", weights_only=True)["step"] == 2
+    told = read_run(tmp_path)
+    assert told.state == "failed" and "could not be written" in told.message
+    save_config(config(tmp_path), tmp_path / "config.yaml")
+    assert main(["--config", str(tmp_path / "config.yaml"), "--device", "cpu"]) == 2 and "could not be written" in capsys.readouterr().err
+
+
+def test_the_first_error_is_told_when_not_even_the_status_can_be_written(line, tmp_path):
+    line.setattr(Line, "save", lambda task, *rest: (line.setattr(Status, "write", lambda status, folder: (_ for _ in ()).throw(WriteError(folder, OSError(errno.ENOSPC, "full")))), full(*rest)))
+    with pytest.raises(WriteError, match="step-2"):
+        train(config(tmp_path))
+
+
+def test_what_a_killed_process_was_writing_is_removed_by_the_next_start(tmp_path):
+    for left in (".step-2.tmp", ".step-9.0a1b2c3d.tmp"):
+        (tmp_path / "checkpoints" / left).mkdir(parents=True)
+    run(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-2", "step-4"]
+
+
+def test_settings_stay_whole_when_the_disk_is_full(tmp_path, monkeypatch):
+    save_config(config(tmp_path), file := tmp_path / "config.yaml")
+    before = file.read_text()
+
+    def half(path, text, **_):
+        path.write_bytes(text[:100].encode())
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(WriteError, match="The disk is full"):
+        save_config(config(tmp_path, "seed=1"), file)
+    assert file.read_text() == before and list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("place", ["training.runs.save_config", "training.runs.subprocess.Popen"])
+def test_a_run_that_cannot_be_launched_leaves_its_name_free(tmp_path, monkeypatch, place):
+    def fail(*_, **__):
+        raise WriteError(tmp_path, OSError(errno.ENOSPC, "full")) if place.endswith("config") else OSError(errno.ENOMEM, "no memory")
+
+    monkeypatch.setattr(place, fail)
+    with pytest.raises(WriteError):
+        Runs(tmp_path / "runs").launch("one", config(tmp_path))
+    assert not (tmp_path / "runs" / "one").exists()
+
+
+def test_resume_goes_on_from_the_last_checkpoint_whatever_the_first_start_said(tmp_path, monkeypatch):
+    commands, popen = [], subprocess.Popen
+    monkeypatch.setattr("training.runs.subprocess.Popen", lambda command, **rest: (commands.append(command), popen([sys.executable, "-c", ""], **rest))[1])
+    folder = tmp_path / "one"
+    folder.mkdir()
+    save_config(config(folder, "resume=none"), folder / "config.yaml")
+    runs = Runs(tmp_path)
+    runs.resume("one")
+    assert "resume=auto" not in commands[0], "before there is one it begins as it was told to"
+    run(folder, "resume=none")
+    Status("paused").write(folder)
+    runs.resume("one")
+    assert load_config(commands[1][4], commands[1][7:]).resume == "auto"
+
+
+def test_a_gradient_that_is_no_number_stops_the_run_before_it_spoils_the_weights(tmp_path):
+    task = Line()
+    task.loss = lambda batch, index: (task.network(torch.zeros(1, 1)).sub(task.model.bias).abs().sqrt().sum(), {})
+    before = task.model.weight.item()
+    with pytest.raises(NonFiniteLoss, match="The norm of the gradient is nan at step 0. Resume with a lower learning_rate"):
+        run(tmp_path, task=task)
+    assert task.model.weight.item() == before and latest_checkpoint(tmp_path) is None
+
+
+def test_every_run_that_is_listed_can_be_had(tmp_path):
+    for name in ("my run", "ünïcode", "a" * 80):
+        (tmp_path / name).mkdir()
+        save_config(config(tmp_path / name), tmp_path / name / "config.yaml")
+    runs = Runs(tmp_path)
+    assert {runs.get(run.name).name for run in runs.list()} == {"my run", "ünïcode", "a" * 80}
+    for name in ("", ".", "..", "../x", "my run/checkpoints", ".trash", "none"):
+        with pytest.raises(ConfigError, match="There is no run"):
+            runs.get(name)
+
+
+def test_copies_beside_the_checkpoints_are_passed_over(tmp_path):
+    last = run(tmp_path)
+    shutil.copytree(last, last.with_name("step-best"))
+    (tmp_path / "samples" / "step-best").mkdir(parents=True)
+    told = read_run(tmp_path)
+    assert [path.name for path in told.checkpoints()] == ["step-2", "step-4"] and told.samples() == {}
+
+
+def test_a_run_that_is_paused_before_its_first_step_says_so(tmp_path, monkeypatch):
+    def wait(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+    monkeypatch.setattr("training.trainer.train", wait)
+    save_config(config(tmp_path), tmp_path / "config.yaml")
+    assert main(["--config", str(tmp_path / "config.yaml")]) == 0
+    told = read_run(tmp_path)
+    assert told.state == "paused" and "before it took a step" in told.message
+
+
+def test_a_checkpoint_of_another_target_or_optimizer_is_refused_in_words(tmp_path):
+    last = run(tmp_path / "whole")
+    with pytest.raises(ConfigError, match="1 of its tensors do not fit the model, such as bias. Name the model and the target"):
+        run(tmp_path / "part", f"resume={last}", task=Line(frozen=True))
+    state = torch.load(last / "training_state.pt", weights_only=True)
+    for moments in state["optimizers"][0]["state"].values():
+        moments["state1"], moments["state2"] = moments.pop("exp_avg"), moments.pop("exp_avg_sq")
+    torch.save(state, last / "training_state.pt")
+    with pytest.raises(ConfigError, match="was made with another optimizer"):
+        run(tmp_path / "eight", f"resume={last}")
