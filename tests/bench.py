@@ -23,6 +23,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKLTemporalDecoder, LatteTransformer3DModel
 from torch.utils.flop_counter import FlopCounterMode
@@ -320,8 +321,9 @@ def _prompts(pipe: MiraPipeline, device: torch.device) -> Iterator[Row]:
         yield from compare("a prompt", {"cached": lambda: lazy([PROMPT]), "encoded": miss, "encoder loaded, then encoded": load}, device, 15, rounds=5)
 
 
-def _training(model: str, preset: Preset, device: torch.device) -> Iterator[Row]:
-    """A LoRA's step on 4 clips of the preset's shape: with latents and prompt embeddings ready, and with both computed in the step."""
+def _training(model: str, preset: Preset, device: torch.device) -> Iterator[Row | Count]:
+    """A LoRA's step on 4 clips of the preset's shape: with latents and prompt embeddings ready, with both computed in the step, and as a plain loop of
+    diffusers' and transformers' parts does it."""
     with tempfile.TemporaryDirectory() as folder, torch.enable_grad():
         write_folder(Path(folder) / "clips", 5, num_frames=preset.num_frames, height=preset.height, width=preset.width)
         words = [f"model={model}", f"dataset={folder}/clips", f"data_dir={folder}", f"output_dir={folder}/run", f"num_frames=[{preset.num_frames}]", f"sizes=[{preset.width}x{preset.height}]"]
@@ -338,8 +340,31 @@ def _training(model: str, preset: Preset, device: torch.device) -> Iterator[Row]
             fps = torch.tensor([round(take.fps, 2) for take in takes])
             trainer.train_step([{"latents": latents, "masks": None, "prompt_embeds": texts, "fps": fps}])
 
-        calls = {"latents and prompts ready": lambda: trainer.train_step([task.batch(next(numbers))]), "encoded in the step": encoded, "fetching a batch alone": lambda: task.batch(next(numbers))}
-        yield from compare(f"a training step (LoRA, 4 clips of {preset.num_frames} frames)", calls, device, 30)
+        vae = AutoencoderKLTemporalDecoder.from_pretrained(task.folder / "vae", torch_dtype=task.dtype).to(device).eval()
+        trained = [parameter for parameter in task.model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=1e-4)
+
+        def plain() -> None:
+            with torch.no_grad():
+                pixels = torch.from_numpy(np.stack([take.frames() for take in takes])).to(device, task.dtype) / 127.5 - 1  # b t h w c
+                latents = vae.encode(pixels.flatten(0, 1).movedim(-1, 1)).latent_dist.mode() * vae.config.scaling_factor
+                latents = latents.unflatten(0, pixels.shape[:2]).transpose(1, 2).float()
+                words = tokenizer([take.captions[0] for take in takes], padding="max_length", max_length=77, truncation=True, return_tensors="pt")
+                texts = encoder(words.input_ids.to(device)).last_hidden_state
+            noise, timesteps = torch.randn_like(latents), torch.randint(1000, (len(latents),), device=device)
+            with torch.autocast(device.type, task.dtype, enabled=task.dtype != torch.float32):
+                predicted = task.model(task.scheduler.add_noise(latents, noise, timesteps), timesteps, texts, torch.full((len(latents),), 6.0, device=device)).sample
+            torch.nn.functional.mse_loss(predicted.float(), task.scheduler.target(latents, noise, timesteps)).backward()
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+
+        calls = {"latents and prompts ready": lambda: trainer.train_step([task.batch(next(numbers))]), "encoded in the step": encoded, "a plain loop, encoded in the step": plain, "fetching a batch alone": lambda: task.batch(next(numbers))}
+        rows = list(compare(f"a training step (LoRA, 4 clips of {preset.num_frames} frames)", calls, device, 30))
+        yield from rows
+        ready, *_, fetched = (row.seconds for row in rows)
+        held = [peak_memory(call, device) / 1e6 for call in list(calls.values())[:3]]
+        yield Count(f"Training: {1 / ready:.2f} steps a second with latents and prompts ready, of which fetching a batch is {100 * fetched / ready:.2f} %. A step holds {held[0]:.0f} MB at most, {held[1]:.0f} MB with encoding in it, {held[2]:.0f} MB in the plain loop; weights and optimizer come on top.")
 
 
 def _crowded_studio() -> Iterator[Row]:
