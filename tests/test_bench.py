@@ -14,8 +14,8 @@ from training.toyworld.scene import COLORS
 
 def test_the_gpu_benchmark_at_small_size():
     small = dict(num_layers=1, num_attention_heads=2, attention_head_dim=16, caption_channels=12)
-    rows = list(bench_gpu.measure(torch.device("cpu"), torch.float32, 1e9, ((32, 16, 2),), ((16, 16, 2),), rounds=1, transformer=small, vae=dict(ch=32, ch_mult=(1, 1, 1, 1), num_res_blocks=1)))
-    assert len(rows) == 2 and "32x16x2" in rows[0] and "16x16x2" in rows[1]
+    rows = list(bench_gpu.measure(torch.device("cpu"), torch.float32, 1e9, ((32, 16, 2),), ((16, 16, 2),), ((32, 32, 2),), rounds=1, steps=2, transformer=small, vae=dict(ch=32, ch_mult=(1, 1, 1, 1), num_res_blocks=1)))
+    assert len(rows) == 3 and "2 steps with guidance, 32x16x2" in rows[0] and "16x16x2" in rows[1] and "full fine-tuning, 32x32x2" in rows[2]
     work, share = re.search(r"([\d.e-]+) TFLOP a step, (\d+) %", rows[0]).groups()
     assert float(work) > 0 and int(share) >= 0
     if not torch.cuda.is_available():
