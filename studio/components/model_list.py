@@ -26,10 +26,11 @@ def render_models(
     """HTML of the lists. ``hashes`` are known or None by name, ``can_load`` whether a worker can be told to load one, ``free`` the bytes that may still be
     written where models go, ``loras`` the files by name, ``chore`` what is being installed."""
     trouble = "".join(f'<div class="alert" role="alert">{escape(worker["trouble"])}</div>' for worker in workers if worker["trouble"])
+    aside = '<p class="note">A training run has the device: a model is loaded when the run ends or is paused.</p>' if any(worker["state"] == "waiting" for worker in workers) else ""
     here = "".join(_installed(model, hashes.get(model.name), workers, can_load) for model in models if model.installed)
     others = "".join(_release(model, free, chore) for model in models if not model.installed)
     return (
-        f'<div class="panel-head"><h2>On this machine</h2></div>{trouble}{_chore(chore)}'
+        f'<div class="panel-head"><h2>On this machine</h2></div>{trouble}{aside}{_chore(chore)}'
         f'<ul class="models">{here}</ul>'
         f'<div class="panel-head"><h2>LoRAs</h2></div>{_loras(loras)}'
         f"{_checkpoints(runs)}"

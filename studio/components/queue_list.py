@@ -28,7 +28,7 @@ def stage_words(job: Job) -> str:
         return "Pausing after this step"
     if job.stage == "denoise":
         return f"Step {job.step} of {job.num_steps}"
-    return {"text": "Reading the prompt", "decode": "Decoding the frames", "save": "Saving the file"}.get(job.stage, "Starting")
+    return {"model": "Loading the model", "text": "Reading the prompt", "decode": "Decoding the frames", "save": "Saving the file"}.get(job.stage, "Starting")
 
 
 def render_queue(jobs: Sequence[Job], counts: dict[str, int], paused: bool, seconds_left: float | None, faults: Mapping[str, str] = MappingProxyType({}), shown: int = SHOWN) -> str:
@@ -93,7 +93,7 @@ def _row(job: Job, first: bool, several: bool, fault: str | None) -> str:
         parts.append(f'<div class="job-prompt" title="{prompt}" dir="auto">{prompt}</div>')
         if job.state == "failed":
             parts.append(f'<p class="job-error">{escape(job.error or "It failed.")}</p>')
-        if job.parked:
+        if job.parked and job.state == "waiting":
             parts.append(f'{_parked_bar(job)}<p class="note">{_parked_words(job)} is on disk; it goes on by itself.</p>')
         if job.state == "waiting":
             places = [_icon("up", "↑", "Move up", job), _icon("down", "↓", "Move down", job), *([] if first else [_button("first", job, "Next")])] if several else []

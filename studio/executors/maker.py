@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from core import GenerationCancelled, GenerationRequest, MiraPipeline, load_pipeline, save_video
+from core.checkpoints import find_model
 from core.compute import Compute
 from core.device import choose_device, forget_peak, peak_memory
 from core.device_lock import DeviceTurn, lock_path
@@ -60,8 +61,8 @@ class VideoMaker:
         for folder in (self.work_dir, self.previews_dir, self.parked_dir):
             folder.mkdir(parents=True, exist_ok=True)
         self.device_turn = DeviceTurn(lock_path(data_dir, choose_device(device)))
-        self.aside = False
-        """Whether a training has the device."""
+        self.aside: bool | None = None
+        """Whether a training has the device; None before that is known."""
         self.pipe: MiraPipeline | None = None
         self.model: str | None = None
         self.tail_seconds: dict[tuple[str, int, int, int], float] = {}
@@ -69,17 +70,14 @@ class VideoMaker:
 
     def run(self) -> None:
         """Work through the queue for as long as the process lives."""
-        self.report("ready")
         while True:
-            while not self.orders.empty():
-                self.obey(self.orders.get())
             if not self.turn():
                 time.sleep(IDLE_SECONDS)
 
     def turn(self) -> bool:
-        """Make the next video, if there is a request and no training has the device, or asks for it; whether one was made or tried.
+        """Obey the studio's orders and make the next video, if there is a request and no training has the device, or asks for it; whether one was made or tried.
 
-        While a training has the device the model is out of memory, and requests wait.
+        While a training has the device the model is out of memory, and orders and requests wait.
         """
         if not self.device_turn.take():
             if not self.aside:
@@ -88,8 +86,10 @@ class VideoMaker:
                 self.report("waiting")
             return False
         try:
-            if self.aside:
-                self.aside = False
+            returns, self.aside = self.aside is not False, False
+            while not self.orders.empty():
+                self.obey(self.orders.get())
+            if returns:
                 self.report("ready")
             job = self.queue.lease(self.worker_id, LEASE_SECONDS)
             sweep(self.parked_dir, self.queue)
@@ -135,6 +135,7 @@ class VideoMaker:
         request = job.request
         require_space(self.data_dir, video_bytes(request))
         started = time.monotonic()
+        self.prepare(request.model, progress)
         frames, made = self.frames(request, progress.on_step_end, progress.place)
         progress.stage("save", DECODED)
         peak = None if made.get("memory") else made[PEAK]  # where memory was saved it tells nothing of the next one
@@ -154,6 +155,18 @@ class VideoMaker:
         finally:
             for file in (part, part.with_suffix(".jpg")):
                 file.unlink(missing_ok=True)
+
+    def prepare(self, model: str, progress: Progress) -> None:
+        """Have ``model`` in memory. Raises GenerationCancelled when the request is cancelled during a download or conversion."""
+        if self.model != model:
+            progress.stage("model", progress.job.progress)
+            self.fetch(model, progress)
+            self.pipeline(model)
+            progress.stage("text", progress.job.progress)
+
+    def fetch(self, model: str, progress: Progress) -> None:
+        """Have ``model`` on this machine."""
+        find_model(model, self.data_dir, lambda *_: progress.check())
 
     def frames(self, request: GenerationRequest, on_step_end: StepCallback, place: Place | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         """What ``request`` (resolved) shows, [T, H, W, C], and what that was made with; it goes on from what lies at ``place``.
@@ -223,10 +236,12 @@ class VideoMaker:
         release_memory()
 
     def obey(self, order: dict[str, Any]) -> None:
-        """``{"do": "load", "model": NAME}`` loads a model, which may download it; ``{"do": "unload"}`` frees its memory."""
+        """``{"do": "load", "model": NAME}`` loads a model, which may download it; ``preload`` does so if that takes no download; ``{"do": "unload"}`` frees its memory."""
         self.trouble = None
         if order["do"] == "unload":
             self.unload()
+        elif order["do"] == "preload":
+            self.preload(order["model"])
         elif order["do"] == "load":
             self.report("loading", model=order["model"])
             try:

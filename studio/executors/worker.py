@@ -60,7 +60,7 @@ def main() -> None:
 
     maker = VideoMaker(arguments.data_dir, arguments.device, arguments.worker_id, tell, orders, from_arguments(arguments))
     if arguments.model:
-        maker.preload(arguments.model)
+        orders.put({"do": "preload", "model": arguments.model})
     maker.run()
 
 

@@ -27,14 +27,14 @@ import gradio as gr
 import numpy as np
 import torch
 
-from core.checkpoints import find_model
 from core.compute import Compute
 from core.pipeline import GenerationCancelled, GenerationError, MiraPipeline, StepCallback
+from core.releases import installed_folder
 from core.types import GenerationRequest
 
 from .maker import VideoMaker
 from .parking import Place
-from .progress import LEASE_SECONDS, PREVIEW_SECONDS
+from .progress import LEASE_SECONDS, PREVIEW_SECONDS, Progress
 from .words import explain
 
 log = logging.getLogger(__name__)
@@ -158,7 +158,6 @@ class EventMaker(VideoMaker):
     stopping: threading.Event
 
     def frames(self, request: GenerationRequest, on_step_end: StepCallback, place: Place | None = None) -> tuple[np.ndarray, dict[str, Any]]:
-        find_model(request.model, self.data_dir)  # a download needs no GPU
         try:
             with contextlib.closing(self.on_gpu(request)) as told:
                 for kind, news in told:
@@ -173,6 +172,13 @@ class EventMaker(VideoMaker):
         except gr.Error as error:  # ZeroGPU's own: no GPU is free, or the visitor's share is used up
             raise GenerationError(f"{error.title}: {error.message}" if error.title != "Error" else str(error.message)) from error
         raise GenerationError("The GPU was taken away before the video was done. Retry, or make a shorter one.")
+
+    def prepare(self, model: str, progress: Progress) -> None:
+        """Only on this machine: it comes into memory where the GPU is, and a download needs none."""
+        if installed_folder(model, self.data_dir) is None:
+            progress.stage("model", progress.job.progress)
+            self.fetch(model, progress)
+            progress.stage("text", progress.job.progress)
 
     def leave(self) -> None:
         """This process has the page; a broken one of ZeroGPU's is ZeroGPU's to replace."""

@@ -325,3 +325,26 @@ def test_what_cannot_be_made_in_this_memory_says_what_can(maker: VideoMaker, sma
     maker.work(job)
     failed = maker.queue.get(job.id)
     assert failed.state == "failed" and re.search("not enough memory for 6 frames of 32×32 .* even with .*decoding frame by frame.*largest that it has made here has 4 frames of 32×32", failed.error), failed.error
+
+
+def test_a_model_is_loaded_only_when_no_training_has_the_device(maker: VideoMaker, small: GenerationRequest) -> None:
+    for order in ("preload", "load"):
+        maker.orders.put({"do": order, "model": small.model})
+    with device_held(lock_path(maker.data_dir, "cpu")):
+        assert not maker.turn() and maker.pipe is None
+    assert not maker.turn() and maker.model == small.model and maker.orders.empty()
+
+
+def test_cancel_stops_a_download(maker: VideoMaker, small: GenerationRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    job, stages = lease(maker, small), []
+
+    def download(name: str, data_dir: Path, tell: Callable[[str, int, int], None]) -> None:
+        tell("Downloading", 1, 9)
+        wait_for(lambda: maker.queue.get(job.id).stage == "model", 10, "the stage to be told")
+        maker.queue.cancel(job.id)
+        tell("Downloading", 2, 9)
+        stages.append("went on")
+
+    monkeypatch.setattr(maker_module, "find_model", download)
+    maker.work(job)
+    assert maker.queue.get(job.id).state == "cancelled" and not stages and maker.pipe is None
