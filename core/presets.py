@@ -89,3 +89,12 @@ def presets_for(model: str) -> list[Preset]:
 def default_preset(model: str) -> Preset:
     """The first preset made for ``model``."""
     return presets_for(model)[0]
+
+
+def preset_for(model: str, num_frames: int | None) -> Preset:
+    """The model's first preset, or the shortest that is as long as ``num_frames`` where that one is not: a long clip is made in windows, whoever asks for it."""
+    first, own = default_preset(model), [p for p in PRESETS.values() if model in p.models]
+    if num_frames is None or num_frames <= first.num_frames or not own:
+        return first
+    by_length = sorted(own, key=lambda p: p.num_frames)
+    return next((p for p in by_length if p.num_frames >= num_frames), by_length[-1])

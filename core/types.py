@@ -185,9 +185,9 @@ class GenerationRequest:
 
     def filled(self) -> GenerationRequest:
         """A copy in which every None is filled, and no value checked. Raises RequestError for a preset that there is not."""
-        from .presets import decided, default_preset, get_preset
+        from .presets import decided, get_preset, preset_for
 
-        preset = get_preset(self.preset) if self.preset else default_preset(self.model)
+        preset = get_preset(self.preset) if self.preset else preset_for(self.model, self.num_frames)
         filled = {name: value for name, value in decided(preset, self.model).items() if getattr(self, name) is None}
         seed = secrets.randbelow(2**31) if self.seed is None else self.seed
         return self.replace(**filled, preset=preset.name, seed=seed, start_from=self.start_from or None, loras=self.loras or None)

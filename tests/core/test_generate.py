@@ -184,3 +184,11 @@ def test_memory_that_runs_out_is_spared_and_in_the_end_told_in_words(generate, t
     lacking = True
     status, _, stderr = generate("A star.", "--out", str(tmp_path / "two.mp4"))
     assert status == 1 and "There was not enough memory for 3 frames of 48×32" in stderr and not (tmp_path / "two.mp4").exists()
+
+
+def test_a_long_clip_is_made_in_the_windows_of_the_models_long_presets_whoever_asks_for_it():
+    asked = lambda model, frames, **more: GenerationRequest("a", model=model, num_frames=frames, **more).resolved()  # noqa: E731
+    told = {frames: (asked("mira-nano", frames).preset, asked("mira-nano", frames).window_frames) for frames in (8, 24, 25, 120, 400)}
+    assert told == {8: ("nano-4s", None), 24: ("nano-4s", None), 25: ("nano-10s", 24), 120: ("nano-20s", 24), 400: ("nano-60s", 24)}
+    assert asked("TencentARC/Mira-v0:128", 120).window_frames is None and asked("TencentARC/Mira-v0:128", 121).window_frames == 120
+    assert asked("mine", 120).window_frames is None and asked("mira-nano", 120, preset="nano-4s").window_frames is None and asked("mira-nano", 120, window_frames=60).window_frames == 60
