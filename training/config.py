@@ -31,6 +31,9 @@ USER_TARGETS = (*LATENT_TARGETS, "vae_decoder")
 CHOICES = {"target": TARGETS, "optimizer": OPTIMIZERS, "lr_schedule": SCHEDULES, "mixed_precision": PRECISIONS, "sharding": SHARDINGS}
 """Settings that are one of a few words."""
 
+UNPRINTABLE = re.compile(r"[\x7f-\xa0\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
+"""What YAML does not take as it is."""
+
 
 class ConfigError(ValueError):
     """A training setting that cannot be used; the message names it and says what to do."""
@@ -276,14 +279,16 @@ def make_config(*layers: Mapping[str, Any]) -> TrainConfig:
 def as_words(config: TrainConfig, base: TrainConfig) -> list[str]:
     """The ``key=value`` words that make ``config`` of ``base``, for a shell: ``load_config`` reads them back."""
     ours, theirs = dataclasses.asdict(config), dataclasses.asdict(base)
-    return [f"{name}={_word(value)}" for name, value in ours.items() if value != theirs[name]]
+    return [f"{name}={as_word(value)}" for name, value in ours.items() if value != theirs[name]]
 
 
-def _word(value: Any) -> str:
+def as_word(value: Any) -> str:
     """A value as YAML on one line; text that YAML would read as something else stands in quotes."""
     if isinstance(value, str) and re.fullmatch(r"[A-Za-z/~_][\w./~:@-]*(?<!:)", value) and yaml.safe_load(value) == value:
         return value
-    return "null" if value is None else json.dumps(value)
+    if value is None:
+        return "null"
+    return UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))
 
 
 def _plain(settings: Any, path: str | Path) -> Any:

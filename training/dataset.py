@@ -14,12 +14,14 @@ import argparse
 import csv
 import io
 import json
+import math
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from .config import ConfigError, load_config
+from .config import ConfigError, as_word, load_config
 from .video import PICTURES, VIDEOS
 
 TABLES = ("metadata.csv", "metadata.jsonl")
@@ -81,12 +83,16 @@ def _pairs(folder: Path) -> Iterator[Clip | Reject]:
         if path.suffix.lower() not in (*VIDEOS, *PICTURES) or any(part.startswith(".") for part in path.relative_to(folder).parts):
             continue
         name, text = str(path.relative_to(folder)), path.with_suffix(".txt")
-        if not path.resolve().is_relative_to(folder.resolve()):
+        if _leads_out(path, folder):
             yield Reject(name, "leads out of the folder")
         elif not text.is_file():
             yield Reject(name, f"has no caption: {text.name} is missing")
         else:
-            caption = " ".join(_decoded(text).split())
+            try:
+                caption = " ".join(_decoded(text).split())
+            except OSError as error:
+                yield Reject(name, f"has no caption: {text.name} cannot be read ({error.strerror})")
+                continue
             yield Clip(path, (caption,)) if caption else Reject(name, f"has no caption: {text.name} is empty")
 
 
@@ -100,17 +106,32 @@ def _rows(table: Path, root: Path) -> Iterator[Clip | Reject]:
                 raise ConfigError(f"{table} names no files: it has the columns {', '.join(row) or 'none'}; one of {', '.join(FILE_COLUMNS)} (or video_id, or videoid and page_dir) is needed.")
             yield Reject(f"row {number}", "names no file")
             continue
-        path = root / where
-        captions, stretch = tuple(captions_of(row)), _stretch(row)
-        if not path.resolve().is_relative_to(root.resolve()):
-            yield Reject(where, f"leads out of {root}")
+        path, captions, stretch = _file_of(root, where), tuple(captions_of(row)), _stretch(row)
+        if isinstance(path, str):
+            yield Reject(where, path)
         elif not captions:
             yield Reject(where, "has no caption")
         elif isinstance(stretch, str):
             yield Reject(where, stretch)
         else:
-            path = path if path.suffix else next((p for suffix in VIDEOS if (p := path.with_name(path.name + suffix)).is_file()), path)
-            yield Clip(path, captions, *stretch) if path.is_file() else Reject(where, "is not there")
+            yield Clip(path, captions, *stretch)
+
+
+def _leads_out(path: Path, root: Path) -> bool:
+    return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+
+
+def _file_of(root: Path, where: str) -> Path | str:
+    """The file below ``root`` that a table names, perhaps without its suffix; or why it cannot be used."""
+    path = root / where
+    try:
+        if not path.suffix and path.name:
+            path = next((p for suffix in VIDEOS if (p := path.with_name(path.name + suffix)).is_file()), path)
+        if _leads_out(path, root):
+            return f"leads out of {root}"
+        return path if path.is_file() else "is not there"
+    except (OSError, ValueError):
+        return "cannot be the name of a file"
 
 
 def captions_of(row: dict[str, str]) -> Iterable[str]:
@@ -146,6 +167,8 @@ def _stretch(row: dict[str, str]) -> tuple[float, float | None] | str:
             start, end = float(row.get("start") or 0), float(row["end"]) if row.get("end") else None
     except ValueError:
         return "has a start or an end that is no number"
+    if not math.isfinite(start) or not math.isfinite(end or 0):
+        return "has a start or an end that is no number"
     return (start, end) if start >= 0 and (end is None or end > start) else "ends before it starts"
 
 
@@ -154,13 +177,16 @@ def table_rows(path: Path) -> list[dict[str, str]]:
     text = _decoded(path)
     if path.suffix.lower() == ".jsonl":
         try:
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+            rows = [json.loads(line) for line in text.split("\n") if line.strip()]  # not splitlines: JSON may hold other line separators as they are
         except ValueError as error:
             raise ConfigError(f"{path} is not JSON lines: {error}.") from None
         if not all(isinstance(row, dict) for row in rows):
             raise ConfigError(f"{path} is not JSON lines of objects.")
         return rows
-    return list(csv.DictReader(io.StringIO(text)))
+    try:
+        return list(csv.DictReader(io.StringIO(text, newline="")))  # lines may end in CR alone
+    except csv.Error as error:
+        raise ConfigError(f"{path} is not a table with commas: {error}.") from None
 
 
 def _decoded(path: Path) -> str:
@@ -202,7 +228,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.command == "split":
         return _split(args, told if args.events else None)
     try:
-        config = load_config(None, [f"dataset={json.dumps(args.source)}", "target=lora", "model=any", *args.words, *words])
+        config = load_config(None, [f"dataset={as_word(args.source)}", "target=lora", "model=any", *args.words, *words])
         report = examine(args.source, config.dataset_root or None, config.shortest, config.frame_stride, told if args.events else None)
         shown = write_preview(report, config, args.preview, PREVIEWED) if args.preview and report.clips else []
     except ConfigError as error:

@@ -107,7 +107,9 @@ def examine(source: str | Path, root: str | Path | None = None, num_frames: int 
 
 def _measured(clip: Clip, num_frames: int) -> Usable:
     facts = probe_video(clip.path)
-    end = min(facts.num_frames, round(clip.end * facts.fps) if clip.end is not None else facts.num_frames)
+    if clip.start >= facts.seconds:
+        raise UnusableVideo(f"ends after {facts.seconds:.2f} s, before the clip starts")
+    end = facts.num_frames if clip.end is None else round(min(clip.end, facts.seconds) * facts.fps)
     inside = end - round(clip.start * facts.fps)
     if facts.num_frames > 1 and inside < num_frames:
         raise UnusableVideo(f"is too short: {max(0, inside)} frames, and {num_frames} are needed")

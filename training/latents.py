@@ -45,8 +45,9 @@ class VideoLatents:
         self.files: list[Path] = []
         takes = takes_of(self.report, config)[: config.clips or None]
         for number, take in enumerate(takes, 1):
-            file = folder / take.key(model_hash)[:2] / f"{take.key(model_hash)}.safetensors"
             try:
+                key = take.key(model_hash)
+                file = folder / key[:2] / f"{key}.safetensors"
                 if not _whole(file):
                     latents = encode(take.frames()).to("cpu", torch.bfloat16).contiguous()
                     with replacing(file) as work:

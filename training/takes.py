@@ -49,8 +49,11 @@ class Take:
         return read_frames(self.path, self.times, self.width, self.height)
 
     def key(self, model_hash: str) -> str:
-        """Names the latents of this take: of this file as it is now, this crop, this VAE."""
-        status = self.path.stat()
+        """Names the latents of this take: of this file as it is now, this crop, this VAE. Raises UnusableVideo for a file that is gone."""
+        try:
+            status = self.path.stat()
+        except OSError:
+            raise UnusableVideo("is not there any more") from None
         words = (str(self.path.resolve()), status.st_size, status.st_mtime_ns, f"{self.start:.4f}", self.stride, self.num_frames, self.width, self.height, model_hash)
         return hashlib.sha256(repr(words).encode()).hexdigest()[:32]
 
@@ -95,10 +98,21 @@ def takes_of(report: Report, config: TrainConfig) -> list[Take]:
 
 
 def split_held_out(takes: Sequence[Take], validation_clips: int) -> tuple[list[int], list[int]]:
-    """Indices of the takes that training never sees, at most a quarter, and of the others: decided by the files' names alone."""
-    held = min(validation_clips, len(takes) // 4)
-    order = sorted(range(len(takes)), key=lambda i: hashlib.sha256(takes[i].path.name.encode()).digest())
-    return sorted(order[:held]), sorted(order[held:])
+    """Indices of the takes that training never sees, at most a quarter, and of the others: decided by the files' names alone.
+
+    All takes of a file are on the same side. Where no file has so few of them, one is held out whose takes are at most a quarter.
+    """
+    files: dict[Path, list[int]] = {}
+    for i, take in enumerate(takes):
+        files.setdefault(take.path, []).append(i)
+    order = sorted(files.values(), key=lambda of_file: hashlib.sha256(takes[of_file[0]].path.name.encode()).digest())
+    quarter, held = len(takes) // 4, []
+    for of_file in order:
+        if len(held) + len(of_file) <= min(validation_clips, quarter):
+            held += of_file
+    if validation_clips and not held:
+        held = next((of_file for of_file in order if len(of_file) <= quarter), [])
+    return sorted(held), sorted(set(range(len(takes))) - set(held))
 
 
 def unusable(config: TrainConfig, rejects: Sequence[Reject]) -> ConfigError:

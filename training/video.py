@@ -83,13 +83,17 @@ def read_frames(path: Path, times: Sequence[float], width: int, height: int) -> 
 
 
 def _fitted(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
-    """[height, width, 3]: upright, scaled so that it covers, middle cut out."""
-    turned = frame.rotation % 180 != 0
+    """[height, width, 3]: upright, scaled so that it covers, middle cut out; on black where it is transparent."""
+    rotation = frame.rotation
+    if frame.format.has_palette or any(component.is_alpha for component in frame.format.components):
+        pixels = frame.to_ndarray(format="rgba").astype(np.uint16)
+        frame = av.VideoFrame.from_ndarray(((pixels[..., :3] * pixels[..., 3:] + 127) // 255).astype(np.uint8), format="rgb24")
+    turned = rotation % 180 != 0
     w, h = (frame.height, frame.width) if turned else (frame.width, frame.height)
     scale = max(width / w, height / h)
     w, h = max(width, round(w * scale)), max(height, round(h * scale))
     small = frame.reformat(*((h, w) if turned else (w, h)), format="rgb24", interpolation="AREA" if scale < 1 else "BICUBIC").to_ndarray()
-    upright = np.rot90(small, (frame.rotation // 90) % 4)
+    upright = np.rot90(small, (rotation // 90) % 4)
     top, left = (h - height) // 2, (w - width) // 2
     return np.ascontiguousarray(upright[top : top + height, left : left + width])
 
@@ -112,6 +116,8 @@ def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoS
         if not container.streams.video:
             raise UnusableVideo("holds no video")
         stream = container.streams.video[0]
+        if stream.codec_context is None:
+            raise UnusableVideo("is coded in a way that cannot be decoded here")
         stream.codec_context.thread_count = 1
         try:
             yield container, stream

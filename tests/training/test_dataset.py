@@ -2,20 +2,23 @@
 
 import json
 import subprocess
+from dataclasses import replace
 from fractions import Fraction
 
 import av
 import imageio_ffmpeg
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from core import save_video
 from core.video_io import read_video
-from training.config import ConfigError, load_config
-from training.dataset import captions_of, find_clips, main
+from training.config import ConfigError, TrainConfig, as_words, load_config
+from training.dataset import Reject, captions_of, find_clips, main
 from training.doctor import Lookalikes, examine
-from training.takes import take_of, takes_of
+from training.latents import VideoLatents
+from training.takes import Take, split_held_out, take_of, takes_of
 from training.video import UnusableVideo, probe_video, read_frames
 
 
@@ -127,6 +130,82 @@ def test_paths_out_of_the_root_are_refused(folder):
     (folder / "metadata.csv").write_text("file_name,text\n../secret.mp4,x\n/etc/passwd,x\na.mp4,ok\n")
     clips, rejects = find_clips(folder)
     assert len(clips) == 1 and all("leads out of" in reject.reason for reject in rejects) and len(rejects) == 2
+
+
+def test_a_path_is_looked_at_again_with_its_suffix(folder):
+    root = folder / "sub"
+    (folder / "sub.mp4").write_bytes((folder / "a.mp4").read_bytes())
+    (root / "linked.mp4").symlink_to(folder / "a.mp4")
+    (root / "loop.mp4").symlink_to(root / "loop.mp4")
+    (root / "t.csv").write_text("video_id,text\n.,x\nlinked,x\nloop,x\nb,ok\n")
+    clips, rejects = find_clips(root / "t.csv")
+    assert [clip.name for clip in clips] == ["b.mp4"] and [reject.name for reject in rejects] == [".", "linked", "loop"]
+    assert ["leads out of" in reject.reason for reject in rejects] == [True, True, False]
+
+
+@pytest.mark.parametrize("row, reason", [("a\0.mp4,x,0,1", "cannot be the name"), ("n" * 300 + ".mp4,x,0,1", "cannot be the name"), ("a.mp4,x,0,inf", "is no number"), ("a.mp4,x,inf,", "is no number"), ("a.mp4,x,0,nan", "is no number")])
+def test_rows_that_cannot_be_used_stop_nothing(folder, row, reason):
+    (folder / "t.csv").write_text(f"file_name,text,start,end\n{row}\na.mp4,ok,0,1\n")
+    clips, (reject,) = find_clips(folder / "t.csv")
+    assert [clip.captions for clip in clips] == [("ok",)] and reason in reject.reason
+
+
+def test_stretches_beyond_all_numbers_are_rejected_or_cut_off(folder):
+    (folder / "t.csv").write_text("file_name,text,start,end\na.mp4,far,1e308,\na.mp4,long,0,1e308\n")
+    report = examine(folder / "t.csv", num_frames=4)
+    assert [item.num_frames for item in report.clips] == [12] and report.rejects[0].reason == "ends after 1.20 s, before the clip starts"
+
+
+def test_a_codec_without_a_decoder_is_a_reject(folder):
+    write_video(folder / "odd.mkv", numbered(3))
+    (folder / "odd.mkv").write_bytes((folder / "odd.mkv").read_bytes().replace(b"V_FFV1", b"V_XXXX"))
+    (folder / "odd.txt").write_text("x")
+    report = examine(folder, num_frames=4)
+    assert len(report.clips) == 2 and [(reject.name, reject.reason) for reject in report.rejects] == [("odd.mkv", "is coded in a way that cannot be decoded here")]
+
+
+def test_tables_with_other_line_ends(folder):
+    (folder / "mac.csv").write_bytes(b"file_name,text\ra.mp4,one\rsub/b.mp4,two\r")
+    (folder / "t.jsonl").write_text('{"file_name": "a.mp4", "text": "a\u2028ball"}\r\n{"file_name": "sub/b.mp4", "text": "two"}\n', encoding="utf-8")
+    assert [[clip.captions[0] for clip in find_clips(folder / name)[0]] for name in ("mac.csv", "t.jsonl")] == [["one", "two"], ["a ball", "two"]]
+
+
+def test_a_file_that_vanishes_is_named(folder, tmp_path):
+    config = load_config(None, [f"dataset={folder}", "model=any", "num_frames=[4]", "sizes=[48x32]"])
+    gone = lambda frames: (folder / "sub" / "b.mp4").unlink() or torch.zeros(4, 4, 4, 6)  # noqa: E731
+    latents = VideoLatents(config, tmp_path / "latents", "hash", gone)
+    assert [take.path.name for take in latents.takes] == ["a.mp4"] and latents.rejects[-1] == Reject("b.mp4", "is not there any more")
+
+
+def test_what_is_transparent_is_black(tmp_path):
+    picture = np.full((32, 32, 4), 200, np.uint8)
+    picture[:16, :, 3], picture[16:, :, 3] = 0, 255
+    Image.fromarray(picture).save(tmp_path / "p.png")
+    Image.fromarray(picture).save(tmp_path / "p.gif")
+    write_video(tmp_path / "v.mkv", picture[None], "ffv1", "yuva420p")
+    for name in ("p.png", "p.gif", "v.mkv"):
+        (frame,) = read_frames(tmp_path / name, [0.0], 32, 32)
+        assert frame[:15].max() <= 1 and np.abs(frame[17:].astype(int) - 200).max() < 4, name
+
+
+def test_all_takes_of_a_file_are_held_out_together(folder):
+    take = Take(folder, ("x",), 0.0, 1, 4, 48, 32, 10.0)
+    for counts in ([3] * 10, [1] * 16, [9, 1, 1, 1], [12, 12, 12, 12, 12]):
+        takes = [replace(take, path=folder / f"{name}.mp4") for name, count in enumerate(counts) for _ in range(count)]
+        held, trained = split_held_out(takes, 4)
+        assert sorted(held + trained) == list(range(len(takes))) and 0 < len(held) <= len(takes) / 4
+        assert not {takes[i].path for i in held} & {takes[i].path for i in trained}
+    assert split_held_out(takes, 0)[0] == []
+
+
+def test_emoji_come_through_the_words_of_a_command(folder, capsys):
+    for text in ("a 🎈 rises", "\x85\u2028", "\udcff"):
+        config = TrainConfig(model="m", dataset="d", validation_prompts=[text])
+        assert load_config(None, as_words(config, TrainConfig())) == config
+    assert "🎈" in as_words(TrainConfig(dataset="🎈 clips"), TrainConfig())[0]
+    (folder / "sub").rename(folder / "🎈 clips")
+    assert main(["check", str(folder / "🎈 clips"), "num_frames=[4]", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["usable"] == 1
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252", "latin-1"])

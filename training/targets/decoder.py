@@ -125,7 +125,7 @@ class VideoFrames:
     def facts(self) -> dict[str, Any]:
         """What the run's folder keeps of the dataset."""
         shapes = sorted({(take.width, take.height, take.num_frames) for take in self.takes})
-        words = [(take.key(""), take.captions) for take in self.takes]
+        words = [(take.key("") if take.path.exists() else "", take.captions) for take in self.takes]
         return {
             "hash": hashlib.sha256(repr(words).encode()).hexdigest()[:12], "takes": len(self.takes), "held_out": len(self.held_out),
             "shapes": [f"{w}x{h}, {n} frames" for w, h, n in shapes], "rejected": [{"name": reject.name, "reason": reject.reason} for reject in self.rejects],
