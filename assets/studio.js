@@ -75,30 +75,34 @@
     box.dispatchEvent(new Event("input", { bubbles: true }));
   }
   // A pane that is drawn anew between press and release takes the pressed button with it, and the browser then sends no click: the one in its place gets it.
+  // Or the button stays and now stands for another row, as Gradio fills the elements of a pane anew in their order: what was pressed is what is done.
   let pressed = null;
-  document.addEventListener("pointerdown", (event) => { pressed = event.target.closest?.("[data-action]"); });
+  document.addEventListener("pointerdown", (event) => {
+    const button = event.target.closest?.("[data-action]");
+    pressed = button && { button, says: { ...button.dataset } };
+  });
   document.addEventListener("pointerup", (event) => {
-    const now = pressed && !pressed.isConnected && document.elementFromPoint(event.clientX, event.clientY)?.closest("[data-action]");
-    if (now && now.dataset.action === pressed.dataset.action && now.dataset.id === pressed.dataset.id) now.click();
-    pressed = null;
+    const now = pressed && !pressed.button.isConnected && document.elementFromPoint(event.clientX, event.clientY)?.closest("[data-action]");
+    if (now && now.dataset.action === pressed.says.action && now.dataset.id === pressed.says.id) now.click();
   });
   document.addEventListener("click", (event) => {
     const button = event.target.closest("[data-action]");
     if (!button) return;
     event.preventDefault();
+    const says = event.detail && pressed?.button === button ? pressed.says : button.dataset;  // no detail: by a key
     const ticked = [...document.querySelectorAll("#viewer [data-pick]:checked")].map((box) => box.dataset.pick);
-    const many = picked[button.dataset.with];
+    const many = picked[says.with];
     if (many) {
-      const tag = "withTag" in button.dataset ? `${document.querySelector("[data-tag]").value}|` : "";
-      send(button.dataset.action, tag + [...many].join(","));
-      if (button.dataset.with === "job" || button.dataset.action === "delete-many") many.clear();
+      const tag = "withTag" in says ? `${document.querySelector("[data-tag]").value}|` : "";
+      send(says.action, tag + [...many].join(","));
+      if (says.with === "job" || says.action === "delete-many") many.clear();
       showPicked();
       return;
     }
-    if (button.dataset.action === "delete") picked.video.delete(button.dataset.id);
-    send(button.dataset.action, "withPicked" in button.dataset ? [button.dataset.id, ...ticked].join(",") : button.dataset.id);
-    if (/^(use|edit|continue|change|use-model|use-lora|run-use|run-compare)$/.test(button.dataset.action)) window.scrollTo({ top: 0 });
-    if (button.dataset.action === "show" || button.dataset.action === "example") {
+    if (says.action === "delete") picked.video.delete(says.id);
+    send(says.action, "withPicked" in says ? [says.id, ...ticked].join(",") : says.id);
+    if (/^(use|edit|continue|change|use-model|use-lora|run-use|run-compare)$/.test(says.action)) window.scrollTo({ top: 0 });
+    if (says.action === "show" || says.action === "example") {
       const stage = document.querySelector("#viewer");
       if (stage && stage.offsetParent && stage.getBoundingClientRect().top < 0) stage.scrollIntoView({ block: "start" });
     }
@@ -153,16 +157,21 @@
   const NOTIFY = "studio.notify";
   const wanted = () => { try { return localStorage.getItem(NOTIFY) === "1"; } catch { return false; } };
   let before = null;
+  let refused = false;
   let batch = null;  // what was finished when the queue was last empty
   document.addEventListener("click", async (event) => {
     if (!event.target.closest("[data-notify]")) return;
-    const on = !wanted() && "Notification" in window && (await Notification.requestPermission()) === "granted";
+    const asked = !wanted(), on = asked && "Notification" in window && (await Notification.requestPermission()) === "granted";
+    refused = asked && !on;
     try { localStorage.setItem(NOTIFY, on ? "1" : "0"); } catch { /* a private window forgets */ }
     showNotify();
   });
   function showNotify() {
     const button = document.querySelector("#queue [data-notify]");
-    if (button && button.getAttribute("aria-pressed") !== String(wanted())) button.setAttribute("aria-pressed", String(wanted()));
+    if (!button) return;
+    if (button.getAttribute("aria-pressed") !== String(wanted())) button.setAttribute("aria-pressed", String(wanted()));
+    const words = !refused ? "Tell me when done" : "Notification" in window ? "The browser does not allow it: allow notifications in its settings for this page" : "This browser tells nothing on a page without https";
+    if (button.textContent !== words) button.textContent = words;
   }
   function notify() {
     const badge = document.querySelector("#queue .badge");
@@ -364,12 +373,27 @@
     event.target.closest(".wall").querySelectorAll(".cell video").forEach((video) => { video.currentTime = 0; video.play().catch(() => {}); });
   });
 
-  // A pane that is drawn again gives the focus back to the button that had it.
+  // The ticks of a wall are its own: those of another one, which may get its elements, begin empty.
+  let wallShown = null;
+  function clearWallTicks() {
+    const wall = document.querySelector("#viewer .wall [data-action=compare-wall]")?.dataset.id || null;
+    if (wall !== wallShown) document.querySelectorAll("#viewer [data-pick]").forEach((box) => { box.checked = false; });
+    wallShown = wall;
+  }
+
+  // A pane that is drawn again gives the focus back to the button that had it: its element may be gone, or stand for another row now.
   let last = null;
-  document.addEventListener("focusin", (event) => {
-    const button = event.target.closest?.("[data-action]");
-    last = button ? { action: button.dataset.action, id: button.dataset.id } : null;
-  });
+  const remember = (button) => { last = button ? { button, action: button.dataset.action, id: button.dataset.id, pane: button.closest("[id]") } : null; };
+  document.addEventListener("focusin", (event) => remember(event.target.closest?.("[data-action]")));
+  function keepFocus() {
+    const active = document.activeElement, other = last && active === last.button && (active.dataset.id !== last.id || last.id && active.dataset.action !== last.action);
+    if (!last || !other && active !== document.body) return;
+    const buttons = [...last.pane.querySelectorAll("[data-action]"), ...document.querySelectorAll("[data-action]")].filter((button) => button.dataset.id === last.id && button.offsetParent);
+    const same = buttons.find((button) => button.dataset.action === last.action) || (last.id && last.pane.contains(buttons[0]) && buttons[0]);
+    if (same) { same.focus({ preventScroll: true }); remember(same); }
+    else if (other && !/^(cancel|delete)/.test(active.dataset.action)) remember(active);
+    else { if (other) active.blur(); last = null; }  // the next press would end another one
+  }
   document.addEventListener("pointerdown", (event) => {
     if (!event.target.closest("[data-action]")) last = null;
   });
@@ -383,17 +407,15 @@
     showNotify();
     notify();
     download();
-    if (!last || document.activeElement !== document.body) return;
-    const same = [...document.querySelectorAll(`[data-action="${last.action}"]`)].find((button) => button.dataset.id === last.id && button.offsetParent);
-    if (same) same.focus({ preventScroll: true });
-    else last = null;
-  }).observe(document.documentElement, { childList: true, subtree: true });
+    clearWallTicks();
+    keepFocus();
+  }).observe(document.documentElement, { childList: true, subtree: true, attributeFilter: ["data-id", "data-action"] });
 
   // The first visit: three steps that point at the page and block nothing.
   const TOUR = "studio.tour";
   const STEPS = [
     ["#prompt", "Say what the video shows", "A subject, what it does, and where. The examples beside it work with the model at hand."],
-    ["#generate", "Press Generate", "Or Ctrl+Enter. The line below says what it costs in time before you press it."],
+    ["#generate", "Press Generate", "Or Ctrl+Enter. The line below says what will be made, and from your second video on about how long it takes."],
     ["#queue", "Watch it being made", "Requests wait here and survive a restart. The finished video comes up in the middle and stays in the Gallery."],
   ];
   function tour(step) {

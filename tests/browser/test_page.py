@@ -273,6 +273,37 @@ def test_waiting_requests_are_reordered_edited_copied_and_cancelled_with_a_way_b
     api.call("cancel", running)
 
 
+def test_rows_that_move_take_the_press_and_the_focus_along(api: Api, page: Page) -> None:
+    """Gradio fills the elements of a pane anew in their order: the pressed button may stand for another request at release."""
+    api.call("pause")
+    ids = [api.enqueue(f"{name} row.") for name in ("First", "Second", "Third", "Fourth", "Fifth")]
+    waiting = page.locator(".job.waiting .job-prompt")
+    expect(waiting).to_have_count(5)
+    page.get_by_role("button", name="Cancel: Second row.").hover()
+    page.mouse.down()
+    api.call("cancel", ids[0])
+    expect(waiting).to_have_text(["Second row.", "Third row.", "Fourth row.", "Fifth row."])
+    page.mouse.up()
+    expect(waiting).to_have_text(["Third row.", "Fourth row.", "Fifth row."])
+    page.get_by_role("button", name="Cancel: Fourth row.").focus()
+    api.call("cancel", ids[2])
+    expect(waiting).to_have_text(["Fourth row.", "Fifth row."])
+    expect(page.get_by_role("button", name="Cancel: Fourth row.")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(waiting).to_have_text(["Fifth row."])
+    expect(page.get_by_role("button", name="Retry: Fourth row.")).to_be_focused()
+    api.call("cancel_waiting")
+    api.call("resume")
+
+
+def test_a_browser_that_may_not_tell_says_so(page: Page) -> None:
+    page.evaluate("() => { window.Notification = class { static requestPermission() { return Promise.resolve('denied'); } }; }")
+    page.locator("#queue summary").click()
+    page.locator("[data-notify]").click()
+    expect(page.locator("[data-notify]")).to_contain_text("does not allow it")
+    expect(page.locator("[data-notify]")).to_have_attribute("aria-pressed", "false")
+
+
 def test_the_queue_leaves_and_comes_back_as_a_file(api: Api, page: Page, tmp_path: Path) -> None:
     running = api.enqueue("It takes long, too.", num_inference_steps=LONG, num_frames=8)
     expect(job(page, "It takes long, too.", "running")).to_be_visible()
