@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,6 +21,7 @@ MOST_ROWS = 5000
 def read_captions(source: str | Path) -> dict[str, str]:
     """Captions by file, relative to a folder or as a table names it, in the dataset's order. Videos without a caption have an empty one.
 
+    Rows of a table that name the same file (stretches of it) are told apart by their numbers: ``a.mp4, row 2``.
     Raises ConfigError for a source that cannot be read, has several captions a clip (MiraData's), or more than MOST_ROWS rows.
     """
     source, table = _table(source)
@@ -30,7 +32,7 @@ def read_captions(source: str | Path) -> dict[str, str]:
         found = dict(sorted(found.items()))
     else:
         rows, where, text = _columns(table)
-        found = {str(row.get(where) or ""): str(row.get(text) or "") for row in rows}
+        found = {name: str(row.get(text) or "") for name, row in zip(_names(rows, where), rows)}
     if len(found) > MOST_ROWS:
         raise ConfigError(f"{source} has {len(found):,} captions; at most {MOST_ROWS:,} are edited here. Use a table and an editor of tables.")
     return found
@@ -51,8 +53,8 @@ def write_captions(source: str | Path, captions: Mapping[str, str]) -> int:
                 file.write_text(text + "\n", encoding="utf-8")
     elif changed:
         rows, where, column = _columns(table)
-        for row in rows:
-            row[column] = changed.get(str(row.get(where) or ""), row.get(column))
+        for name, row in zip(_names(rows, where), rows):
+            row[column] = changed.get(name, row.get(column))
         with replacing(table) as file:
             file.write_text(_dumped(rows, table), encoding="utf-8")
     return len(changed)
@@ -71,12 +73,21 @@ def _table(source: str | Path) -> tuple[Path, Path | None]:
 def _columns(table: Path) -> tuple[list[dict], str, str]:
     """The rows, and the names of the columns of files and of texts."""
     rows = table_rows(table)
+    if long := next((number for number, row in enumerate(rows, 1) if None in row), None):
+        raise ConfigError(f"Row {long} of {table} has more cells than the table has columns. Put its caption in double quotes if there are commas in it.")
     names = list(rows[0]) if rows else []
     where = column_of(names)
     text = next((name for known in TEXT_COLUMNS for name in names if name.strip().lower() == known), None)
     if where is None or text is None:
         raise ConfigError(f"The captions of {table} cannot be edited here: it has the columns {', '.join(names) or 'none'}, and one for files and one of {', '.join(TEXT_COLUMNS)} are needed.")
     return rows, where, text
+
+
+def _names(rows: list[dict], where: str) -> list[str]:
+    """What each row is called: its file, with its number where others name the same."""
+    files = [str(row.get(where) or "") for row in rows]
+    count = Counter(files)
+    return [file if count[file] == 1 else f"{file}, row {number}" for number, file in enumerate(files, 1)]
 
 
 def _dumped(rows: list[dict], table: Path) -> str:

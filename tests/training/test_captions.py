@@ -57,3 +57,19 @@ def test_tables_that_cannot_be_edited_are_named(tmp_path, monkeypatch):
     (tmp_path / "many.csv").write_text("path,text\na.mp4,x\nb.mp4,y\n")
     with pytest.raises(ConfigError, match="2 captions; at most 1"):
         read_captions(tmp_path / "many.csv")
+
+
+def test_stretches_of_one_file_keep_their_own_captions(tmp_path):
+    (table := tmp_path / "metadata.csv").write_text("file_name,text,start,end\na.mp4,first,0,1\na.mp4,second,1,2\nb.mp4,other,,\n")
+    captions = read_captions(tmp_path)
+    assert captions == {"a.mp4, row 1": "first", "a.mp4, row 2": "second", "b.mp4": "other"}
+    assert write_captions(tmp_path, captions) == 0
+    assert write_captions(tmp_path, {**captions, "a.mp4, row 2": "new"}) == 1
+    assert table.read_text().splitlines()[1:3] == ["a.mp4,first,0,1", "a.mp4,new,1,2"]
+
+
+@pytest.mark.parametrize("rows", ["a.mp4,a red, round ball\nb.mp4,x\n", "a.mp4,x\nb.mp4,a red, round ball\n"])
+def test_a_comma_without_quotes_is_named(tmp_path, rows):
+    (tmp_path / "t.csv").write_text("file_name,text\n" + rows)
+    with pytest.raises(ConfigError, match=r"Row \d of .*t.csv has more cells .* double quotes"):
+        read_captions(tmp_path / "t.csv")
