@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import re
 from collections.abc import Mapping
@@ -234,13 +235,20 @@ class TrainConfig:
         for name in ("checkpoint_every", "log_every", "keep_last", "frame_stride", "takes_per_clip", "gradient_accumulation_steps", "lora_rank", "validation_steps", "num_processes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        for name in ("max_train_steps", "validation_clips", "snr_gamma", "noise_offset", "keep_every", "lr_warmup_steps", "lr_decay_steps"):
-            if getattr(self, name) < 0:
+        for name in ("max_train_steps", "validation_clips", "snr_gamma", "noise_offset", "keep_every", "lr_warmup_steps", "lr_decay_steps", "weight_decay", "num_threads", "object_weight", "crowd", "kl_weight", "clips"):
+            if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more.")
+        for name in ("max_grad_norm", "muon_scale", "lora_alpha", "timestep_logit_std"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0.")
+        for name in ("ema_decay", "adam_beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be from 0 to less than 1.")
         if not 0 < self.learning_rate < 1:
             raise ConfigError(f"learning_rate is {self.learning_rate:g}; it must be above 0 and below 1 (1e-5 for a whole model, 1e-4 for a LoRA).")
-        if not 0 <= self.caption_dropout <= 1:
-            raise ConfigError(f"caption_dropout is {self.caption_dropout:g}; it must be from 0 to 1.")
+        for name in ("caption_dropout", "any_color"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is {getattr(self, name):g}; it must be from 0 to 1.")
         for stage in self.stages:
             if stage.steps < 1 or stage.train_batch_size < 1 or not stage.num_frames or min(stage.num_frames) < 1:
                 raise ConfigError(f"Steps, train_batch_size and num_frames must be at least 1: {dataclasses.asdict(stage)}.")
@@ -248,32 +256,48 @@ class TrainConfig:
 
 def load_config(path: str | Path | None, overrides: list[str]) -> TrainConfig:
     """Defaults, then the YAML file, then ``key=value`` words. Raises ConfigError with the offending name."""
+    said = OmegaConf.create()
+    for word in overrides:
+        try:
+            said.merge_with_dotlist([word])
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{word!r} cannot be read: {' '.join(str(error).split())}. Write name=value, with the value as in YAML.") from None
     try:
         layers = [] if path is None else [_plain(OmegaConf.load(path), path)]
-        return make_config(*layers, OmegaConf.from_dotlist(overrides))
+        return make_config(*layers, said)
     except (FileNotFoundError, IsADirectoryError):
         raise ConfigError(f"There is no config file {path}.") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text: {error}.") from None
+    except OSError as error:  # OmegaConf has one without a number for a file that holds a single value
+        raise ConfigError(f"{path} cannot be read: {error.strerror}." if error.errno else f"{path} is not a list of settings (name: value).") from None
 
 
 def make_config(*layers: Mapping[str, Any]) -> TrainConfig:
     """Defaults, then each layer's settings over those before it. Raises ConfigError with the offending name, or for one that would read from its surroundings (``${oc.env:...}``)."""
-    names = [f.name for f in dataclasses.fields(TrainConfig)]
     layers = tuple(OmegaConf.create(layer) for layer in layers)
     for line in (line for layer in layers for line in OmegaConf.to_yaml(layer).splitlines() if "${" in line):
         raise ConfigError(f"{line.strip()!r}: values that are taken from elsewhere are refused. Write the value itself.")
     try:
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), *layers))
     except OmegaConfBaseException as error:
+        names = [f.name for f in dataclasses.fields(Stage if error.object_type is Stage else TrainConfig)]
         key = str(error.full_key or error.key or "").split(".")[0]
         hint = nearest(key, names) if key and key not in names else ""
         where = f"{key}: " if key in names else ""
         raise ConfigError(f"{where}{str(error).splitlines()[0].rstrip('.')}.{hint}") from None
     config.validate()
     return config
+
+
+def arguments_for(constructor: type, name: str, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``values`` of the setting ``name``, which ``constructor`` takes. Raises ConfigError for one that it does not know."""
+    known = list(inspect.signature(constructor).parameters)
+    if strange := next((key for key in values if key not in known), None):
+        raise ConfigError(f"{name} holds {strange!r}, which {constructor.__name__} does not know.{nearest(strange, known)}")
+    return values
 
 
 def as_words(config: TrainConfig, base: TrainConfig) -> list[str]:

@@ -317,6 +317,7 @@ def test_takes_stay_inside_their_clip_and_fit_it(folder):
         ("learning_rat: 1e-4", "learning_rate"),
         ("learning_rate: ${oc.env:HOME}", "values that are taken from elsewhere are refused"),
         ("- a\n- b", "not a list of settings"),
+        ("42", "not a list of settings"),
         ("a: [", "is not YAML"),
         ("max_train_steps: many", "max_train_steps|many"),
     ],

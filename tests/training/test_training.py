@@ -375,11 +375,25 @@ def test_the_learning_rate_warms_up_stays_and_falls():
         (["target=vae", "report_to=[wandbb]"], "Did you mean 'wandb'"),
         (["target=vae", "lr_schedule=cosin"], "Did you mean 'cosine'"),
         (["target=vae", "lr_schedule=cosine"], "over how many of the last steps"),
+        (["target=vae", "ema_decay=1.5"], "ema_decay is 1.5; it must be from 0 to less than 1"),
+        (["target=vae", "adam_beta2=2"], "adam_beta2 is 2.0"),
+        (["target=vae", "max_grad_norm=-1"], "max_grad_norm is -1.0; it must be above 0"),
+        (["target=vae", "num_threads=-3"], "num_threads is -3; it must be 0 or more"),
+        (["target=vae", "weight_decay=nan"], "weight_decay is nan"),
+        (["target=vae", "num_frames=[24"], r"'num_frames=\[24' cannot be read"),
+        (["target=vae", "curriculum=[{keep_frame_indice: true}]"], "Did you mean 'keep_frame_indices'"),
+        (["target=vae", "curriculum=[{steps: many}]"], "^steps: .*many"),
     ],
 )
 def test_settings_that_cannot_be_used_are_named(words, message):
     with pytest.raises(ConfigError, match=message):
         load_config(None, words)
+
+
+@pytest.mark.parametrize("setting, key, meant", [("scheduler", "prediction_typ", "prediction_type"), ("architecture", "num_layer", "num_layers")])
+def test_unknown_arguments_of_what_is_trained_are_named(base, tmp_path, setting, key, meant):
+    with pytest.raises(ConfigError, match=f"{setting} holds '{key}', which Mira.* does not know. Did you mean '{meant}'"):
+        TransformerTask(transformer_config(base, tmp_path, **{setting: {**transformer_config(base, tmp_path).architecture, key: 1} if setting == "architecture" else {key: 1}}), torch.device("cpu"))
 
 
 def test_the_command_says_what_is_wrong_in_one_line(capsys, tmp_path):

@@ -21,7 +21,7 @@ from core.text_encoder import LazyTextEncoder, encode_prompts
 from core.temporal_vae import TemporalVAE
 from core.transformer import MiraTransformer3DModel, MiraTransformerOutput
 
-from ..config import ConfigError, TrainConfig
+from ..config import ConfigError, TrainConfig, arguments_for
 from ..ema import using
 from ..latents import VideoLatents
 from ..losses import diffusion_loss, draw_timesteps, draw_training_noise
@@ -68,7 +68,7 @@ class TransformerTask:
         layers = [layer for attention in attentions for layer in (attention.to_q, attention.to_k, attention.to_v, attention.to_out[0])]
         self.units = [*layers, *(block.ff for block in blocks), self.model]  # not blocks: their tables and the text's projections are used before they run
         if config.scheduler or not (self.folder / "scheduler").is_dir():
-            self.scheduler = MiraScheduler(**config.scheduler)
+            self.scheduler = MiraScheduler(**arguments_for(MiraScheduler, "scheduler", config.scheduler))
         else:
             self.scheduler = MiraScheduler.from_pretrained(self.folder / "scheduler")
 
@@ -103,7 +103,7 @@ class TransformerTask:
             if "window_attn" in config.architecture:
                 model.look_over_time(config.architecture["window_attn"])
         elif config.target == "transformer":
-            model = MiraTransformer3DModel(**config.architecture)
+            model = MiraTransformer3DModel(**arguments_for(MiraTransformer3DModel, "architecture", config.architecture))
         else:
             raise ConfigError(f"{self.folder} holds no transformer/ whose {config.target} could be trained.")
         if config.target == "temporal":
