@@ -41,7 +41,7 @@ def find_shots(path: Path, threshold: float = THRESHOLD) -> list[tuple[float, fl
 def split_videos(source: str | Path, out: str | Path, threshold: float = THRESHOLD, root: str | Path | None = None, progress: Callable[[int, int], None] | None = None) -> tuple[list[Path], list[Reject]]:
     """Write each shot of a dataset's videos as ``out/NAME-000.mp4``, with its caption beside it if it has one; the pieces, and what was left out and why.
 
-    Of several captions (MiraData's) the fullest is kept. Videos without a caption are split too. Pieces that are there already stay.
+    Pieces of a video in a folder below lie in a folder of that name. Of several captions (MiraData's) the fullest is kept. Videos without a caption are split too. Pieces that are there already stay.
     Raises ConfigError for a source that names no videos, WriteError.
     """
     source, out = Path(source), Path(out)
@@ -52,26 +52,39 @@ def split_videos(source: str | Path, out: str | Path, threshold: float = THRESHO
     if source.is_dir():
         videos += [(source / reject.name, "", 0.0, None) for reject in rejects if reject.reason.startswith("has no caption") and (source / reject.name).suffix.lower() in VIDEOS]
     left_out = [reject for reject in rejects if not reject.reason.startswith("has no caption")]
+    begin = Path(root or (source if source.is_dir() else source.parent)).resolve()
     pieces: list[Path] = []
+    taken: set[Path] = set()
     for number, (path, caption, start, end) in enumerate(sorted(videos), 1):
+        stem = _free(out / path.resolve().relative_to(begin).with_name(f"{path.stem}{f'-{start:g}s' if start else ''}"), taken)
         try:
             inside = [(max(first, start), last if end is None else min(last, end)) for first, last in find_shots(path, threshold)]
             for place, (first, last) in enumerate(shot for shot in inside if shot[1] > shot[0]):
-                name = f"{path.stem}{f'-{start:g}s' if start else ''}-{place:03}"
+                piece = stem.with_name(f"{stem.name}-{place:03}.mp4")
                 if last - first < SHORTEST:
                     left_out.append(Reject(f"{path.name}, shot {place}", f"is too short: {last - first:.2f} s, and {SHORTEST:g} are needed"))
                     continue
-                if not (out / f"{name}.mp4").exists():
-                    _cut(path, out / f"{name}.mp4", first, last)
+                if not piece.exists():
+                    _cut(path, piece, first, last)
                 if caption:
-                    with replacing(out / f"{name}.txt") as file:
+                    with replacing(piece.with_suffix(".txt")) as file:
                         file.write_text(caption + "\n", encoding="utf-8")
-                pieces.append(out / f"{name}.mp4")
+                pieces.append(piece)
         except UnusableVideo as error:
             left_out.append(Reject(path.name, str(error)))
         if progress is not None:
             progress(number, len(videos))
     return pieces, left_out
+
+
+def _free(stem: Path, taken: set[Path]) -> Path:
+    """``stem``, with a number where another video has it (a.mp4 and a.mov); taken from now on."""
+    name, number = stem, 1
+    while name in taken:
+        number += 1
+        name = stem.with_name(f"{stem.name}-{number}")
+    taken.add(name)
+    return name
 
 
 def _cut(source: Path, target: Path, start: float, end: float) -> None:

@@ -18,6 +18,7 @@ from training.config import ConfigError, TrainConfig, as_words, load_config
 from training.dataset import Reject, captions_of, find_clips, main
 from training.doctor import Lookalikes, examine
 from training.latents import VideoLatents
+from training.split import split_videos
 from training.takes import Take, split_held_out, take_of, takes_of
 from training.video import UnusableVideo, probe_video, read_frames
 
@@ -288,6 +289,19 @@ def test_long_videos_are_split_at_their_cuts_frame_by_frame(tmp_path, capsys):
         frames = read_video(out / f"a-{number:03}.mp4")
         assert frames.shape == shot.shape and np.abs(frames.astype(float) - shot).mean(axis=(1, 2, 3)).max() < 8
     assert main(["split", str(source), str(source / "pieces")]) == 2 and "Name a folder beside it" in capsys.readouterr().err
+
+
+def test_pieces_of_videos_of_one_name_do_not_meet(tmp_path):
+    for number, name in enumerate(("a/x.mp4", "b/x.mp4", "b/x.mov", "x.mp4")):
+        save_video(np.full((8, 32, 32, 3), 40 + 50 * number, np.uint8), tmp_path / "long" / "v.mp4", fps=8)
+        (file := tmp_path / "long" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "long" / "v.mp4").rename(file)
+        file.with_suffix(".txt").write_text(name[0])
+    pieces, left_out = split_videos(tmp_path / "long", tmp_path / "out")
+    assert [str(piece.relative_to(tmp_path / "out")) for piece in pieces] == ["a/x-000.mp4", "b/x-000.mp4", "b/x-2-000.mp4", "x-000.mp4"] and not left_out
+    assert [round((read_video(piece).mean() - 40) / 50) for piece in pieces] == [0, 2, 1, 3]  # x.mov comes before x.mp4
+    clips, rejects = find_clips(tmp_path / "out")
+    assert [clip.captions[0] for clip in clips] == ["a", "b", "b", "x"] and not rejects
 
 
 def test_lookalikes_are_those_of_comparing_all_with_all():
