@@ -55,7 +55,8 @@ class Chores:
         self._lock = threading.Lock()
 
     def check(self, config: TrainConfig) -> None:
-        """Look at a config's dataset; ``current.report`` has what was found, with a preview of what training sees."""
+        """Look at a config's dataset; ``current.report`` has what was found, with a preview of what training sees. Raises RequestError while something else is being done."""
+        self._require_free()
         id = secrets.token_hex(6)
         plain = TrainConfig(dataset=config.dataset, target=config.target, model=config.model)
         words = as_words(replace(plain, **{name: getattr(config, name) for name in LOOKED_AT_WITH}), plain)
@@ -63,11 +64,13 @@ class Chores:
         self._begin(Chore(id, config.dataset, "Looking at the clips"), "training.dataset", "check", "--preview", str(preview), "--events", config.dataset, *words)
 
     def render(self, clips: int, folder: Path) -> None:
-        """Render Toy World clips with captions into ``folder``."""
+        """Render Toy World clips with captions into ``folder``. Raises RequestError while something else is being done."""
+        self._require_free()
         self._begin(Chore(secrets.token_hex(6), str(folder), "Rendering clips"), "training.toyworld", "render", "--clips", str(clips), "--out", str(folder), "--events")
 
     def split(self, source: str, root: str, folder: Path) -> None:
-        """Cut the videos of a dataset into clips of one shot each, in ``folder``."""
+        """Cut the videos of a dataset into clips of one shot each, in ``folder``. Raises RequestError while something else is being done."""
+        self._require_free()
         self._begin(Chore(secrets.token_hex(6), source, "Cutting the videos"), "training.dataset", "split", source, str(folder), *(["--root", root] if root else []), "--events")
 
     def pack(self, run: str, step: int, kind: str, out: Path) -> None:
@@ -123,8 +126,10 @@ class Chores:
         reader = threading.Thread(target=lambda: errors.extend(process.stderr), daemon=True)
         reader.start()
         for line in process.stdout:
-            told = json.loads(line)
-            chore = replace(chore, **told)
+            try:
+                chore = replace(chore, **json.loads(line))
+            except (ValueError, TypeError):
+                log.info("%s: %s", chore.words, line.strip())  # what a library printed of its own
             self._tell(chore)
         code = process.wait()
         reader.join()

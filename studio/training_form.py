@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 import shlex
 from collections.abc import Mapping
@@ -10,11 +11,12 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from core.field_docs import field_docs
+from core.loras import FOLDER
 from core.types import RequestError
 from training.config import CHOICES as ALL_CHOICES
 from training.config import USER_TARGETS, ConfigError, TrainConfig, as_words, load_config, make_config
 from training.preflight import Preflight, preflight
-from training.runs import ROOT, Run
+from training.runs import ROOT, TRASH, Run
 
 from .components.words import about, escape
 from .db import size_words
@@ -79,7 +81,7 @@ def as_text(name: str, value: Any) -> Any:
         return value
     if isinstance(value, list):
         return ("\n" if name == "validation_prompts" else ", ").join(map(str, value))
-    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return "" if value is None else repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 def texts_of(config: TrainConfig) -> dict[str, Any]:
@@ -148,13 +150,16 @@ def launch_run(services: Services, name: str, config: TrainConfig) -> Run:
     require_usable(services, config)
     if not Path(config.dataset).exists():
         raise ConfigError(f"There is nothing at {config.dataset}. Name a folder of clips with captions, or a table of them, on this machine.")
-    return services.runs.launch(name.strip() or free_name(services.runs.list(), config.target), config, services.training_device)
+    return services.runs.launch(name.strip() or free_name(services, config.target), config, services.training_device)
 
 
-def free_name(runs: list[Run], target: str) -> str:
-    """A name for a run that was given none."""
-    taken = {run.name for run in runs}
-    return next(name for count in range(1, len(taken) + 2) if (name := f"{target.replace('_', '-')}-{count}") not in taken)
+def free_name(services: Services, target: str) -> str:
+    """A name for a run that was given none: no run has it, none in the trash, and nothing that ``use`` made of one."""
+    runs = services.runs.folder
+    taken = [*(run.name for run in services.runs.list()), *(path.name.partition("-")[2] for path in (runs / TRASH).glob("*-*"))]
+    used = [path.name for folder in (FOLDER, "models") for path in (services.data_dir / folder).glob("*")]
+    names = (f"{target.replace('_', '-')}-{count}" for count in itertools.count(1))
+    return next(name for name in names if name not in taken and not any(other.startswith(f"{name}-step-") for other in used))
 
 
 def command(config: TrainConfig, origin: str, services: Services, name: str) -> str:
@@ -162,7 +167,8 @@ def command(config: TrainConfig, origin: str, services: Services, name: str) -> 
     file = preset_path(origin) if origin in PRESETS else None
     base = load_config(file, ["dataset=.", *(["model=."] if file is None else [])])
     words = as_words(dataclasses.replace(config, output_dir=str(services.runs.folder / name)), base)
-    return shlex.join(["python", "-m", "training", *(["--config", str(file.relative_to(ROOT))] if file else []), *words])
+    device = [] if services.training_device == "auto" else ["--device", services.training_device]
+    return shlex.join(["python", "-m", "training", *(["--config", str(file.relative_to(ROOT))] if file else []), *device, *words])
 
 
 def preflight_line(services: Services, config: TrainConfig) -> str:

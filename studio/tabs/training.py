@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from core.files import WriteError, replacing
+from core.types import RequestError
 from training.config import USER_TARGETS, ConfigError, TrainConfig, load_config, save_config
 from training.video import PICTURES, VIDEOS
 
@@ -97,7 +98,7 @@ def wire(page: Page, tab: gr.Tab, widgets: dict[str, Any]) -> None:
             config = config_in(base, values)
         except ConfigError as error:
             return [f'<p class="bad">{escape(error)}</p>', ""]
-        return [preflight_line(services, config), command(config, origin, services, name.strip() or free_name(services.runs.list(), config.target))]
+        return [preflight_line(services, config), command(config, origin, services, name.strip() or free_name(services, config.target))]
 
     def launch(session: Session, origin: str, base: TrainConfig, name: str, *values: Any) -> list[Any]:
         """Start the run, and show it. Gives error, name and panes."""
@@ -132,7 +133,7 @@ def wire(page: Page, tab: gr.Tab, widgets: dict[str, Any]) -> None:
         """Hand the settings out as a file. Gives error and panes."""
         try:
             config = config_in(base, values)
-            target = services.exports / f"{name.strip() or free_name(services.runs.list(), config.target)}.yaml"
+            target = services.exports / f"{name.strip() or free_name(services, config.target)}.yaml"
             if target.parent != services.exports:
                 raise ConfigError("A run's name cannot hold slashes.")
             save_config(config, target)
@@ -145,14 +146,17 @@ def wire(page: Page, tab: gr.Tab, widgets: dict[str, Any]) -> None:
         """Begin to look at the clips. Gives error and panes."""
         try:
             services.chores.check(config_in(base, values))
-        except (ConfigError, OSError) as error:
+        except (ConfigError, RequestError, OSError) as error:
             return [alert(str(error)), *page.screen.paint(session)]
         return ["", *page.screen.paint(session)]
 
     def render(session: Session) -> list[Any]:
         """Begin to render sample clips. Gives error, dataset and panes."""
         folder = services.datasets / "toyworld"
-        services.chores.render(SAMPLE_CLIPS, folder)
+        try:
+            services.chores.render(SAMPLE_CLIPS, folder)
+        except RequestError as error:
+            return [alert(str(error)), gr.skip(), *page.screen.paint(session)]
         return ["", str(folder), *page.screen.paint(session)]
 
     def split(session: Session, origin: str, base: TrainConfig, name: str, *values: Any) -> list[Any]:
@@ -161,7 +165,7 @@ def wire(page: Page, tab: gr.Tab, widgets: dict[str, Any]) -> None:
             config = config_in(base, values)
             folder = services.datasets / f"{Path(config.dataset).stem}-split"
             services.chores.split(config.dataset, config.dataset_root, folder)
-        except (ConfigError, OSError) as error:
+        except (ConfigError, RequestError, OSError) as error:
             return [alert(str(error)), gr.skip(), *page.screen.paint(session)]
         return ["", str(folder), *page.screen.paint(session)]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import re
 import shlex
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from studio_app import wait_for
 
 from core import save_video
 from core.types import RequestError
+from studio.chores import Chore
 from studio.components.chart import render_chart, smoothed, ticks
 from studio.components.run_list import render_chore, render_run
 from studio.services import Services
@@ -53,6 +56,15 @@ def test_the_command_makes_the_same_settings(services):
     assert load_config(file, words) == dataclasses.replace(config, output_dir=str(services.runs.folder / "mine"))
 
 
+def test_the_command_names_the_device_and_all_digits(services):
+    base = dataclasses.replace(preset_config("lora_nano", "mira-nano"), dataset="clips")
+    services.training_device = "cuda:1"
+    config = config_of(services, base, {**texts_of(base), "learning_rate": "0.000123456789", "lora_alpha": "7"})
+    assert texts_of(config)["learning_rate"] == "0.000123456789" and texts_of(config)["lora_alpha"] == "7"
+    words = shlex.split(command(config, "lora_nano", services, "mine"))
+    assert words[5:7] == ["--device", "cuda:1"] and "learning_rate=0.000123456789" in words
+
+
 @pytest.mark.parametrize("value", ["plain", "", "no", "1e3", "null", "a: b", "x #y", "[1]", "~", "trailing:", "ä ö", "a,b"])
 def test_any_text_survives_the_shell_words(value):
     config = TrainConfig(model="m", dataset="d", dataset_root=value)
@@ -79,11 +91,18 @@ def test_datasets_are_kept_to_their_folders_where_others_reach_the_page(services
 
 
 def test_a_run_without_a_name_gets_a_free_one(services):
-    assert free_name([], "vae_decoder") == "vae-decoder-1"
+    assert free_name(services, "vae_decoder") == "vae-decoder-1"
     for name in ("lora-1", "lora-3"):
         (services.runs.folder / name).mkdir(parents=True)
         (services.runs.folder / name / "config.yaml").write_text("target: lora\n")
-    assert free_name(services.runs.list(), "lora") == "lora-2"
+    assert free_name(services, "lora") == "lora-2"
+    (services.runs.folder / "lora-2").mkdir()
+    (services.runs.folder / "lora-2" / "config.yaml").write_text("target: lora\n")
+    services.runs.delete("lora-2")
+    (services.data_dir / "loras").mkdir(exist_ok=True)
+    (services.data_dir / "loras" / "lora-4-step-250.safetensors").touch()
+    (services.data_dir / "models" / "lora-5-step-250").mkdir(parents=True)
+    assert free_name(services, "lora") == "lora-6", "a deleted run can come back, and what was made of runs stays what it is"
 
 
 def fake_run(tmp_path, name, state, began, **settings):
@@ -97,6 +116,16 @@ def test_a_waiting_run_says_which_runs_come_first(tmp_path):
     assert "first and second have it first" in render_run(runs[0], False, runs_before(runs, runs[0]))
     assert "a video is being made on it" in render_run(runs[1], False, [])
     assert 'data-action="run-sample"' in render_run(runs[2], False) and 'data-action="run-sample"' not in render_run(runs[1], False)
+
+
+def test_one_chore_at_a_time_and_words_of_its_own_end_nothing(services):
+    chore, told = Chore("x", "clips", "Looking at the clips"), "Loading the weights\n42\n{\"done\": 1, \"of\": 2}\n{\"odd\": 1}\n"
+    services.chores.current = chore
+    for begin in (lambda: services.chores.check(TrainConfig(dataset="x")), lambda: services.chores.render(1, services.datasets), lambda: services.chores.split("x", "", services.datasets)):
+        with pytest.raises(RequestError, match="Looking at the clips is not done yet"):
+            begin()
+    services.chores._listen(chore, subprocess.Popen([sys.executable, "-c", f"print({told!r})"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    assert (services.chores.current.done, services.chores.current.working) == (1, False)
 
 
 def test_videos_are_split_and_a_checkpoint_is_written_by_a_chore(services, tmp_path):
