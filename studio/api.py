@@ -303,7 +303,7 @@ def register(services: Services) -> dict[str, Callable[..., Any]]:
             ids of the queued requests, and presets: how many were added.
         """
         ids, presets = import_queue(services, json.dumps(content))
-        return {"ids": ids, "presets": presets}
+        return {"ids": ids, "presets": len(presets)}
 
     def list_models() -> list[dict[str, Any]]:
         """The models that a request can name: installed ones with their size in bytes, their hash and where they come from, and those that would be downloaded."""

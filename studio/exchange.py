@@ -11,17 +11,20 @@ from typing import Any
 from core.files import replacing
 from core.types import GenerationRequest, RequestError
 
-from .prompts import MAX_REQUESTS
 from .queue import AS_BEFORE
 from .services import Services
 
 FORMAT = "mira-studio-queue"
 VERSION = 1
+MAX_REQUESTS = 10_000
+"""Requests in a file."""
 
 
 def exported(services: Services) -> dict[str, Any]:
     """What waits or is paused, but for videos to be verified, and the presets, as JSON values. Raises RequestError."""
-    jobs = [job for job in services.queue.list(["paused", "waiting"], limit=MAX_REQUESTS) if job.verifies is None]
+    jobs = [job for job in services.queue.list(["paused", "waiting"], limit=MAX_REQUESTS + 1) if job.verifies is None]
+    if len(jobs) > MAX_REQUESTS:
+        raise RequestError("file", f"More than {MAX_REQUESTS:,} requests wait; so many fit into a file. Cancel some, or let some be made first.")
     return {"format": FORMAT, "version": VERSION, "requests": [job.request.to_dict() for job in jobs], "presets": services.own_presets.to_dict()}
 
 
@@ -33,8 +36,8 @@ def export_queue(services: Services) -> Path:
     return path
 
 
-def import_queue(services: Services, text: str) -> tuple[list[str], int]:
-    """Queue the requests of an exported file behind what waits, and add its presets; ids and how many presets.
+def import_queue(services: Services, text: str) -> tuple[list[str], dict[str, dict[str, Any] | None]]:
+    """Queue the requests of an exported file behind what waits, and add its presets; ids, and what was under the presets' names before, for ``OwnPresets.put_back``.
 
     All of it is checked before any of it is stored. Raises RequestError naming what is wrong, or StorageError.
     """

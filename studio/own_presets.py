@@ -69,12 +69,19 @@ class OwnPresets:
             raise RequestError("preset", f"That would make {len(presets)} presets; at most {MAX_PRESETS} are kept.")
         return presets
 
-    def merge(self, values: Any) -> int:
-        """Add the presets of ``to_dict``, over those of the same name; how many. All are checked before any is stored. Raises RequestError."""
+    def merge(self, values: Any) -> dict[str, dict[str, Any] | None]:
+        """Add the presets of ``to_dict``, over those of the same name; what was under their names before, or None. All are checked before any is stored. Raises RequestError or WriteError."""
         with self._lock:
+            before = self.to_dict()
             if presets := self.check(values):
                 self._write(presets)
-        return len(values)
+        return {name: before.get(name) for name in values}
+
+    def put_back(self, before: dict[str, dict[str, Any] | None]) -> None:
+        """Undo ``merge``. Raises RequestError or WriteError."""
+        old = _parse({name: settings for name, settings in before.items() if settings is not None}, "The presets")
+        with self._lock:
+            self._write({name: settings for name, settings in self._read().items() if name not in before} | old)
 
     def _read(self) -> dict[str, GenerationRequest]:
         try:

@@ -20,6 +20,8 @@ from ..services import Services
 MAX_COUNT = 16
 MAX_TEXT_BYTES = 1_000_000
 """A file of prompts."""
+MAX_QUEUE_BYTES = 64_000_000
+"""An exported queue: as many requests as it may hold, with long prompts."""
 SLIDER_GUIDANCE = 20.0
 SEEDS = 2**31
 START_FIELDS = ("start_from", "start_frames", "strength")
@@ -81,10 +83,10 @@ def _guidance(value: float) -> Any:
     return gr.update(value=value, maximum=max(SLIDER_GUIDANCE, value))
 
 
-def read_text(path: str) -> str:
-    """A text file of prompts, or an exported queue. Raises RequestError."""
-    if Path(path).stat().st_size > MAX_TEXT_BYTES:
-        raise RequestError("prompt", f"{Path(path).name} is larger than {MAX_TEXT_BYTES // 1000:,} kB; split it.")
+def read_text(path: str, limit: int = MAX_TEXT_BYTES) -> str:
+    """A text file of prompts, or an exported queue, of ``limit`` bytes at most. Raises RequestError."""
+    if Path(path).stat().st_size > limit:
+        raise RequestError("prompt", f"{Path(path).name} is larger than {limit // 1000:,} kB; split it.")
     try:
         return Path(path).read_text(encoding="utf-8-sig").strip()
     except UnicodeDecodeError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from core.start import PICTURES
 from core.types import MAX_TEMPORAL_GUIDANCE, TEXT_PLACEMENTS, RequestError
 from training.config import ConfigError
 
-from ..components.words import alert, escape, note
+from ..components.words import alert, escape
 from ..db import StorageError
 from ..estimate import estimate, words_hint
 from ..exchange import import_queue
@@ -25,7 +26,7 @@ from ..examples import example_prompts, surprise
 from ..screen import Session
 from ..training_screen import request_with
 from . import preset_form, start_form, wall_form
-from .form import FIELDS, SLIDER_GUIDANCE, draw_seed, fill, has_settings, preset_choices, preset_values, read_text, request_in, requests_of
+from .form import FIELDS, MAX_QUEUE_BYTES, SLIDER_GUIDANCE, draw_seed, fill, has_settings, preset_choices, preset_values, read_text, request_in, requests_of
 
 if TYPE_CHECKING:
     from ..ui import Page
@@ -116,7 +117,7 @@ def layout(page: Page) -> GenerateTab:
                     fields["window_frames"] = gr.Number(preset.window_frames, label="Frames seen at once", precision=0, elem_id="window-frames", info="For clips longer than the model was trained for, which it then makes window by window. 0: the preset's, or all.")
                     fields["decode_chunk_frames"] = gr.Number(None, label="Frames decoded at once", precision=0, elem_id="decode-chunk-frames", info="Less memory, and a seam between the parts; 10 is the original code's. Empty: the whole clip, without seams.")
                     fields["text_placement"] = gr.Dropdown([(words, name) for name, words in TEXT_PLACEMENTS.items()], value="device", label="Text encoder", elem_id="text-placement", filterable=False, info="Off the device it leaves room for larger videos, and new prompts take longer.")
-                    fields["loras"] = gr.Textbox("", label="LoRAs", max_lines=1, elem_id="loras", info="Names with commas between them; name@0.5 uses one by half.", placeholder=", ".join(installed_loras(page.services.data_dir)) or "none is installed yet")
+                    fields["loras"] = gr.Textbox("", label="LoRAs", max_lines=1, elem_id="loras", info="Names with commas between them; name@0.5 uses one by half.", placeholder=lora_names(page))
                 own_presets = preset_form.layout(page)
             with gr.Column(elem_id="go", min_width=0):
                 button = gr.Button("Generate", variant="primary", size="lg", elem_id="generate")
@@ -141,6 +142,11 @@ def model_choices(page: Page) -> list[tuple[str, str]]:
         choices.append((f"{model.name}{download}", model.name))
     default = page.services.default_model
     return choices if default in [name for _, name in choices] else [(default, default), *choices]
+
+
+def lora_names(page: Page) -> str:
+    """What the empty field of LoRAs says."""
+    return ", ".join(installed_loras(page.services.data_dir)) or "none is installed yet"
 
 
 def wire(page: Page, tab: GenerateTab) -> None:
@@ -181,14 +187,16 @@ def wire(page: Page, tab: GenerateTab) -> None:
             text = example_prompts(page.services.default_model)[int(id)]
             form[0] = gr.skip() if (values[0] or "").strip() else text
             error, seed = enqueue(session, (text, *values[1:]))
+            tabs = gr.Tabs(selected="generate")
         elif action in ("use", "edit"):
             found = page.services.library.get(id) if action == "use" else page.services.queue.get(id)
             if found is None or action == "edit" and found.state != "waiting":
                 error = alert("That video was deleted." if action == "use" else "That request is not waiting any more.")
             else:
                 session.editing = id if action == "edit" else None
-                error = SEED_TOO if action == "use" else ""
-                form, seed, keep, tabs = list(fill(found.request).values()), str(found.request.seed), True, gr.Tabs(selected="generate")
+                request, dropped = start_form.without_strange_start(found.request, page.services.data_dir)
+                error = (SEED_TOO if action == "use" else "") + dropped
+                form, seed, keep, tabs = list(fill(request).values()), str(request.seed), True, gr.Tabs(selected="generate")
         elif action in ("continue", "change"):
             video = page.services.library.get(id)
             if video is None:
@@ -235,16 +243,16 @@ def wire(page: Page, tab: GenerateTab) -> None:
             if len(paths) > 1:
                 raise RequestError("file", f"{len(paths)} files came at once. Text files of prompts may come together; a picture, a video or a queue comes alone.")
             if Path(path).suffix.lower() == ".json":
-                ids, presets = import_queue(page.services, read_text(path))
-                session.undo = (f"{len(ids)} requests and {presets} presets imported.", "imported", tuple(ids)) if ids else None
-                return ["" if ids else note(f"{presets} presets imported."), *[gr.skip()] * (len(FIELDS) + 2)]
+                ids, before = import_queue(page.services, read_text(path, MAX_QUEUE_BYTES))
+                session.undo = (f"{len(ids)} requests and {len(before)} presets imported.", "imported", (json.dumps(before), *ids))
+                return ["", *[gr.skip()] * (len(FIELDS) + 2)]
             if Path(path).suffix.lower() in PICTURES and not has_settings(path):
                 source = start_form.from_picture(page.services.keep_source(path))
                 return ["", gr.skip(), gr.skip(), *(source.get(name, gr.skip()) for name in FIELDS)]
-            request = request_in(path)
+            request, dropped = start_form.without_strange_start(request_in(path), page.services.data_dir)
         except (RequestError, StorageError, WriteError) as error:
             return [alert(str(error)), *[gr.skip()] * (len(FIELDS) + 2)]
-        return [SEED_TOO, str(request.seed), True, *fill(request).values()]
+        return [SEED_TOO + dropped, str(request.seed), True, *fill(request).values()]
 
     def change_model(name: str) -> list[Any]:
         chosen = default_preset(name)
@@ -271,6 +279,8 @@ def wire(page: Page, tab: GenerateTab) -> None:
     model.input(change_model, model, [preset, *sampling], **event)
     costly = [widget.change for name, widget in tab.fields.items() if name != "negative_prompt"]
     gr.on([*costly, tab.count.change], tell, [page.session, *tab.form], go, trigger_mode="always_last", **event)
+    model.focus(lambda: gr.update(choices=model_choices(page)), None, model, **event)
+    tab.fields["loras"].focus(lambda: gr.update(placeholder=lora_names(page)), None, tab.fields["loras"], **event)
     start_form.wire(page, tab, tab.start)
     preset_form.wire(page, tab, tab.own_presets)
     wall_form.wire(page, tab, tab.walls, [*costly, tab.count.change])

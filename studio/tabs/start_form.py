@@ -75,6 +75,14 @@ def words(path: str, start_frames: float | None, strength: float | None) -> str:
     return f'<div class="start-source">{picture}<p class="note">{escape(says)}</p></div>'
 
 
+def without_strange_start(request: GenerationRequest, data_dir: Path) -> tuple[GenerationRequest, str]:
+    """``request`` from noise where its start is no file of this studio's, and what to say of that; '' where nothing was dropped."""
+    if not request.start_from or is_own_file(request.start_from, data_dir):
+        return request, ""
+    dropped = f"It was made from {Path(request.start_from).name} of another studio, which is not here: open that picture or video to start from it."
+    return request.replace(**dict.fromkeys(START_FIELDS)), f'<p class="note">{escape(dropped)}</p>'
+
+
 def continued(video: Video) -> GenerationRequest:
     """The request for a clip that begins with the end of ``video``."""
     return video.request.replace(start_from=video.path, start_frames=default_start_frames(video.path, video.num_frames), strength=None)

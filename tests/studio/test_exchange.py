@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from core.types import GenerationRequest, RequestError
+from studio import exchange
 from studio.exchange import export_queue, import_queue
 from studio.services import Services
 
@@ -35,7 +36,7 @@ def test_what_waits_and_the_presets_move_to_another_studio(services: Services, o
     other.queue.enqueue(GenerationRequest(prompt="Already here."))
     text = export_queue(services).read_text()
     ids, presets = import_queue(other, text)
-    assert presets == 1 and other.own_presets.get("Soft").guidance_scale == 2.0
+    assert presets == {"Soft": None} and other.own_presets.get("Soft").guidance_scale == 2.0
     waiting = other.queue.list(["waiting"])
     assert waiting[0].request.prompt == "Already here."
     assert [job.request for job in waiting[1:]] == requests and [job.id for job in waiting[1:]] == ids
@@ -82,3 +83,10 @@ def test_a_bad_file_changes_nothing(services: Services, other: Services, change,
     with pytest.raises(RequestError, match=words):
         import_queue(other, change(content))
     assert other.queue.list() == [] and other.own_presets.list() == []
+
+
+def test_more_requests_than_a_file_holds_are_not_cut(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    services.queue.enqueue_many([GenerationRequest(prompt="One.").resolved()] * 3)
+    monkeypatch.setattr(exchange, "MAX_REQUESTS", 2)
+    with pytest.raises(RequestError, match="More than 2 requests wait"):
+        export_queue(services)

@@ -57,8 +57,10 @@ def test_merging_checks_everything_first(presets: OwnPresets, tmp_path: Path) ->
     with pytest.raises(RequestError, match="'Odd': 'stepz' is not a setting"):
         other.merge(presets.to_dict() | {"Odd": {"stepz": 1}})
     assert other.list() == ["Hard"]
-    assert other.merge(presets.to_dict()) == 1
-    assert other.list() == ["Hard", "Soft"]
+    before = other.merge(presets.to_dict() | {"Hard": {"num_frames": 8}})
+    assert other.list() == ["Hard", "Soft"] and other.get("Hard").num_frames == 8
+    other.put_back(json.loads(json.dumps(before)))
+    assert other.list() == ["Hard"] and other.get("Hard").num_frames == SETTINGS.num_frames
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"a": 1}', json.dumps({"a": {"steps": 1}})])
