@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import logging
 import os
 import sqlite3
@@ -19,7 +20,7 @@ from .queue import Queue, dump_request, known_settings, load_request, new_id
 
 log = logging.getLogger(__name__)
 
-SORTS = {"newest": "created DESC, id DESC", "oldest": "created, id", "prompt": "prompt COLLATE NOCASE, created DESC", "slowest": "elapsed DESC, created DESC"}
+SORTS = {"newest": "created DESC, id DESC", "oldest": "created, id", "prompt": "casefold(prompt), created DESC", "slowest": "elapsed DESC, created DESC"}
 """Orders of a list of videos, by name."""
 MAX_TAG_CHARS = 40
 TRASH_DAYS = 7
@@ -69,8 +70,8 @@ class Query:
     tag: str | None = None
     run: str | None = None
     """A training run whose checkpoint or LoRA made it."""
-    days: float | None = None
-    """Made at most so long ago."""
+    days: int | None = None
+    """Made on the last so many days, of which 1 is today, from midnight on."""
     sort: str = "newest"
     """One of SORTS."""
 
@@ -83,19 +84,20 @@ class Query:
         """The condition, and its values."""
         words = self.search.split()
         tags = [word[1:] for word in words if word[0] == "#" and len(word) > 1] + ([self.tag] if self.tag else [])
-        plain = [word.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_") for word in words if word[0] != "#" or len(word) == 1]
+        plain = [word.casefold() for word in words if word[0] != "#" or len(word) == 1]
         clauses: dict[str, list[object]] = {"deleted IS NULL": []}
         if self.favourites:
             clauses["favourite"] = []
         if self.days is not None:
-            clauses["created >= ?"] = [time.time() - self.days * 86_400]
+            first = datetime.date.today() - datetime.timedelta(self.days - 1)
+            clauses["created >= ?"] = [datetime.datetime.combine(first, datetime.time()).timestamp()]
         for name in ("model", "preset"):
             if getattr(self, name) is not None:
                 clauses[f"json_extract(request, '$.{name}') = ?"] = [getattr(self, name)]
         if self.run is not None:
             clauses["id IN (SELECT video FROM video_runs WHERE run = ?)"] = [self.run]
-        parts = [*clauses, *[r"prompt LIKE ? ESCAPE '\'"] * len(plain), *["id IN (SELECT video FROM tags WHERE tag = ? COLLATE NOCASE)"] * len(tags)]
-        return " AND ".join(parts), [*(value for values in clauses.values() for value in values), *(f"%{word}%" for word in plain), *tags]
+        parts = [*clauses, *["instr(casefold(prompt), ?)"] * len(plain), *["id IN (SELECT video FROM tags WHERE casefold(tag) = casefold(?))"] * len(tags)]
+        return " AND ".join(parts), [*(value for values in clauses.values() for value in values), *plain, *tags]
 
 
 class Library:
@@ -266,9 +268,9 @@ class Library:
                 if self.get(id) is None:
                     raise _missing(id)
                 if on:
-                    tx.execute("INSERT OR IGNORE INTO tags (video, tag) SELECT ?, coalesce((SELECT tag FROM tags WHERE tag = ? COLLATE NOCASE LIMIT 1), ?)", (id, tag, tag))
+                    tx.execute("INSERT OR IGNORE INTO tags (video, tag) SELECT ?, coalesce((SELECT tag FROM tags WHERE casefold(tag) = casefold(?) LIMIT 1), ?)", (id, tag, tag))
                 else:
-                    tx.execute("DELETE FROM tags WHERE video = ? AND tag = ? COLLATE NOCASE", (id, tag))
+                    tx.execute("DELETE FROM tags WHERE video = ? AND casefold(tag) = casefold(?)", (id, tag))
             self.db.touch("library")
 
     def set_verdict(self, id: str, verdict: str) -> None:
@@ -316,7 +318,7 @@ class Library:
     def _videos(self, rows: Sequence[sqlite3.Row]) -> list[Video]:
         tags: dict[str, list[str]] = {}
         marks = ", ".join("?" * len(rows))
-        for row in self.db.read(f"SELECT video, tag FROM tags WHERE video IN ({marks}) ORDER BY tag COLLATE NOCASE", *(row["id"] for row in rows)) if rows else []:
+        for row in self.db.read(f"SELECT video, tag FROM tags WHERE video IN ({marks}) ORDER BY casefold(tag)", *(row["id"] for row in rows)) if rows else []:
             tags.setdefault(row["video"], []).append(row["tag"])
         return [self._video(row, tuple(tags.get(row["id"], ()))) for row in rows]
 
