@@ -22,7 +22,7 @@ def main() -> None:
         ids.append(studio.predict(request, api_name="/enqueue")["id"])
 
     for id, prompt in zip(ids, arguments.prompts):
-        while (status := studio.predict(id, api_name="/status"))["state"] in ("waiting", "running"):
+        while (status := studio.predict(id, api_name="/status"))["state"] in ("waiting", "running", "paused"):
             time.sleep(0.5)
         print(f"{prompt}  {status['video'] or status['state'] + ': ' + (status['error'] or '')}")
 

@@ -47,7 +47,9 @@ def write_plain(video: Video, folder: Path) -> Path:
 
 
 def write_smooth(video: Video, folder: Path, data_dir: Path) -> tuple[str, str]:
-    """``video`` with frames put in between for smooth playback, by RIFE where ``data_dir`` has it: the path, and what was done. Raises VideoError or WriteError."""
+    """``video`` with frames put in between for smooth playback, by RIFE where ``data_dir`` has it: the path, and what was done. Raises RequestError, VideoError or WriteError."""
+    if video.fps >= SMOOTH_FPS:
+        raise RequestError("fps", f"It plays at {video.fps:g} frames a second already, so no frames are put in between.")
     rife = None if rife_missing(data_dir) else data_dir / RIFE_FILE
     path = folder / f"{video.id}-{SMOOTH_FPS}fps{'-rife' if rife else ''}.mp4"
     if not path.exists():

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Sequence
 
 from core.guidance import predictions_per_step
+from core.quality import EXACT
 from core.schedulers_info import SAMPLERS
 from core.types import GenerationRequest, RequestError
 
@@ -31,18 +32,20 @@ REACH = 8.0
 """How many times the work, or the pixels, of what was made here may be foretold from it: the share that does not grow with them is not known."""
 
 
-def last_made(services: Services, model: str) -> list[tuple[float, float]]:
-    """Work and seconds of the last videos that this model made here, newest first."""
-    return [(work(video.request), video.elapsed) for video in services.library.list(Query(model=model), limit=50) if video.elapsed and video.request.sampler in SAMPLERS]
+def last_made(services: Services, model: str, quality: str) -> list[tuple[float, float]]:
+    """Work and seconds of the last videos that this model made here, newest first: those of ``quality``, else those made in full, which promises rather too much."""
+    made = [video for video in services.library.list(Query(model=model), limit=50) if video.elapsed and video.request.sampler in SAMPLERS]
+    alike = [video for video in made if video.request.quality == quality] or [video for video in made if video.request.quality == EXACT]
+    return [(work(video.request), video.elapsed) for video in alike]
 
 
 def seconds_for(services: Services, requests: Sequence[GenerationRequest]) -> float | None:
     """About how long resolved requests take, one after the other: each in proportion to what took most nearly as much work. None where one is out of REACH."""
-    made = {model: last_made(services, model) for model in {request.model for request in requests}}
+    made = {kind: last_made(services, *kind) for kind in {(request.model, request.quality) for request in requests}}
     total = 0.0
     for request in requests:
         asked = work(request)
-        known, seconds = min(made[request.model], key=lambda one: abs(math.log(one[0] / asked)), default=(0.0, 0.0))
+        known, seconds = min(made[request.model, request.quality], key=lambda one: abs(math.log(one[0] / asked)), default=(0.0, 0.0))
         if asked > REACH * known:
             return None
         total += seconds * asked / known

@@ -71,7 +71,7 @@ class Axis:
     def apply(self, request: GenerationRequest, value: Any) -> GenerationRequest:
         """``request`` with this axis at ``value``."""
         if self.field == "prompt":
-            return request.replace(prompt=request.prompt.replace(self.values[0], value))
+            return request.replace(prompt=_whole(self.values[0]).sub(lambda _: value, request.prompt))
         return request.replace(**{self.field: value})
 
 
@@ -178,8 +178,8 @@ def grid(base: GenerationRequest, axes: Sequence[Axis]) -> list[GenerationReques
     if total > MAX_CELLS:
         raise RequestError("axes", f"This grid has {total} videos; at most {MAX_CELLS} can be looked at together.")
     for axis in axes:
-        if axis.field == "prompt" and axis.values[0] not in base.prompt:
-            raise RequestError("prompt", f"{axis.values[0]!r} is not in the prompt, so it cannot be replaced. The first of the words must stand there as you typed it.")
+        if axis.field == "prompt" and not _whole(axis.values[0]).search(base.prompt):
+            raise RequestError("prompt", f"{axis.values[0]!r} is not in the prompt, so it cannot be replaced. The first of the words must stand there as you typed it, and not as a part of a longer word.")
     base = base.resolved()
     requests = []
     for cell in itertools.product(*(axis.values for axis in reversed(axes))):
@@ -199,6 +199,11 @@ def drafts(base: GenerationRequest, count: int, steps: int) -> tuple[list[Genera
         raise RequestError("num_inference_steps", f"A draft of {steps} steps must have fewer than the full run's {base.num_inference_steps}.")
     axis = Axis("seed", tuple(base.seed + index for index in range(count)))
     return grid(base.replace(num_inference_steps=steps), [axis]), axis
+
+
+def _whole(words: str) -> re.Pattern[str]:
+    """``words`` where they are no part of a longer word."""
+    return re.compile(rf"(?<!\w){re.escape(words)}(?!\w)")
 
 
 def _range(field: str, word: str) -> list[str]:

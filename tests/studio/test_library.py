@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +18,7 @@ from core.types import MADE_WITH, GenerationRequest, RequestError
 from core.video_io import read_settings, read_video, save_video
 from studio.components.viewer import render_video
 from studio.db import Database
-from studio.downloads import file_facts, write_gif, write_plain, write_zip
+from studio.downloads import file_facts, write_gif, write_plain, write_smooth, write_zip
 from studio.estimate import memory_for, seconds_for
 from studio.library import Library, Query
 from studio.queue import Queue, dump_request
@@ -184,3 +186,37 @@ def test_a_file_that_is_gone_is_told(library: Library) -> None:
     assert "deleted or moved by hand" in shown and 'data-action="delete"' in shown and "<video" not in shown
     with pytest.raises(RequestError, match="The file of “a ball” is gone"):
         library.require_file("v1")
+
+
+def test_letters_of_any_alphabet_are_found_in_either_case(library: Library, tmp_path: Path) -> None:
+    (tmp_path / "red.mp4").write_bytes(b"film")
+    library.add("red", GenerationRequest(prompt="Красный 100% мяч").resolved(), tmp_path / "red.mp4")
+    library.tag(["red"], "Ночь")
+    assert [v.id for v in library.list(Query("КРАСНЫЙ #ночь"))] == [v.id for v in library.list(Query("100% мяч"))] == ["red"]
+    assert not library.list(Query("1_0"))
+
+
+def test_today_begins_at_midnight(library: Library) -> None:
+    midnight = datetime.datetime.combine(datetime.date.today(), datetime.time()).timestamp()
+    for id, seconds in (("v0", 1), ("v1", -1), ("v2", -86_401)):
+        library.db.connection().execute("UPDATE videos SET created = ? WHERE id = ?", (midnight + seconds, id))
+    assert [v.id for v in library.list(Query(days=1))] == ["v0"] and [v.id for v in library.list(Query(days=2))] == ["v0", "v1"]
+
+
+def test_time_is_told_by_videos_of_the_same_quality(library: Library, tmp_path: Path) -> None:
+    request = GenerationRequest(prompt="a ball", model="mine", width=32, height=32, num_frames=10, guidance_scale=1.0, seed=1).resolved()
+
+    def told(quality: str) -> float | None:
+        return seconds_for(SimpleNamespace(library=library), [request.replace(quality=quality)])
+
+    for quality, seconds in (("fast", 3.0), ("quality", 8.0)):
+        (tmp_path / "a.mp4").write_bytes(b"film")
+        library.add(quality, request.replace(quality=quality), tmp_path / "a.mp4", elapsed=seconds)
+    assert (told("fast"), told("quality"), told("balanced")) == (3.0, 8.0, 8.0)
+    library.delete("quality")
+    assert told("quality") is None, "a fast one would promise too little"
+
+
+def test_a_fast_file_is_not_slowed_down_for_smooth_playback(library: Library, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="plays at 30 frames a second already"):
+        write_smooth(replace(library.get("v2"), fps=30.0), tmp_path, tmp_path)

@@ -98,6 +98,13 @@ def test_a_wall_is_found_again_by_its_requests(walls: Walls) -> None:
     assert walls.of(walls.queue.enqueue(BASE)) is None and walls.get("none") is None
 
 
+def test_a_part_of_a_longer_word_is_not_replaced() -> None:
+    made = grid(BASE.replace(prompt="A red, blurred ball: C++ red."), [parse_axis("prompt", "red, dark blue")])
+    assert [r.prompt for r in made] == ["A red, blurred ball: C++ red.", "A dark blue, blurred ball: C++ dark blue."]
+    with pytest.raises(RequestError, match="not as a part of a longer word"):
+        grid(BASE.replace(prompt="A blurred ball."), [parse_axis("prompt", "red, blue")])
+
+
 def test_picked_drafts_are_made_in_full_from_the_same_noise(walls: Walls) -> None:
     wall = walls.get(walls.enqueue_drafts(BASE, 3, steps=4))
     made = [walls.queue.get(cell).request for cell in wall.cells]
