@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import zlib
 from dataclasses import dataclass, field
@@ -53,7 +54,7 @@ class Session:
     editing: str | None = None
     """The waiting request that the form holds."""
     undo: tuple[str, str, tuple[str, ...]] | None = None
-    """What the Undo button does: words, 'video', 'cleared', 'cancelled', 'imported', 'preset', 'compare', 'vote' or 'run', ids (of a preset its name and settings)."""
+    """What the Undo button does: words, 'video', 'cleared', 'cancelled', 'imported', 'preset', 'compare', 'vote' or 'run', ids (of a preset its name and settings, of an import what its presets replaced and then ids)."""
     trouble: str | None = None
     """Why the last button could not do what it says."""
     exported: str | None = None
@@ -151,9 +152,10 @@ class Screen:
         }
 
     def _gallery(self, session: Session, found: list[Video], total: int) -> str:
+        examples = example_prompts(self.services.default_model)
         if not session.table:
-            return render_grid(found, total, session.query.narrows, GALLERY_PAGE)
-        return render_table(found, total, session.query.narrows, GALLERY_PAGE, self.services.comparisons.measured_each(found), session.table_order)
+            return render_grid(found, total, session.query.narrows, GALLERY_PAGE, examples)
+        return render_table(found, total, session.query.narrows, GALLERY_PAGE, self.services.comparisons.measured_each(found), session.table_order, examples)
 
     def _viewer(self, session: Session, status: dict[str, Any], videos: list[Video], jobs: list[Any], paused: bool) -> tuple[str, str | None]:
         """The viewer, and the id of the video in it."""
@@ -336,8 +338,8 @@ class Screen:
                 elif kind == "cancelled":
                     queue.reinstate(ids)
                 elif kind == "imported":
-                    for request in ids:
-                        queue.cancel(request)
+                    queue.cancel_many(ids[1:])
+                    self.services.own_presets.put_back(json.loads(ids[0]))
                 elif kind == "preset":
                     self.services.own_presets.save(ids[0], load_request(ids[1]))
                 elif kind == "compare":

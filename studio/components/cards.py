@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ..library import Video
 from ..comparison import measure_title, measure_words
 from .comparing import compare_button
+from .viewer import example_buttons
 from .words import escape, file_url
 
 
@@ -17,20 +18,21 @@ def render_strip(videos: Sequence[Video], selected: str | None) -> str:
     return f'<div class="strip">{"".join(_card(video, video.id == selected) for video in videos)}</div>'
 
 
-def render_grid(videos: Sequence[Video], total: int, filtered: bool, page: int) -> str:
-    """Videos with their prompts, and how many more there are; ``page`` is how many another click shows."""
+def render_grid(videos: Sequence[Video], total: int, filtered: bool, page: int, examples: Sequence[str] = ()) -> str:
+    """Videos with their prompts, and how many more there are; ``page`` is how many another click shows, ``examples`` are prompts to begin with."""
+    if not videos and filtered:
+        return '<p class="empty">No video matches. Try fewer words.</p>'
     if not videos:
-        words = "No video matches. Try fewer words." if filtered else "No videos yet. Those that you make on the Generate tab are kept here with their settings."
-        return f'<p class="empty">{words}</p>'
+        return f'<div class="welcome empty"><div><p>No videos yet. Those that you make are kept here with their settings. Start with one of these:</p>{example_buttons(examples)}</div></div>'
     return f'{_head(total, False)}<div class="grid">{"".join(map(_slot, videos))}</div>{_more(len(videos), total, page)}'
 
 
-def render_table(videos: Sequence[Video], total: int, filtered: bool, page: int, measured: Sequence[dict[str, float | int | None] | str | None], order: str) -> str:
+def render_table(videos: Sequence[Video], total: int, filtered: bool, page: int, measured: Sequence[dict[str, float | int | None] | str | None], order: str, examples: Sequence[str] = ()) -> str:
     """The gallery as rows with what was measured in columns, sorted by the one called ``order``, the largest first; by ``-name`` the smallest first. What is not measured comes last."""
     from core.metrics import METRICS
 
     if not videos:
-        return render_grid(videos, total, filtered, page)
+        return render_grid(videos, total, filtered, page, examples)
     name, falling = order.removeprefix("-"), not order.startswith("-")
     rows = list(zip(videos, measured))
     if name in METRICS:

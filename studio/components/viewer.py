@@ -110,11 +110,15 @@ def render_waiting(job: Job, ahead: int, status: dict[str, Any], paused: bool) -
 
 def render_examples(prompts: Sequence[str], width: int, height: int) -> str:
     """What a new user sees: prompts that this model can do, one click each."""
-    buttons = "".join(f'<button class="example" data-action="example" data-id="{index}">{escape(prompt)}</button>' for index, prompt in enumerate(prompts))
     return (
         f'<div class="stage welcome"{_shape(width, height)}><div><h2>Your first video appears here</h2>'
-        f"<p>Type what it should show and press Generate, or start with one of these:</p>{buttons}</div></div>"
+        f"<p>Type what it should show and press Generate, or start with one of these:</p>{example_buttons(prompts)}</div></div>"
     )
+
+
+def example_buttons(prompts: Sequence[str]) -> str:
+    """One for each of ``examples.example_prompts``, which makes it at once."""
+    return "".join(f'<button class="example" data-action="example" data-id="{index}">{escape(prompt)}</button>' for index, prompt in enumerate(prompts))
 
 
 def _smooth_words(smoothed: Work) -> str:

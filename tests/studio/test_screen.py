@@ -9,6 +9,7 @@ import pytest
 
 from core.types import GenerationRequest
 from studio.estimate import seconds_left
+from studio.library import Query
 from studio.screen import Screen, Session, render_toast
 from studio.services import Services
 
@@ -118,5 +119,16 @@ def test_a_request_that_verifies_is_copied_as_one(tmp_path: Path) -> None:
         ids = services.queue.verify("a-video", request), services.queue.enqueue(request)
         assert Screen(services).act(Session(), "copy-many", ",".join(ids))
         assert [job.verifies for job in services.queue.list()] == ["a-video", None] * 2
+    finally:
+        services.close()
+
+
+def test_an_empty_gallery_offers_prompts_that_work(tmp_path: Path) -> None:
+    services = Services.open(tmp_path / "data", start_worker=False)
+    try:
+        screen = Screen(services)
+        gallery = lambda session: screen._panes(session, services.executor.status())["gallery"]  # noqa: E731
+        assert gallery(Session()).count('data-action="example"') == gallery(Session(table=True)).count('data-action="example"') == 3
+        assert "No video matches" in gallery(Session(query=Query("ball")))
     finally:
         services.close()
