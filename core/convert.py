@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "keep": None}
 SOURCE_FILE = "source.json"
 """In a converted folder: which file it was made of and which text encoder it wants."""
+SD1_LATENT_RGB = [[0.3512, 0.2297, 0.3227], [0.3250, 0.4974, 0.2350], [-0.2829, 0.1762, 0.2721], [-0.2120, -0.2616, -0.7177], [0.0, 0.0, 0.0]]
+"""For previews (``core.vae.preview_frames``): red, green and blue in -1..1 of each scaled latent channel of Stable Diffusion 1's VAE, and no biases. As ComfyUI has measured them (comfy/latent_formats.py, SD15)."""
 SHARD_BYTES = 10**9
 """Weights larger than this are written in several files, one at a time: all the memory that a conversion takes."""
 
@@ -94,6 +96,8 @@ def convert_checkpoint(src: str | Path, dst: str | Path, config: str | Path | No
             "text_encoder": [None, None],
             "tokenizer": [None, None],
         }
+        if (vae_model.config.latent_channels, vae_model.config.scaling_factor) == (4, 0.18215):  # the latent space of Stable Diffusion 1
+            index["latent_rgb"] = SD1_LATENT_RGB
         (folder / "model_index.json").write_text(json.dumps(index, indent=2))
         (folder / SOURCE_FILE).write_text(json.dumps({"checkpoint": src.name, "text_encoder": TEXT_ENCODER}, indent=2))
     log.info("%s: %s parameters in the transformer, %.1f GB in all", dst, f"{sum(p.numel() for p in transformer.parameters()):,}", sum(sizes) / 1e9)

@@ -19,7 +19,7 @@ from core.checkpoints import CheckpointError, main
 from core.device import ResourceError
 from core.originals import Architecture, read_tensors
 from core.releases import RELEASES, TEXT_ENCODER, Release, folder_name
-from core.vae import build_mira_vae, original_vae_state_dict
+from core.vae import build_mira_vae, original_vae_state_dict, preview_frames
 
 DATA = Path(__file__).parents[1] / "data"
 GB = 10**9
@@ -66,6 +66,9 @@ def test_each_layout_gives_the_originals_result(kind, original, tmp_path):
         moments = pipe.vae.encode(vae_figures["encode.frames"]).latent_dist.parameters
     assert (moments - vae_figures["encode.moments"]).abs().max() <= 1e-3 * vae_figures["encode.moments"].abs().max()
     assert pipe.scheduler.config.scale_b == 0.7
+    assert pipe.config.latent_rgb == convert.SD1_LATENT_RGB
+    frames = preview_frames(torch.zeros(1, 4, 2, 3, 5), convert.SD1_LATENT_RGB)
+    assert frames.shape == (1, 2, 3, 5, 3) and frames.unique().tolist() == [128], "nothing is grey"
 
 
 def test_the_checkpoints_own_text_encoder_is_kept(original, tmp_path):
