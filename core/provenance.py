@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import subprocess
 from functools import lru_cache
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,25 +19,40 @@ if TYPE_CHECKING:
 
 HASHED = ("transformer/*.safetensors", "vae/*.safetensors", "scheduler/*.json")
 """The files of a model folder that decide a video; the text encoder's work is decided by its embeddings, which are cached."""
-PACKAGES = ("torch", "diffusers", "transformers")
-
+PACKAGES = ("torch", "diffusers", "transformers", "av", "xformers")
+ROOT = Path(__file__).resolve().parents[1]
 
 TRAINED = "trained.json"
 """In a model folder that a training run made: its run, step, base model and dataset."""
 
 
 def made_with(pipe: MiraPipeline, loras: str | None = None) -> dict[str, Any]:
-    """Plain JSON values: versions, device, number format, ``model_hash`` of a pipeline from a folder, and the training runs behind it and behind its ``loras``."""
+    """Plain JSON values: versions (this program's own as ``commit``), device, number format, ``model_hash`` of a pipeline from a folder, and the training runs behind it and behind its ``loras``."""
+    from .attention import get_attention_backend
+
     device = pipe.transformer.device
     name = platform.processor() or platform.machine() if device.type == "cpu" else _gpu_name(device)
     return {
         "python": platform.python_version(),
-        **{package: metadata.version(package) for package in PACKAGES},
+        **{package: metadata.version(package) for package in PACKAGES if find_spec(package)},
         "device": f"{device.type} ({name})",
         "dtype": str(pipe.transformer.dtype).removeprefix("torch."),
+        "attention": get_attention_backend(),
+        **({"commit": commit} if (commit := studio_commit()) else {}),
         "model_hash": None if pipe.model_folder is None else model_hash(pipe.model_folder),
         **_training(pipe, loras),
     }
+
+
+@lru_cache(maxsize=1)
+def studio_commit() -> str | None:
+    """The commit of this program's checkout, with ``-dirty`` where files were changed since; None where there is no checkout or no git."""
+    if not (ROOT / ".git").exists():
+        return None
+    try:
+        return subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def _training(pipe: MiraPipeline, loras: str | None) -> dict[str, Any]:

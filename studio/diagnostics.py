@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+from core.provenance import studio_commit
 from core.smooth import rife_missing
 
 from .components.words import about
@@ -53,6 +54,7 @@ def sections(services: Services) -> list[Section]:
         (
             "Studio",
             [
+                ("Version", studio_commit() or "not known: this is no git checkout"),
                 ("Queue", ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "empty"),
                 ("Videos", f"{services.library.count():,}, {size_words(_size_of(services.library.videos_dir))}"),
                 ("Deleted videos", f"{size_words(_size_of(services.library.trash_dir))}, removed for good after a week"),
@@ -66,7 +68,7 @@ def sections(services: Services) -> list[Section]:
 def last_errors(logs: Path, count: int = SHOWN_ERRORS) -> list[str]:
     """The last warnings and errors of the log files, oldest first, each with its traceback."""
     found = []
-    for path in sorted(logs.glob("*.log")):
+    for path in sorted(logs.glob("*.log*")):  # what was rotated too
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - TAIL_BYTES))
             text = file.read().decode("utf-8", "replace")

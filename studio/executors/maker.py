@@ -176,9 +176,9 @@ class VideoMaker:
         """
         pipe, asked = self.pipeline(request.model), Economy.asked(request)
         pipe.spare(asked)
-        device, made = pipe.transformer.device, made_with(pipe, request.loras)
+        device, made = pipe.transformer.device, made_with(pipe, request.loras) | told(self.compute)
         place = place or Place()
-        done = place.find(request, made, device)
+        done = place.find(request, {name: value for name, value in made.items() if name != "commit"}, device)  # an update of the studio loses no steps
         place.economy = place.economy or asked.after_deaths(place.job.crashes if place.job else 0, request)
 
         def remember(pipe: MiraPipeline, step: int, timestep: int, report: dict[str, Any]) -> None:
@@ -266,6 +266,11 @@ class VideoMaker:
         transformer = None if self.pipe is None else self.pipe.transformer
         device, dtype = (None, None) if transformer is None else (str(transformer.device), str(transformer.dtype).removeprefix("torch."))
         self.tell({"state": state, "device": device, "dtype": dtype, "model": model or self.model, "trouble": self.trouble})
+
+
+def told(compute: Compute) -> dict[str, Any]:
+    """What may change a video's last bits and is not left at its default."""
+    return {name: getattr(compute, name) for name in ("compile", "gpus_per_video") if getattr(compute, name) != getattr(Compute, name)}
 
 
 def video_bytes(request: GenerationRequest) -> int:

@@ -12,7 +12,9 @@ from core.video_io import read_settings, read_video
 
 SEEN = 2.0
 """Mean difference of 255 up to which two clips look the same: what other kernels and versions make of the same weights."""
-NAMES = {"model_hash": "the model's weights", "dtype": "the number format", "device": "the device", "memory": "what was done to save memory"}
+NAMES = {"model_hash": "the model's weights", "dtype": "the number format", "device": "the device", "memory": "what was done to save memory", "attention": "what computes attention", "commit": "the studio's version"}
+NEWER = ("attention", "av", "commit", "xformers")
+"""What files of older versions do not tell: nothing is known of a difference."""
 
 
 def verdict(old: Path, new: Path) -> str:
@@ -33,7 +35,7 @@ def differences(old: Path, new: Path) -> str:
     then, now = ((read_settings(path) or {}).get(MADE_WITH) or {} for path in (old, new))
     if not then:
         return "The file does not say what it was made with."
-    changed = [f"{NAMES.get(name, name)} ({_short(then.get(name))} then, {_short(now.get(name))} now)" for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
+    changed = [f"{NAMES.get(name, name)} ({_short(then.get(name))} then, {_short(now.get(name))} now)" for name in sorted({*then, *now}) if then.get(name) != now.get(name) and (name in then or name not in NEWER)]
     return f"Different now: {', '.join(changed)}." if changed else "Nothing that the file tells of is different now."
 
 

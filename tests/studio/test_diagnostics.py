@@ -39,7 +39,8 @@ def test_it_tells_of_the_gpus_that_the_driver_knows(tmp_path: Path, monkeypatch:
 
 
 def test_the_last_errors_come_with_their_tracebacks(tmp_path: Path) -> None:
-    (tmp_path / "studio.log").write_text("2026-11-23 10:00:00,001 INFO studio: fine\n2026-11-23 10:00:03,001 WARNING studio: careful\n")
+    (tmp_path / "studio.log").write_text("2026-11-23 10:00:00,001 INFO studio: fine\n")
+    (tmp_path / "studio.log.1").write_text("2026-11-23 10:00:03,001 WARNING studio: careful\n")
     (tmp_path / "worker.log").write_text("2026-11-23 10:00:02,001 ERROR studio: broken\nTraceback (most recent call last):\n  ValueError: no\n2026-11-23 10:00:04,001 INFO studio: going on\n")
     errors = last_errors(tmp_path)
     assert errors == ["2026-11-23 10:00:02,001 ERROR studio: broken\nTraceback (most recent call last):\n  ValueError: no", "2026-11-23 10:00:03,001 WARNING studio: careful"]

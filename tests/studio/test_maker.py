@@ -194,7 +194,7 @@ def test_a_video_is_made_again_and_judged(maker: VideoMaker, small: GenerationRe
     job = lease(maker, small)
     maker.work(job)
     told = read_settings(maker.library.get(job.id).path)["made_with"]
-    assert told["torch"] and told["dtype"] and len(told["model_hash"]) == 12
+    assert told["torch"] and told["dtype"] and told["av"] and told["attention"] == "sdpa" and len(told["model_hash"]) == 12
 
     def verify() -> str:
         id = maker.queue.verify(job.id, job.request)
@@ -214,7 +214,8 @@ def test_a_video_is_made_again_and_judged(maker: VideoMaker, small: GenerationRe
 def test_the_verdict_tells_equal_from_close_from_other(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(90, 110, (4, 32, 32, 3), dtype=np.uint8)
     clips = {"one": noise, "same": noise, "close": np.clip(noise.astype(int) + 1, 0, 255).astype(np.uint8), "other": 255 - noise, "short": noise[:2]}
-    files = {name: save_video(clip, tmp_path / f"{name}.mp4", 6, {"made_with": {"torch": "3" if name == "other" else "2"}}) for name, clip in clips.items()}
+    made = {name: {"torch": "3" if name == "other" else "2", **({} if name == "one" else {"attention": "sdpa", "commit": "0a1b2c3"})} for name in clips}  # the first is of an older version
+    files = {name: save_video(clip, tmp_path / f"{name}.mp4", 6, {"made_with": made[name]}) for name, clip in clips.items()}
     words = {name: verdict(files["one"], file) for name, file in files.items()}
     assert words["same"] == "Bit-exact: every pixel came out again."
     assert words["close"].startswith("Within tolerance") and words["close"].endswith("Nothing that the file tells of is different now.")
