@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 
 DIVERGENCE_STEPS = 50
 DIVERGENCE = 5.0
+LEAST_SCALE = 2.0**-20
+"""Of fp16's loss: gradients that are not finite at less have not overflowed."""
 
 
 class NonFiniteLoss(RuntimeError):
@@ -221,7 +223,7 @@ class Trainer:
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
         norm = self.processes.whole(torch.nn.utils.clip_grad_norm_(self.task.model.parameters(), self.config.max_grad_norm))
-        if not self.scaler.is_enabled() and not math.isfinite(norm):  # fp16's scaler leaves such a step out by itself
+        if not math.isfinite(norm) and not (self.scaler.is_enabled() and self.scaler.get_scale() > LEAST_SCALE):  # fp16's scaler leaves such a step out, and halves its scale
             raise NonFiniteLoss(f"The norm of the gradient is {float(norm)} at step {self.step}. {self.remedy(rate)}")
         for optimizer in self.optimizers:
             self.scaler.step(optimizer)
@@ -322,6 +324,8 @@ class Trainer:
         for old in self.stale:
             if step_of(old) != self.step:
                 shutil.rmtree(old)
+            if step_of(old) > self.step:
+                shutil.rmtree(self.output_dir / "samples" / old.name, ignore_errors=True)
         self.stale = []
         config, whole = self.config, whole_checkpoints(self.output_dir)
         judged = {p: json.loads((p / "validation.json").read_text())["validation_loss"] for p in whole if (p / "validation.json").exists()}

@@ -59,9 +59,11 @@ def line(monkeypatch):
 
 def test_a_start_from_an_earlier_step_writes_its_checkpoints_in_place_of_those_of_the_start_before(tmp_path):
     run(tmp_path, "max_train_steps=8", "keep_last=9")
+    for step in (2, 8):
+        (tmp_path / "samples" / f"step-{step}").mkdir(parents=True)
     before = (tmp_path / "checkpoints" / "step-4" / "weights.txt").read_text()
     run(tmp_path, "max_train_steps=3", f"resume={tmp_path}/checkpoints/step-2", "checkpoint_every=9", "keep_last=1")
-    assert steps(tmp_path) == [3], "neither those beyond its step nor those that are old"
+    assert steps(tmp_path) == [3] and list(read_run(tmp_path).samples()) == [2], "neither those beyond its step nor those that are old"
     run(tmp_path, "max_train_steps=4", "resume=none", "seed=1", "keep_last=2")
     assert steps(tmp_path) == [2, 4] and (tmp_path / "checkpoints" / "step-4" / "weights.txt").read_text() != before
     written = (tmp_path / "checkpoints" / "step-4" / ".complete").stat().st_mtime_ns
@@ -156,12 +158,13 @@ def test_resume_goes_on_from_the_last_checkpoint_whatever_the_first_start_said(t
     assert load_config(commands[1][4], commands[1][7:]).resume == "auto"
 
 
-def test_a_gradient_that_is_no_number_stops_the_run_before_it_spoils_the_weights(tmp_path):
+@pytest.mark.parametrize("precision, step", [("fp32", 0), ("fp16", 30)])
+def test_a_gradient_that_is_no_number_stops_the_run_before_it_spoils_the_weights(tmp_path, precision, step):
     task = Line()
     task.loss = lambda batch, index: (task.network(torch.zeros(1, 1)).sub(task.model.bias).abs().sqrt().sum(), {})
     before = task.model.weight.item()
-    with pytest.raises(NonFiniteLoss, match="The norm of the gradient is nan at step 0. Resume with a lower learning_rate"):
-        run(tmp_path, task=task)
+    with pytest.raises(NonFiniteLoss, match=f"The norm of the gradient is nan at step {step}. Resume with a lower learning_rate"):
+        run(tmp_path, f"mixed_precision={precision}", "max_train_steps=99", "checkpoint_every=99", task=task)
     assert task.model.weight.item() == before and latest_checkpoint(tmp_path) is None
 
 
