@@ -173,6 +173,8 @@ class TrainConfig:
     """Spread of the logit-normal noise steps."""
     object_weight: float = 1.0
     """How much heavier the loss is where Toy World's objects are and where anything moves, at low noise."""
+    camera_weight: float = 0.0
+    """Toy World: weight of the difference between the first layers' tokens and those of a teacher that is told how the camera moves (training/camera.py)."""
     crowd: int = 0
     """At most so many more objects in each clip that the VAE sees."""
     any_color: float = 0.0
@@ -235,7 +237,7 @@ class TrainConfig:
         for name in ("checkpoint_every", "log_every", "keep_last", "frame_stride", "takes_per_clip", "gradient_accumulation_steps", "lora_rank", "validation_steps", "num_processes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        for name in ("max_train_steps", "validation_clips", "snr_gamma", "noise_offset", "keep_every", "lr_warmup_steps", "lr_decay_steps", "weight_decay", "num_threads", "object_weight", "crowd", "kl_weight", "clips"):
+        for name in ("max_train_steps", "validation_clips", "snr_gamma", "noise_offset", "keep_every", "lr_warmup_steps", "lr_decay_steps", "weight_decay", "num_threads", "object_weight", "camera_weight", "crowd", "kl_weight", "clips"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more.")
         for name in ("max_grad_norm", "muon_scale", "lora_alpha", "timestep_logit_std"):

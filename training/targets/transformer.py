@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from core.text_encoder import LazyTextEncoder, encode_prompts
 from core.temporal_vae import TemporalVAE
 from core.transformer import MiraTransformer3DModel, MiraTransformerOutput
 
+from ..camera import CameraTeacher, watching
 from ..config import ConfigError, TrainConfig, arguments_for
 from ..ema import using
 from ..latents import VideoLatents
@@ -67,6 +68,7 @@ class TransformerTask:
         attentions = [attention for block in blocks for attention in (block.attn1, block.attn2) if attention is not None]
         layers = [layer for attention in attentions for layer in (attention.to_q, attention.to_k, attention.to_v, attention.to_out[0])]
         self.units = [*layers, *(block.ff for block in blocks), self.model]  # not blocks: their tables and the text's projections are used before they run
+        self.teacher = self._teacher()
         if config.scheduler or not (self.folder / "scheduler").is_dir():
             self.scheduler = MiraScheduler(**arguments_for(MiraScheduler, "scheduler", config.scheduler))
         else:
@@ -86,6 +88,15 @@ class TransformerTask:
         self.text_encoder.release()
         self.encode = self.text_encoder
         return dataset
+
+    def _teacher(self) -> CameraTeacher | None:
+        """What tells the first layers how the camera moves, if the run has one: made of what the run starts from, so that a resumed one has the same."""
+        if not self.config.camera_weight:
+            return None
+        part = self.folder / "transformer"
+        if not isinstance(self.dataset, LatentDataset) or not part.is_dir() or self.config.target != "transformer":
+            raise ConfigError("camera_weight is for target=transformer on latents of Toy World, from a model with a transformer. Leave it out.")
+        return CameraTeacher(MiraTransformer3DModel.from_pretrained(part).to(self.device), self.dtype)
 
     def _model(self) -> MiraTransformer3DModel:
         """The transformer with ``requires_grad`` on what is trained; that is in fp32, the rest in the number format of the computation."""
@@ -124,7 +135,7 @@ class TransformerTask:
         texts = ["" if rng.random() < self.config.caption_dropout else text for text in batch.pop("texts")]
         frame_indices = batch.pop("frame_indices")
         batch = {name: None if value is None else self.processes.share(value) for name, value in batch.items()}
-        return {**batch, "frame_indices": frame_indices, "prompt_embeds": self.encode(self.processes.share(texts))}
+        return {**batch, "frame_indices": frame_indices, "prompt_embeds": self.encode(self.processes.share(texts)), "texts": self.processes.share(texts)}
 
     def loss(self, batch: dict[str, Any], index: int) -> tuple[torch.Tensor, dict[str, float]]:
         stage = self.config.stage_at(index // self.config.gradient_accumulation_steps)
@@ -134,7 +145,16 @@ class TransformerTask:
         whole = count * self.processes.count  # drawn for all processes, so that clip i has the same noise however many there are
         timesteps = draw_timesteps(whole, steps, stage.timestep_logit_mean, self.config.timestep_logit_std, generator)
         noise = draw_training_noise((whole, *shape), generator, self.config.noise_offset)
-        loss, by_time = self._loss(self.network, batch, self.processes.share(timesteps), self.processes.share(noise), stage.enable_temporal_attention)
+        timesteps, noise = self.processes.share(timesteps), self.processes.share(noise)
+        with watching(self.model) if self.teacher else nullcontext() as seen:
+            loss, by_time = self._loss(self.network, batch, timesteps, noise, stage.enable_temporal_attention)
+        if self.teacher:
+            latents, timesteps = batch["latents"].to(self.device), timesteps.to(self.device)
+            noisy = self.scheduler.add_noise(latents, noise.to(self.device), timesteps)
+            num_frames = latents.shape[2] if batch["frame_indices"] is None else self.dataset.index["num_frames"]
+            by_time["camera"] = self.teacher.distance(seen[0], noisy, timesteps, batch["prompt_embeds"].to(self.device), batch["fps"].to(self.device), batch["texts"], batch["frame_indices"], num_frames)
+            loss = loss + self.config.camera_weight * by_time["camera"]
+            by_time["camera"] = float(by_time["camera"].detach())
         return loss, {f"{name}_{batch['latents'].shape[2]}f": value for name, value in by_time.items()}
 
     def _loss(self, network: torch.nn.Module, batch: dict[str, Any], timesteps: torch.Tensor, noise: torch.Tensor, enable_temporal_attention: bool = True) -> tuple[torch.Tensor, dict[str, float]]:

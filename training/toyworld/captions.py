@@ -94,6 +94,11 @@ def parse_caption(text: str) -> dict[str, str | None] | None:
     return found
 
 
+def camera_of(text: str) -> str:
+    """What the camera does in a caption, short or dense."""
+    return next((camera for camera in CAMERAS[1:] if any(words.lower() in text.lower() for words in _SYNONYMS[camera])), "still")
+
+
 def _words() -> list[str]:
     texts = [t for values in _SYNONYMS.values() for t in values] + list(_HITS) + list(_DENSE) + [STYLE]
     texts += ["A The camera does not move over that with a sky, hills and ground.", *COLORS, *SHAPES, *SIZES, *MOTIONS, *BACKGROUNDS]

@@ -11,6 +11,8 @@ from .scene import BACKGROUNDS, COLORS, GROUND, SIZES, ZOOM, ClipSpec
 WALL_COLOR = (0.45, 0.45, 0.47)
 WALL_WIDTH = 0.25
 SHADING = 0.15
+PAN = 0.55
+"""How far the near layer shifts over a pan, in frame widths, on average."""
 
 
 def render(spec: ClipSpec, frames: Sequence[int] | None = None, colors: Mapping[str, tuple[float, float, float]] = COLORS) -> np.ndarray:
@@ -31,7 +33,7 @@ class World:
         self.radius = rng.uniform(*SIZES[spec.size])
         self.second_radius = rng.uniform(*SIZES[spec.second_size]) if spec.second_size else 0.0
         self.r = rng.random(16)
-        self.pan = {"pans left": 1, "pans right": -1}.get(spec.camera, 0) * self.aspect * (0.52 + 0.06 * rng.random())
+        self.pan = {"pans left": 1, "pans right": -1}.get(spec.camera, 0) * self.aspect * (PAN - 0.03 + 0.06 * rng.random())
         self.hills = rng.random(4)
         self.marks = self._marks(rng)
         self.light = rng.choice([-1, 1])
