@@ -60,13 +60,25 @@ class CameraTeacher:
         return (seen.float() - wanted).square().mean() / wanted.var()
 
 
+class Enough(Exception):
+    """What was to be seen has been seen."""
+
+
 @contextmanager
-def watching(model: MiraTransformer3DModel) -> Iterator[list[Tensor]]:
-    """The tokens after the first LAYERS of each forward within it."""
+def watching(model: MiraTransformer3DModel, no_further: bool = False) -> Iterator[list[Tensor]]:
+    """The tokens after the first LAYERS of each forward within it; with ``no_further`` the one forward within it ends there."""
     seen: list[Tensor] = []
-    handle = model.temporal_transformer_blocks[LAYERS - 1].register_forward_hook(lambda module, inputs, output: seen.append(output))
+
+    def see(module: torch.nn.Module, inputs: tuple, output: Tensor) -> None:
+        seen.append(output)
+        if no_further:
+            raise Enough
+
+    handle = model.temporal_transformer_blocks[LAYERS - 1].register_forward_hook(see)
     try:
         yield seen
+    except Enough:
+        pass
     finally:
         handle.remove()
 

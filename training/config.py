@@ -60,6 +60,8 @@ class Stage:
     """Centre of the logit-normal share of noise steps (0 is half-way, negative is cleaner); null draws all of them uniformly."""
     enable_temporal_attention: bool = True
     """False trains the image path (spatial blocks only)."""
+    camera_only: bool = False
+    """With camera_weight: the first layers learn from the teacher alone, at a third of a step's time."""
 
     def clips(self, num_frames: int) -> int:
         """Clips in a step of that length: steps on images and on clips cost the same (joint training, Ho et al. 2022, arXiv:2204.03458)."""

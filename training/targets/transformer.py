@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -146,16 +146,21 @@ class TransformerTask:
         timesteps = draw_timesteps(whole, steps, stage.timestep_logit_mean, self.config.timestep_logit_std, generator)
         noise = draw_training_noise((whole, *shape), generator, self.config.noise_offset)
         timesteps, noise = self.processes.share(timesteps), self.processes.share(noise)
-        with watching(self.model) if self.teacher else nullcontext() as seen:
-            loss, by_time = self._loss(self.network, batch, timesteps, noise, stage.enable_temporal_attention)
-        if self.teacher:
-            latents, timesteps = batch["latents"].to(self.device), timesteps.to(self.device)
-            noisy = self.scheduler.add_noise(latents, noise.to(self.device), timesteps)
-            num_frames = latents.shape[2] if batch["frame_indices"] is None else self.dataset.index["num_frames"]
-            by_time["camera"] = self.teacher.distance(seen[0], noisy, timesteps, batch["prompt_embeds"].to(self.device), batch["fps"].to(self.device), batch["texts"], batch["frame_indices"], num_frames)
-            loss = loss + self.config.camera_weight * by_time["camera"]
-            by_time["camera"] = float(by_time["camera"].detach())
-        return loss, {f"{name}_{batch['latents'].shape[2]}f": value for name, value in by_time.items()}
+        if self.teacher is None:
+            loss, figures = self._loss(self.network, batch, timesteps, noise, stage.enable_temporal_attention)
+        else:
+            with watching(self.model, stage.camera_only) as seen:
+                loss, figures = self._loss(self.network, batch, timesteps, noise, stage.enable_temporal_attention)
+            distance = self._camera_distance(seen[0], batch, timesteps.to(self.device), noise.to(self.device))
+            loss, figures = (0.0, {}) if stage.camera_only else (loss, figures)
+            loss, figures = loss + self.config.camera_weight * distance, figures | {"camera": float(distance.detach())}
+        return loss, {f"{name}_{batch['latents'].shape[2]}f": value for name, value in figures.items()}
+
+    def _camera_distance(self, seen: torch.Tensor, batch: dict[str, Any], timesteps: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        latents, frame_indices = batch["latents"].to(self.device), batch["frame_indices"]
+        num_frames = latents.shape[2] if frame_indices is None else self.dataset.index["num_frames"]
+        noisy = self.scheduler.add_noise(latents, noise, timesteps)
+        return self.teacher.distance(seen, noisy, timesteps, batch["prompt_embeds"].to(self.device), batch["fps"].to(self.device), batch["texts"], frame_indices, num_frames)
 
     def _loss(self, network: torch.nn.Module, batch: dict[str, Any], timesteps: torch.Tensor, noise: torch.Tensor, enable_temporal_attention: bool = True) -> tuple[torch.Tensor, dict[str, float]]:
         timesteps = timesteps.to(self.device)
