@@ -56,7 +56,7 @@ def release_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def lack_of_memory(error: OutOfMemory, request: GenerationRequest, advice: str = "") -> str:
+def lack_of_memory(error: BaseException, request: GenerationRequest, advice: str = "") -> str:
     """What a user reads of it, ``advice`` being told before what always helps."""
-    tried = f", even with {', '.join(error.tried.words)}" if error.tried.words else ""
+    tried = f", even with {', '.join(error.tried.words)}" if isinstance(error, OutOfMemory) and error.tried.words else ""
     return f"There was not enough memory for {request.num_frames} frames of {request.width}×{request.height} with {request.model}{tried}. {advice}Try fewer frames or a smaller size, or close other programs; then retry."

@@ -6,7 +6,6 @@ transaction that records it and marks its request done.
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import queue
@@ -16,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from core import GenerationCancelled, GenerationRequest, MiraPipeline, load_pipeline, save_video
 from core.checkpoints import find_model
 from core.compute import Compute
 from core.device import choose_device, forget_peak, peak_memory
 from core.device_lock import DeviceTurn, lock_path
-from core.economy import Economy, OutOfMemory
+from core.economy import Economy
+from core.ladder import release_memory, within_memory
 from core.metrics import faults
 from core.pipeline import StepCallback
 from core.provenance import made_with, runs_of
@@ -37,7 +36,7 @@ from ..queue import Job, Queue
 from .parking import Place, sweep
 from .progress import DECODED, LEASE_SECONDS, Parked, Progress
 from .verify import verdict
-from .words import explain, is_broken_device, is_out_of_memory
+from .words import explain, is_broken_device
 
 log = logging.getLogger(__name__)
 
@@ -186,23 +185,16 @@ class VideoMaker:
             on_step_end(pipe, step, timestep, report)
             done = report["snapshot"]()
 
+        def make() -> np.ndarray:
+            forget_peak(device)
+            return pipe.generate(request, callback=remember, resume=done).frames[0]
+
+        def spared(economy: Economy) -> None:
+            place.economy = economy
+
         try:
-            while True:
-                pipe.spare(place.economy)
-                try:
-                    forget_peak(device)
-                    frames = pipe.generate(request, callback=remember, resume=done).frames[0]
-                    return frames, made | place.economy.told(request) | {PEAK: peak_memory(device)}
-                except Exception as error:
-                    if not is_out_of_memory(error):
-                        raise
-                    ran_out = str(error)
-                release_memory()  # out here, where no exception holds the tensors any more
-                log.warning("memory ran out (%s) with %s: %s", pipe.stage, place.economy, ran_out)
-                more = place.economy.more(pipe.stage, request, str(device), pipe.lazy_text_encoder is not None and pipe.lazy_text_encoder.loaded)
-                if more is None:
-                    raise OutOfMemory(ran_out, place.economy)
-                place.economy = more
+            frames = within_memory(pipe, request, make, place.economy, spared)
+            return frames, made | place.economy.told(request) | {PEAK: peak_memory(device)}
         finally:
             pipe.spare(asked)
 
@@ -276,10 +268,3 @@ def told(compute: Compute) -> dict[str, Any]:
 def video_bytes(request: GenerationRequest) -> int:
     """More than the mp4, its poster and the previews of ``request`` can take on disk."""
     return request.height * request.width * request.num_frames
-
-
-def release_memory() -> None:
-    """Give back what the last pipeline or a failed request held."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from core.checkpoints import CheckpointError
 from core.device import ResourceError
-from core.economy import OutOfMemory
 from core.files import WriteError
+from core.ladder import is_out_of_memory, lack_of_memory
 from core.pipeline import GenerationError
 from core.types import GenerationRequest, RequestError
 
@@ -24,20 +24,10 @@ def explain(error: BaseException, request: GenerationRequest, data_dir: Path, la
     if isinstance(error, (WriteError, FileNotFoundError)):
         return str(error)
     if is_out_of_memory(error):
-        tried = f", even with {', '.join(error.tried.words)}" if isinstance(error, OutOfMemory) and error.tried.words else ""
         fits = "" if largest is None else f"The largest that it has made here has {largest.num_frames} frames of {largest.width}×{largest.height}. "
-        return (
-            f"There was not enough memory for {request.num_frames} frames of {request.width}×{request.height} with {request.model}{tried}. "
-            f"{fits}Try fewer frames or a smaller size, or close other programs; then retry."
-        )
+        return lack_of_memory(error, request, fits)
     first_line = str(error).strip().split("\n")[0][:300]
     return f"Something unexpected happened ({type(error).__name__}: {first_line}). The details are in {data_dir / 'logs' / 'worker.log'}. Retry, or try other settings."
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on any device."""
-    text = str(error)
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text or "not enough memory" in text or "out of memory" in text
 
 
 def is_broken_device(error: BaseException) -> bool:
