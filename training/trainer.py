@@ -294,12 +294,12 @@ class Trainer:
     def _write(self, final: Path, state: dict[str, Any]) -> None:
         now = state.pop("weights")
         weights = {**now, **state["ema"]["average"]}
+        loss = self.judge(weights)
         with replacing(final) as work:
             work.mkdir()
             with _os_errors(work):
                 self.task.save(work, weights, self.step)
                 torch.save({**state, "model": {name: now[name] for name in state["ema"]["average"]}}, work / "training_state.pt")
-            loss = self.judge(weights)
             if loss is not None:
                 (work / "validation.json").write_text(json.dumps({"step": self.step, "validation_loss": loss}))
             (work / ".complete").touch()
