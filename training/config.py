@@ -169,7 +169,7 @@ class TrainConfig:
     sharding: str = "none"
     """What several processes divide beside the batch: none (DDP), zero2 (gradients and optimizer), full (weights too, FSDP2)."""
 
-    caption_dropout: float = 0.1
+    caption_dropout: float = 0.05
     """Share of captions replaced by the empty one, for guidance."""
     timestep_logit_std: float = 0.9
     """Spread of the logit-normal noise steps."""
