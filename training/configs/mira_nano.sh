@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All that makes mira-nano, from nothing: bash training/configs/mira_nano.sh [FOLDER], where the finished model is put. Some 11 hours on 2 cores with
+# All that makes mira-nano, from nothing: bash training/configs/mira_nano.sh [FOLDER], where the finished model is put. Some 12 hours on 2 cores with
 # AVX512-BF16. Killed, the same command goes on where it stopped: what is finished is passed over, runs and latents go on from what is on disk.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -54,6 +54,8 @@ for seed in 60 61; do
   latents seventh plain 6000 $seed --moving-cameras 0.5 --motions circles=2 hits=1.3 bounces=1.2 rises=1.3 falls=1.2 "leaves and returns=0.8" "stays still=0.7" \
     "moves left=1.2" "moves right=1.2"
 done
-train transformer_plain "model=$work/models/nano-seventh"
-model eighth vae-marks transformer-plain "$out"
+train transformer_plain
+model eighth vae-marks transformer-plain
+train transformer_camera
+model ninth vae-marks transformer-camera "$out"
 echo "$out is made. How well it follows the words: $python -m training.toyworld evaluate --model $out --clips 200 --seed 1"
