@@ -11,6 +11,7 @@ import pytest
 from core.types import GenerationRequest, RequestError
 from studio import exchange
 from studio.exchange import export_queue, import_queue
+from studio.screen import Screen, Session
 from studio.services import Services
 
 
@@ -90,3 +91,15 @@ def test_more_requests_than_a_file_holds_are_not_cut(services: Services, monkeyp
     monkeypatch.setattr(exchange, "MAX_REQUESTS", 2)
     with pytest.raises(RequestError, match="More than 2 requests wait"):
         export_queue(services)
+
+
+def test_undo_of_an_import_brings_the_presets_back(services: Services, other: Services) -> None:
+    for studio, guidance in ((services, 2.0), (other, 5.0)):
+        studio.own_presets.save("Soft", GenerationRequest(prompt="x", guidance_scale=guidance).resolved())
+    services.own_presets.save("Hard", GenerationRequest(prompt="x").resolved())
+    services.queue.enqueue(GenerationRequest(prompt="One."))
+    ids, before = import_queue(other, export_queue(services).read_text())
+    assert other.own_presets.get("Soft").guidance_scale == 2.0
+    assert Screen(other).act(Session(undo=("Imported.", "imported", (json.dumps(before), *ids))), "undo", "")
+    assert other.own_presets.list() == ["Soft"] and other.own_presets.get("Soft").guidance_scale == 5.0
+    assert [job.state for job in other.queue.list()] == ["cancelled"]
