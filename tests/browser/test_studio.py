@@ -43,8 +43,10 @@ def test_first_look(page: Page):
     """An empty studio teaches: a prompt box, a button, three examples."""
     expect(page.locator("#prompt textarea")).to_be_visible()
     expect(page.get_by_role("button", name="Generate")).to_be_enabled()
-    expect(page.locator("button.example")).to_have_count(3)
+    expect(page.locator("#viewer button.example")).to_have_count(3)
     expect(page.locator("#queue")).to_contain_text("Nothing is queued")
+    page.get_by_role("tab", name="Gallery").click()
+    expect(page.locator("#gallery button.example")).to_have_count(3)
 
 
 def test_the_first_steps_are_shown_once(page: Page):
@@ -55,7 +57,7 @@ def test_the_first_steps_are_shown_once(page: Page):
         steps.get_by_role("button", name=word).click()
     expect(steps).to_have_count(0)
     page.reload()
-    expect(page.locator("button.example")).to_have_count(3)
+    expect(page.locator("#viewer button.example")).to_have_count(3)
     page.wait_for_timeout(1500)
     expect(steps).to_have_count(0)
 
