@@ -127,7 +127,7 @@ def test_the_table_has_what_is_measured_in_columns_and_is_sorted_by_one(gallery:
 def test_a_gif_and_a_file_without_settings(gallery: Page, tmp_path: Path) -> None:
     gallery.get_by_role("button", name="Show: First fish.").last.click()
     expect(gallery.locator("#viewer .caption-prompt")).to_have_text("First fish.")
-    for choice, suffix, kept in (("Download as gif", ".gif", True), ("Download without settings", ".mp4", False)):
+    for choice, suffix, kept in (("Download as gif", ".gif", True), ("Download as gif", ".gif", True), ("Download without settings", ".mp4", False)):
         gallery.locator("#viewer summary").click()
         with gallery.expect_download() as download:
             gallery.get_by_role("button", name=choice).click()
