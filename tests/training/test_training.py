@@ -249,13 +249,13 @@ def test_shards_are_made_once_and_clips_are_thinned_evenly(base):
 
 def test_frames_that_keep_their_indices_are_one_of_each_part(base):
     data, rng, seen = LatentDataset(base / "latents"), np.random.default_rng(0), set()
-    whole = {tuple(x.float().flatten(1)[0, :8].tolist()): x for x in (clip.transpose(0, 1) for clip in data.latents)}
+    whole = [clip.transpose(0, 1) for clip in data.latents]
     for _ in range(20):
         clips, masks, _, indices = data.draw(3, 4, rng, keep_frame_indices=True)
         assert [int(index) // 2 for index in indices] == [0, 1, 2, 3]
         seen |= set(indices.tolist())
         for clip in clips.transpose(1, 2):
-            assert any(torch.equal(clip, frames[indices].float()) for frames in whole.values())
+            assert any(torch.equal(clip, frames[indices].float()) for frames in whole)
     assert seen == set(range(8))
 
 
