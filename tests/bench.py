@@ -338,7 +338,7 @@ def _training(model: str, preset: Preset, device: torch.device) -> Iterator[Row 
                 latents = torch.stack([encode(take.frames()) for take in takes]).float()
                 texts = encode_prompts([take.captions[0] for take in takes], tokenizer, encoder)
             fps = torch.tensor([round(take.fps, 2) for take in takes])
-            trainer.train_step([{"latents": latents, "masks": None, "prompt_embeds": texts, "fps": fps}])
+            trainer.train_step([{"latents": latents, "masks": None, "prompt_embeds": texts, "fps": fps, "frame_indices": None}])
 
         vae = AutoencoderKLTemporalDecoder.from_pretrained(task.folder / "vae", torch_dtype=task.dtype).to(device).eval()
         trained = [parameter for parameter in task.model.parameters() if parameter.requires_grad]
@@ -361,9 +361,9 @@ def _training(model: str, preset: Preset, device: torch.device) -> Iterator[Row 
 
         calls = {"latents and prompts ready": lambda: trainer.train_step([task.batch(next(numbers))]), "encoded in the step": encoded, "a plain loop, encoded in the step": plain, "fetching a batch alone": lambda: task.batch(next(numbers))}
         rows = list(compare(f"a training step (LoRA, 4 clips of {preset.num_frames} frames)", calls, device, 30))
+        held = [peak_memory(call, device) / 1e6 for call in list(calls.values())[:3]]  # before a yield, after which no gradients are kept
         yield from rows
         ready, *_, fetched = (row.seconds for row in rows)
-        held = [peak_memory(call, device) / 1e6 for call in list(calls.values())[:3]]
         yield Count(f"Training: {1 / ready:.2f} steps a second with latents and prompts ready, of which fetching a batch is {100 * fetched / ready:.2f} %. A step holds {held[0]:.0f} MB at most, {held[1]:.0f} MB with encoding in it, {held[2]:.0f} MB in the plain loop; weights and optimizer come on top.")
 
 
