@@ -38,14 +38,14 @@ def made_with(pipe: MiraPipeline, loras: str | None = None) -> dict[str, Any]:
         "device": f"{device.type} ({name})",
         "dtype": str(pipe.transformer.dtype).removeprefix("torch."),
         "attention": get_attention_backend(),
-        **({"commit": commit} if (commit := studio_commit()) else {}),
+        **({"commit": commit} if (commit := own_commit()) else {}),
         "model_hash": None if pipe.model_folder is None else model_hash(pipe.model_folder),
         **_training(pipe, loras),
     }
 
 
 @lru_cache(maxsize=1)
-def studio_commit() -> str | None:
+def own_commit() -> str | None:
     """The commit of this program's checkout, with ``-dirty`` where files were changed since; None where there is no checkout or no git."""
     if not (ROOT / ".git").exists():
         return None

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from core.provenance import studio_commit
+from core.provenance import own_commit
 from core.smooth import rife_missing
 
 from .components.words import about
@@ -54,7 +54,7 @@ def sections(services: Services) -> list[Section]:
         (
             "Studio",
             [
-                ("Version", studio_commit() or "not known: this is no git checkout"),
+                ("Version", own_commit() or "not known: this is no git checkout"),
                 ("Queue", ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "empty"),
                 ("Videos", f"{services.library.count():,}, {size_words(_size_of(services.library.videos_dir))}"),
                 ("Deleted videos", f"{size_words(_size_of(services.library.trash_dir))}, removed for good after a week"),

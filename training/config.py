@@ -228,6 +228,8 @@ class TrainConfig:
                 raise ConfigError(f"report_to holds {name!r}; it can hold {', '.join(TRACKERS)}.{nearest(name, TRACKERS)}")
         if self.lr_schedule == "cosine" and not self.lr_decay_steps:
             raise ConfigError("lr_schedule is cosine and lr_decay_steps is 0; say over how many of the last steps the rate falls.")
+        if any(stage.camera_only for stage in self.stages) and (not self.camera_weight or self.num_processes > 1):
+            raise ConfigError("camera_only is for a run with camera_weight above 0, in one process. Leave it out.")
         if self.sharding != "none" and (self.optimizer != "adamw" or self.mixed_precision == "fp16"):
             raise ConfigError(f"sharding is {self.sharding}; it goes with optimizer=adamw and mixed_precision=bf16 or fp32.")
         if (self.target in LATENT_TARGETS or self.dataset) and not self.model:

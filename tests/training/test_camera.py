@@ -86,3 +86,11 @@ def test_a_teacher_needs_toy_worlds_latents_and_a_transformer_to_begin_with(tmp_
     words = [f"model={tmp_path / 'model'}", f"dataset={tmp_path / 'clips'}", f"data_dir={tmp_path}", "num_frames=[4]", "sizes=[32x32]", "camera_weight=1", "validation_clips=0"]
     with pytest.raises(ConfigError, match="camera_weight is for"):
         TransformerTask(load_config(None, words), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("words", [[], ["camera_weight=1", "num_processes=2"]])
+def test_a_teacher_that_is_not_there_cannot_teach_alone(words):
+    from training.config import load_config
+
+    with pytest.raises(ConfigError, match="camera_only is for"):
+        load_config(None, ["target=transformer", "model=any", "dataset=any", "curriculum=[{steps: 5, camera_only: true}]", *words])
