@@ -39,7 +39,7 @@ from .services import Services
 from .training_screen import TRAINING_ACTIONS, TRAINING_PANES, training_act, training_key, training_panes
 from .walls import Wall
 
-PANES = ("device", "viewer", "cells", "strip", "queue", "gallery", "models", "toast", *COMPARE_PANES, *TRAINING_PANES)
+PANES = ("painted", "device", "viewer", "cells", "strip", "queue", "gallery", "models", "toast", *COMPARE_PANES, *TRAINING_PANES)
 STRIP_VIDEOS = 24
 GALLERY_PAGE = 24
 
@@ -88,7 +88,11 @@ class Session:
     key: Any = None
     """What the panes were drawn from."""
     sent: dict[str, Any] = field(default_factory=dict)
-    """The panes as the browser has them."""
+    """The panes as the browser was last sent them."""
+    painted: int = 0
+    """How many paintings were sent that drew anything; the browser says with each poll which one it has."""
+    drawn: dict[str, int] = field(default_factory=dict)
+    """In which of them each pane was last drawn."""
 
     @property
     def toast(self) -> str:
@@ -112,11 +116,24 @@ class Screen:
         """The panes that there are, in the order in which ``paint`` gives them."""
 
     def paint(self, session: Session) -> list[Any]:
-        """HTML for each of ``names``, ``gr.skip()`` for one that is as the browser has it: a video plays on, a list keeps its place.
+        """The number of this painting and HTML for each pane, in the order of ``names``; ``gr.skip()`` for what is as the browser has it: a video plays on, a list keeps its place.
 
         One at a time, so that what a slow poll has drawn is not sent after the answer of a button that was pressed meanwhile.
         """
         with self._painting:
+            return self._paint(session)
+
+    def poll(self, session: Session, seen: str) -> list[Any]:
+        """``paint`` for a browser whose last painting is the one of number ``seen``: what later ones drew is drawn again.
+
+        Two answers may reach a browser in another order than they left in, and one may be lost on the way; without this a pane that was overwritten by an older one would stay so.
+        """
+        with self._painting:
+            late = [name for name, number in session.drawn.items() if number > int(seen or 0)]
+            if late:
+                session.key = None
+                for name in late:
+                    session.sent.pop(name, None)
             return self._paint(session)
 
     def _paint(self, session: Session) -> list[Any]:
@@ -127,9 +144,13 @@ class Screen:
         if key == session.key:
             return [gr.skip()] * len(self.names)
         panes = self._panes(session, status)
-        changed = [panes[name] if session.sent.get(name) != panes[name] else gr.skip() for name in self.names]
+        changed = {name: pane for name, pane in panes.items() if name not in session.sent or session.sent[name] != pane}
         session.key, session.sent = key, panes
-        return changed
+        if changed:
+            session.painted += 1
+            session.drawn.update(dict.fromkeys(changed, session.painted))
+            changed["painted"] = str(session.painted)
+        return [changed.get(name, gr.skip()) for name in self.names]
 
     def _panes(self, session: Session, status: dict[str, Any]) -> dict[str, Any]:
         queue, library = self.services.queue, self.services.library

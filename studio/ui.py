@@ -54,12 +54,13 @@ def build(services: Services) -> gr.Blocks:
     with gr.Blocks(title="Mira studio", fill_width=True, analytics_enabled=False) as demo:
         session = gr.State(Session())
         bus = gr.Textbox(elem_id="action-bus", elem_classes="offstage", label="action", show_label=False, container=False, max_lines=1)
+        painted = gr.Textbox(interactive=False, elem_id="painted", elem_classes="offstage", label="painted", show_label=False, container=False, max_lines=1)
         with gr.Row(elem_id="top"):
             gr.HTML('<div class="brand"><span class="mark" aria-hidden="true"></span><h1>Mira studio</h1></div>', elem_id="brand")
             device = gr.HTML(elem_id="device")
         toast = gr.HTML(elem_id="toast")
         with gr.Tabs(elem_id="tabs") as tabs:
-            page = Page(services, screen, session, {"device": device, "toast": toast}, bus, tabs, EVENT)
+            page = Page(services, screen, session, {"painted": painted, "device": device, "toast": toast}, bus, tabs, EVENT)
             with gr.Tab("Generate", id="generate"):
                 generate_tab = generate.layout(page)
             with gr.Tab("Compare", id="compare"):
@@ -81,7 +82,7 @@ def build(services: Services) -> gr.Blocks:
         system.wire(page, system_tab, system_pane)
         demo.load(draw_seed, None, generate_tab.seed, **EVENT)
         demo.load(screen.paint, session, page.outputs, **EVENT)
-        gr.Timer(POLL_SECONDS).tick(screen.paint, session, page.outputs, **EVENT)
+        gr.Timer(POLL_SECONDS).tick(screen.poll, [session, painted], page.outputs, **EVENT)
         gr.HTML(f'<a href="{API_PAGE}/">Use via API</a>', elem_id="foot")
     # Gradio makes a component of each argument of an endpoint. Clients need them, but the studio's page would build 54 of them each time it opens.
     with demo.route("Endpoints", API_PAGE, show_in_navbar=False):

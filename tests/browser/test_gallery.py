@@ -5,30 +5,31 @@ from __future__ import annotations
 import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
+import httpx
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import APIResponse, Browser, Page, Route, expect
 
 from core.types import GenerationRequest
 from core.video_io import read_settings, save_video
 from studio_app import StudioApp
 
 
+def call(studio_url: str, name: str, *data: Any) -> Any:
+    """The answer of an endpoint."""
+    return httpx.post(f"{studio_url}/gradio_api/run/{name}", json={"data": list(data)}, timeout=200).raise_for_status().json()["data"][0]
+
+
 @pytest.fixture
 def gallery(page: Page, studio_url: str) -> Page:
     """The Gallery tab with three videos, made once for this file."""
-    import httpx
-
     expect.set_options(timeout=120_000)
     small = {"height": 32, "width": 32, "num_frames": 4, "num_inference_steps": 1, "seed": 1}
-
-    def call(name: str, *data):
-        return httpx.post(f"{studio_url}/gradio_api/run/{name}", json={"data": list(data)}, timeout=200).raise_for_status().json()["data"][0]
-
     for prompt in ("First fish.", "Second fish.", "Third stone."):
-        if not call("list_videos", 60, 0, prompt):
-            assert call("generate", {**small, "prompt": prompt}, 180)["state"] == "done"
+        if not call(studio_url, "list_videos", 60, 0, prompt):
+            assert call(studio_url, "generate", {**small, "prompt": prompt}, 180)["state"] == "done"
     page.get_by_role("tab", name="Gallery").click()
     expect(page.locator("#gallery .slot")).to_have_count(3)
     return page
@@ -87,6 +88,32 @@ def test_many_videos_are_tagged_filtered_zipped_deleted_and_brought_back(gallery
     expect(gallery.locator("#gallery-many [data-picked-count]")).to_have_text("Tick videos to work on many at once.")
     gallery.get_by_role("button", name="Undo").click()
     expect(slots(gallery)).to_have_count(3)
+
+
+def test_an_answer_that_another_overtakes_does_not_stay(gallery: Page, studio_url: str) -> None:
+    """A poll that shows a new star is answered after the search that was typed meanwhile: the search stays what is shown."""
+    held: list[tuple[Route, APIResponse]] = []
+
+    def withhold(route: Route) -> None:
+        answer = route.fetch()
+        if not held and answer.text().count("card-prompt") == 3:
+            held.append((route, answer))
+        else:
+            route.fulfill(response=answer)
+
+    gallery.route("**/gradio_api/run/predict*", withhold)
+    id = gallery.locator("#gallery .slot").first.get_attribute("data-slot")
+    call(studio_url, "star", id, True)
+    while not held:
+        gallery.wait_for_timeout(50)
+    gallery.get_by_role("textbox", name="Search prompts and #tags").fill("Second")
+    expect(slots(gallery)).to_have_text(["Second fish."])
+    route, answer = held[0]
+    with gallery.expect_request_finished(lambda request: request == route.request):
+        route.fulfill(response=answer)
+    gallery.wait_for_timeout(200)
+    expect(slots(gallery)).to_have_text(["Second fish."])
+    call(studio_url, "star", id, False)
 
 
 def test_the_order_and_the_keys(gallery: Page) -> None:

@@ -5,6 +5,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import gradio as gr
 import pytest
 
 from core.types import GenerationRequest
@@ -36,6 +37,29 @@ def test_an_older_drawing_never_follows_a_newer_one(tmp_path: Path, monkeypatch:
             assert screen.act(session, "dismiss", "")
             after = screen.paint(session)
             assert poll.done() and "That video was deleted." in poll.result()[toast] and after[toast] == ""
+    finally:
+        services.close()
+
+
+def test_what_a_browser_missed_is_drawn_again(tmp_path: Path) -> None:
+    """A poll says which painting the browser has; what came to it in the wrong order, or never, comes with the next one."""
+    services = Services.open(tmp_path / "data", start_worker=False)
+    try:
+        screen, session = Screen(services), Session()
+        painted, gallery, toast = map(screen.names.index, ("painted", "gallery", "toast"))
+        first = screen.poll(session, "")
+        assert first[painted] == "1" and all(isinstance(first[k], str) for k in (gallery, toast))
+        nothing = [gr.skip()] * len(screen.names)
+        deadline = time.monotonic() + 60
+        while screen.poll(session, str(session.painted)) != nothing:  # the hash of a model comes when it is known
+            assert time.monotonic() < deadline
+        had = session.painted
+        session.query = Query("nothing like it")
+        found = screen.paint(session)
+        assert found[painted] == str(had + 1) and isinstance(found[gallery], str) and found[toast] == gr.skip()
+        again = screen.poll(session, str(had))
+        assert again[painted] == str(had + 2) and again[gallery] == found[gallery] and again[toast] == gr.skip()
+        assert screen.poll(session, str(had + 2)) == nothing
     finally:
         services.close()
 
