@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .pipeline import MiraPipeline
 
 HASHED = ("transformer/*.safetensors", "vae/*.safetensors", "scheduler/*.json")
-"""The files of a model folder that decide a video; the text encoder's work is decided by its embeddings, which are cached."""
+"""The files of a model folder that decide a video, beside its text encoder: several folders may share that, and tens of gigabytes are not read whole for it."""
 PACKAGES = ("torch", "diffusers", "transformers", "av", "xformers")
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -27,7 +27,7 @@ TRAINED = "trained.json"
 
 
 def made_with(pipe: MiraPipeline, loras: str | None = None) -> dict[str, Any]:
-    """Plain JSON values: versions (this program's own as ``commit``), device, number format, ``model_hash`` of a pipeline from a folder, and the training runs behind it and behind its ``loras``."""
+    """Plain JSON values: versions (this program's own as ``commit``), device, number format, ``model_hash`` and ``text_hash`` of a pipeline from a folder, and the training runs behind it and behind its ``loras``."""
     from .attention import get_attention_backend
 
     device = pipe.transformer.device
@@ -40,6 +40,7 @@ def made_with(pipe: MiraPipeline, loras: str | None = None) -> dict[str, Any]:
         "attention": get_attention_backend(),
         **({"commit": commit} if (commit := own_commit()) else {}),
         "model_hash": None if pipe.model_folder is None else model_hash(pipe.model_folder),
+        **({"text_hash": hashlib.sha256(lazy.cache.fingerprint.encode()).hexdigest()[:12]} if (lazy := pipe.lazy_text_encoder) else {}),
         **_training(pipe, loras),
     }
 

@@ -194,7 +194,7 @@ def test_a_video_is_made_again_and_judged(maker: VideoMaker, small: GenerationRe
     job = lease(maker, small)
     maker.work(job)
     told = read_settings(maker.library.get(job.id).path)["made_with"]
-    assert told["torch"] and told["dtype"] and told["av"] and told["attention"] == "sdpa" and len(told["model_hash"]) == 12
+    assert told["torch"] and told["dtype"] and told["av"] and told["attention"] == "sdpa" and len(told["model_hash"]) == len(told["text_hash"]) == 12
 
     def verify() -> str:
         id = maker.queue.verify(job.id, job.request)
