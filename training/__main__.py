@@ -19,6 +19,7 @@ import math
 import os
 import signal
 import sys
+from contextlib import ExitStack
 from getpass import getpass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -81,14 +82,17 @@ def _run(config: TrainConfig, device: str, argv: list[str]) -> int:
 
     from .config import ConfigError
     from .processes import launch, started_by_a_launcher
+    from .runs import logged
     from .trainer import Diverged, NonFiniteLoss, train
 
-    try:
-        if config.num_processes > 1 and not started_by_a_launcher():
-            launch(config, device, argv)
-        print(train(config, device))
-    except (ConfigError, NonFiniteLoss, Diverged, FileNotFoundError, ResourceError, WriteError) as error:
-        return _refuse(error)
+    with ExitStack() as stack:
+        try:
+            if config.num_processes > 1 and not started_by_a_launcher():
+                launch(config, device, argv)
+            stack.enter_context(logged(Path(config.output_dir), argv))
+            print(train(config, device))
+        except (ConfigError, NonFiniteLoss, Diverged, FileNotFoundError, ResourceError, WriteError) as error:
+            return _refuse(error)
     return 0
 
 

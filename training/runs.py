@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import re
 import shlex
@@ -21,10 +22,12 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import psutil
 
@@ -33,6 +36,7 @@ from core.files import WriteError, replacing
 from .config import LATENT_TARGETS, ConfigError, TrainConfig, load_config, save_config
 
 ROOT = Path(__file__).resolve().parents[1]
+LOG = "log.txt"
 WORKING = ("starting", "waiting", "preparing", "training")
 """States in which a process is at work."""
 SAVE_NOW = "save-now"
@@ -173,12 +177,10 @@ class Runs:
     def _start(self, folder: Path, device: str, *words: str) -> Run:
         command = [sys.executable, "-m", "training", "--config", str(folder / "config.yaml"), "--device", device, *words]
         try:
-            with open(folder / "log.txt", "ab") as log:
-                log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {shlex.join(command)}\n".encode())
-                log.flush()
+            with open_log(folder, command) as log:
                 process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT, start_new_session=True)
         except OSError as error:
-            raise WriteError(folder / "log.txt", error) from error
+            raise WriteError(folder / LOG, error) from error
         with contextlib.suppress(psutil.NoSuchProcess, WriteError):
             Status("starting", process.pid, psutil.Process(process.pid).create_time(), last_step(folder)).write(folder)
         threading.Thread(target=process.wait, name=f"run-{folder.name}", daemon=True).start()  # so that no zombie is left
@@ -240,7 +242,7 @@ class Runs:
         told = []
         for folder in self._folders():
             status = _status(folder)
-            times = tuple(_changed(folder / name) for name in ("config.yaml", "metrics.jsonl", "log.txt", "checkpoints", "samples"))
+            times = tuple(_changed(folder / name) for name in ("config.yaml", "metrics.jsonl", LOG, "checkpoints", "samples"))
             told.append((folder.name, status, status.state in WORKING and _alive(status), times))
         return tuple(told)
 
@@ -255,12 +257,77 @@ class Runs:
         return run
 
 
+def open_log(folder: Path, command: Sequence[str] | None) -> TextIO:
+    """A run's log to add to, which now tells the time and, of a start, its command."""
+    log = open(folder / LOG, "a", buffering=1, encoding="utf-8", errors="replace")
+    if command is not None:
+        log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {shlex.join(command)}\n")
+    return log
+
+
+@contextlib.contextmanager
+def logged(folder: Path, argv: Sequence[str]) -> Iterator[None]:
+    """What this process prints from here on is in the run's log as well, after its command ``python -m training ARGV``: unless it goes there already, as from ``Runs``. Raises WriteError.
+
+    Of several processes that train together each adds its lines, and the first one the command.
+    """
+    if _prints_into(folder / LOG):
+        yield
+        return
+    first = os.environ.get("RANK", "0") == "0"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        log = open_log(folder, [sys.executable, "-m", "training", *argv] if first else None)
+    except OSError as error:
+        raise WriteError(folder / LOG, error) from error
+    streams = sys.stdout, sys.stderr
+    handlers = [handler for handler in logging.getLogger().handlers if getattr(handler, "stream", None) is sys.stderr]
+    sys.stdout, sys.stderr = (_Both(stream, log) for stream in streams)
+    for handler in handlers:
+        handler.setStream(sys.stderr)
+    try:
+        yield
+    except Exception:
+        with contextlib.suppress(OSError):
+            traceback.print_exc(file=log)
+        raise
+    finally:
+        sys.stdout, sys.stderr = streams
+        for handler in handlers:
+            handler.setStream(streams[1])
+        with contextlib.suppress(OSError):
+            log.close()
+
+
+def _prints_into(file: Path) -> bool:
+    """Whether this process's output or its errors are redirected into that file."""
+    with contextlib.suppress(OSError):
+        there = file.stat()
+        return any(os.path.samestat(os.fstat(number), there) for number in (1, 2))
+    return False
+
+
+class _Both:
+    """A stream whose text goes into a log too; a log that cannot take it (the disk is full) stops nothing."""
+
+    def __init__(self, stream: TextIO, log: TextIO):
+        self._stream, self._log = stream, log
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):  # closed, for what keeps the stream
+            self._log.write(text)
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def read_run(folder: Path) -> Run:
     """A run folder as it is now: a process that is gone is not at work, whatever the folder says."""
     status = _status(folder)
     state, message = status.state, status.message
     if state in WORKING and not _alive(status):
-        state, message = "stopped", f"The process ended without a word. Its last checkpoint is step {last_step(folder)}; its log is {folder / 'log.txt'}."
+        state, message = "stopped", f"The process ended without a word. Its last checkpoint is step {last_step(folder)}; its log is {folder / LOG}."
     return Run(folder, state, status.step, message, status.pid, _config(folder / "config.yaml", _changed(folder / "config.yaml")), status.created)
 
 

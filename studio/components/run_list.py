@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from training.config import LATENT_TARGETS, USER_TARGETS
-from training.runs import SAMPLE_FIGURE, Run
+from training.runs import LOG, SAMPLE_FIGURE, Run
 
 from ..chores import Chore
 from ..db import size_words
@@ -178,13 +178,20 @@ def render_log(run: Run | None, open: bool) -> str:
     button = f'<button class="small" data-action="run-log" aria-expanded="{str(open).lower()}">{"Hide the log" if open else "Show the log"}</button>'
     if not open:
         return button
-    file = run.folder / "log.txt"
+    lines = last_lines(run)
+    if lines is None:
+        return f'{button}<p class="note">It has no log: an earlier version started it from a shell, and kept none.</p>'
+    return f'{button}<pre tabindex="0" aria-label="The end of {escape(run.folder / "log.txt")}"><code>{escape(chr(10).join(lines))}</code></pre>'
+
+
+def last_lines(run: Run) -> list[str] | None:
+    """The end of what the run's process said; None where it was not started from here."""
+    file = run.folder / LOG
     if not file.is_file():
-        return f'{button}<p class="note">It was not started from here, so its log is where it was started.</p>'
+        return None
     with file.open("rb") as stream:
         stream.seek(max(0, file.stat().st_size - 32_768))
-        lines = stream.read().decode("utf-8", "replace").splitlines()[-LOG_LINES:]
-    return f'{button}<pre tabindex="0" aria-label="The end of {escape(file)}"><code>{escape(chr(10).join(lines))}</code></pre>'
+        return stream.read().decode("utf-8", "replace").splitlines()[-LOG_LINES:]
 
 
 def render_chore(chore: Chore | None) -> str:
