@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
-import io
 import json
 import logging
 import os
@@ -29,8 +27,9 @@ from safetensors import SafetensorError
 from .attention import set_attention_backend
 from .compute import Compute
 from .convert import DTYPES, SOURCE_FILE, convert_checkpoint, write_original
-from .device import ResourceError, choose_device, choose_dtype, require_disk, require_memory, set_threads, weights_memory
+from .device import ResourceError, choose_device, choose_dtype, require_memory, set_threads, weights_memory
 from .files import Tell, WriteError, replacing
+from .hub import fetch, fetch_folder, first_line, not_reached
 from .originals import CheckpointError, some
 from .pipeline import MiraPipeline
 from .presets import NANO
@@ -41,6 +40,8 @@ from .types import nearest
 log = logging.getLogger(__name__)
 
 DEFAULT_DATA_DIR = Path("workspace")
+SETTINGS = ("*.json", "*.model", "*.txt")
+"""Of a folder on the Hub, the files that are neither weights nor pickles."""
 
 
 def load_pipeline(
@@ -50,6 +51,7 @@ def load_pipeline(
     text_encoder: bool = True,
     data_dir: str | Path | None = None,
     compute: Compute = Compute(),
+    tell: Tell | None = None,
 ) -> MiraPipeline:
     """A pipeline that is ready to be called.
 
@@ -62,13 +64,14 @@ def load_pipeline(
         data_dir: Where models and prompt embeddings are kept; ``workspace`` by default.
         compute: What computes attention (in this whole process), whether blocks are compiled, and where the text encoder works. Sharing the work
             with other processes begins with the pipeline's ``share_work``.
+        tell: Hears of downloads and conversions; what it raises stops them.
 
     Raises CheckpointError, saying what is missing and how to get it, or ResourceError for too little memory or disk.
     """
     data_dir = Path(data_dir or DEFAULT_DATA_DIR)
     device = choose_device(device)
     dtype = choose_dtype(dtype, device)
-    folder = find_model(str(name_or_path), data_dir)
+    folder = find_model(str(name_or_path), data_dir, tell)
     _check_folder(folder, device, dtype)
     if device.type == "cpu":
         set_threads()
@@ -80,23 +83,23 @@ def load_pipeline(
     if compute.compile:
         pipe.transformer.compile_repeated_blocks()
     if text_encoder:
-        pipe.lazy_text_encoder = _lazy_text_encoder(folder, data_dir, device, dtype, compute.text_encoder)
+        pipe.lazy_text_encoder = _lazy_text_encoder(folder, data_dir, device, dtype, compute.text_encoder, tell)
     return pipe
 
 
-def _lazy_text_encoder(folder: Path, data_dir: Path, device: torch.device, dtype: torch.dtype, where: str) -> LazyTextEncoder:
+def _lazy_text_encoder(folder: Path, data_dir: Path, device: torch.device, dtype: torch.dtype, where: str, tell: Tell | None) -> LazyTextEncoder:
     """The text encoder of a model: downloaded now if it is nowhere and never was, and else when a prompt comes whose embeddings are not in the cache."""
     models, cache, apart = data_dir / "models", data_dir / "cache" / "prompts", where != "with-model"
     options = {"device": "cpu", "dtype": torch.bfloat16} if apart else {"device": device, "dtype": dtype}
     options |= {"eight_bits": where == "cpu-8bit", "stays": apart}
     own, source = all((folder / part).is_dir() for part in ("tokenizer", "text_encoder")), folder / SOURCE_FILE
     if own or not source.exists():
-        return LazyTextEncoder(text_encoder_folder(folder, models), cache, **options)
+        return LazyTextEncoder(text_encoder_folder(folder, models, tell), cache, **options)
     name = folder_name(json.loads(source.read_text())["text_encoder"])
     note, here = cache / f"{name}.fingerprint", all((models / name / part).is_dir() for part in ("tokenizer", "text_encoder"))
     if not here and not (folder / "text_encoder").is_dir() and note.is_file():
         return LazyTextEncoder(partial(text_encoder_folder, folder, models), cache, known_as=note.read_text(), **options)
-    place = text_encoder_folder(folder, models)
+    place = text_encoder_folder(folder, models, tell)
     known_as = fingerprint(place)
     if place != folder:
         with replacing(note) as work:
@@ -137,44 +140,14 @@ def _install_release(release: Release, data_dir: Path, tell: Tell | None) -> Pat
 
 
 def _download(release: Release, models: Path, tell: Tell | None = None) -> Path:
-    """The release's file in ``models/downloads``. What an earlier try brought is kept: the Hub's own client starts a file anew in every process."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import build_hf_headers
-
-    target = models / "downloads" / release.file
+    """The release's file in ``models/downloads``."""
     try:
-        url = hf_hub_url(release.repo, release.file)
-        facts = get_hf_file_metadata(url)
-        if target.is_file() and target.stat().st_size == facts.size:  # the conversion was interrupted
-            return target
-        part = target.with_name(f"{release.file}.{(facts.etag or 'unknown')[:16]}.part")  # another version of the file is another one
-        here = part.stat().st_size if part.exists() else 0
-        size = facts.size or int(release.gigabytes * 1e9)
-        require_disk(2 * size - here, models, f"{release.name} (the download and the converted folder)")
-        log.info("Downloading %s (%.1f GB, of which %.1f GB are here)", release.file, size / 1e9, here / 1e9)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "ab") as file:
-            http_get(url, file, resume_size=here, headers=build_hf_headers(), expected_size=facts.size, displayed_filename=release.file, tqdm_class=tell and _bar(tell, f"Downloading {release.file}"))
-        _check_whole(part, facts.etag)
-        part.rename(target)
-        return target
-    except _not_reached() as error:
+        return fetch(release.repo, release.file, models / "downloads" / release.file, beside=1, tell=tell)
+    except not_reached() as error:
         raise CheckpointError(
-            f"{release.name} is not on this machine and could not be downloaded ({_first_line(error)}). Download {release.file} (about {release.gigabytes:g} GB) "
+            f"{release.name} is not on this machine and could not be downloaded ({first_line(error)}). Download {release.file} (about {release.gigabytes:g} GB) "
             f"from {release.page}, put it at {models / release.file}, and try again; it is converted when it is first used."
         ) from None
-
-
-def _check_whole(part: Path, etag: str | None) -> None:
-    """Raise CheckpointError, and drop the file, unless it has the SHA-256 that the Hub gives as a large file's etag."""
-    if etag is None or len(etag) != 64:
-        return
-    with open(part, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != etag:
-        part.unlink()
-        raise CheckpointError(f"The download of {part.name} is damaged: its SHA-256 is {digest[:12]}... and should be {etag[:12]}... Download it again.")
 
 
 def _share_text_encoder(folder: Path, shared: Path) -> None:
@@ -189,7 +162,7 @@ def _share_text_encoder(folder: Path, shared: Path) -> None:
         own.rename(shared / "text_encoder")
 
 
-def text_encoder_folder(folder: Path, models: Path) -> Path:
+def text_encoder_folder(folder: Path, models: Path, tell: Tell | None = None) -> Path:
     """The folder with ``tokenizer/`` and ``text_encoder/`` for a model: its own, or the shared one of the releases, downloaded if need be."""
     if all((folder / part).is_dir() for part in ("tokenizer", "text_encoder")):
         return folder
@@ -200,52 +173,43 @@ def text_encoder_folder(folder: Path, models: Path) -> Path:
     place = folder if (folder / "text_encoder").is_dir() else models / folder_name(hub_id)
     with _alone(place):
         try:
-            _download_text_encoder(hub_id, place)
-        except _not_reached() as error:
+            _download_text_encoder(hub_id, place, models / "downloads" / folder_name(hub_id), tell)
+        except not_reached() as error:
             raise CheckpointError(
-                f"The text encoder {hub_id} is not whole on this machine and could not be downloaded ({_first_line(error)}). Get it from https://huggingface.co/{hub_id} (about "
+                f"The text encoder {hub_id} is not whole on this machine and could not be downloaded ({first_line(error)}). Get it from https://huggingface.co/{hub_id} (about "
                 f"{TEXT_ENCODER_DOWNLOAD_BYTES / 1e9:.0f} GB): config.json and the weights belong into {place / 'text_encoder'}, the tokenizer's files into {place / 'tokenizer'}."
             ) from None
     return place
 
 
-def _download_text_encoder(hub_id: str, place: Path) -> None:
-    """The tokenizer and the encoder half of ``hub_id`` in bf16, each if it is not there."""
+def _download_text_encoder(hub_id: str, place: Path, work: Path, tell: Tell | None) -> None:
+    """The tokenizer and the encoder half of ``hub_id`` in bf16, each if it is not there, by way of ``work``."""
     from transformers import AutoTokenizer, T5EncoderModel
 
     if not (place / "tokenizer").is_dir():
-        tokenizer = AutoTokenizer.from_pretrained(hub_id)
-        with replacing(place / "tokenizer") as work:
-            tokenizer.save_pretrained(work)
+        fetch_folder(hub_id, work, SETTINGS, "config.json", tell=tell)
+        tokenizer = AutoTokenizer.from_pretrained(work)
+        with replacing(place / "tokenizer") as written:
+            tokenizer.save_pretrained(written)
     if not (place / "text_encoder").is_dir():
-        require_disk(TEXT_ENCODER_DOWNLOAD_BYTES + TEXT_ENCODER_BYTES, place, hub_id)
         require_memory(TEXT_ENCODER_BYTES, "cpu", hub_id)
-        log.info("Downloading %s (%.0f GB)", hub_id, TEXT_ENCODER_DOWNLOAD_BYTES / 1e9)
-        encoder = T5EncoderModel.from_pretrained(hub_id, dtype=torch.bfloat16)
-        with replacing(place / "text_encoder") as work:
-            encoder.save_pretrained(work)
+        fetch_folder(hub_id, work, (*SETTINGS, "*.safetensors"), "config.json", beside=TEXT_ENCODER_BYTES / TEXT_ENCODER_DOWNLOAD_BYTES, tell=tell)
+        encoder = T5EncoderModel.from_pretrained(work, dtype=torch.bfloat16)
+        with replacing(place / "text_encoder") as written:
+            encoder.save_pretrained(written)
+    shutil.rmtree(work, ignore_errors=True)
 
 
 def _download_folder(hub_id: str, models: Path, tell: Tell | None = None) -> Path:
     """A diffusers model folder from the Hub: settings and safetensors, no pickles."""
-    from huggingface_hub import snapshot_download
-
     target, work = models / folder_name(hub_id), models / "downloads" / folder_name(hub_id)
-    what = {"repo_id": hub_id, "local_dir": work, "allow_patterns": ["*.json", "*.safetensors", "*.model", "*.txt", "*.md"]}
     with _alone(target):
         if (target / "model_index.json").is_file():
             return target
         try:
-            files = {Path(file.filename).as_posix(): file.file_size or 0 for file in snapshot_download(**what, dry_run=True)}
-            if "model_index.json" not in files:
-                raise CheckpointError(f"{hub_id} is no model folder: it has no model_index.json.{nearest(hub_id, RELEASES)}")
-            require_disk(sum(files.values()), models, hub_id)
-            if tell is not None:
-                tell(f"Downloading {hub_id}", 0, 0)
-            snapshot_download(**what)
-        except _not_reached() as error:
-            raise CheckpointError(f"{hub_id} is not on this machine and could not be downloaded ({_first_line(error)}). Download the model folder from https://huggingface.co/{hub_id} and put it at {target}.") from None
-        shutil.rmtree(work / ".cache", ignore_errors=True)  # the client's notes on unfinished files
+            fetch_folder(hub_id, work, (*SETTINGS, "*.safetensors", "*.md"), "model_index.json", tell=tell)
+        except not_reached() as error:
+            raise CheckpointError(f"{hub_id} is not on this machine and could not be downloaded ({first_line(error)}). Download the model folder from https://huggingface.co/{hub_id} and put it at {target}.") from None
         work.rename(target)
     return target
 
@@ -255,32 +219,8 @@ def install(name: str, data_dir: Path, tell: Tell | None = None) -> Path:
     folder = find_model(name, data_dir, tell)
     if tell is not None:
         tell("Looking for the text encoder", 0, 0)
-    text_encoder_folder(folder, data_dir / "models")
+    text_encoder_folder(folder, data_dir / "models", tell)
     return folder
-
-
-def _bar(tell: Tell, words: str) -> type:
-    """A progress bar for the Hub's client that tells instead of drawing."""
-    from huggingface_hub.utils import tqdm
-
-    class Bar(tqdm):
-        def __init__(self, *args: Any, **options: Any):
-            super().__init__(*args, **{**options, "disable": False, "file": io.StringIO(), "mininterval": 60})
-
-        def update(self, n: float | None = 1) -> bool | None:
-            drawn = super().update(n)
-            tell(words, int(self.n), int(self.total or 0))
-            return drawn
-
-    return Bar
-
-
-def _not_reached() -> tuple[type[Exception], ...]:
-    """What the Hub's client raises when it is offline, or when there is no such file or repository."""
-    from httpx import HTTPError
-    from huggingface_hub.errors import EntryNotFoundError, HFValidationError
-
-    return OSError, HTTPError, EntryNotFoundError, HFValidationError
 
 
 @contextlib.contextmanager
@@ -306,10 +246,6 @@ def _check_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> Non
             except SafetensorError as error:
                 raise CheckpointError(f"{file} is damaged ({file.stat().st_size:,} bytes are here): {error}. Copy or download it again.") from None
     require_memory(needed, device, f"{folder.name} in {str(dtype).removeprefix('torch.')}")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def main(argv: list[str] | None = None) -> int:

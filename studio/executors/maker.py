@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from core import GenerationCancelled, GenerationRequest, MiraPipeline, load_pipeline, save_video
-from core.checkpoints import find_model
 from core.compute import Compute
 from core.device import choose_device, forget_peak, peak_memory
 from core.device_lock import DeviceTurn, lock_path
 from core.economy import Economy
+from core.files import Tell
 from core.ladder import release_memory, within_memory
 from core.metrics import faults
 from core.pipeline import StepCallback
@@ -159,13 +159,8 @@ class VideoMaker:
         """Have ``model`` in memory. Raises GenerationCancelled when the request is cancelled during a download or conversion."""
         if self.model != model:
             progress.stage("model", progress.job.progress)
-            self.fetch(model, progress)
-            self.pipeline(model)
+            self.pipeline(model, lambda *_: progress.check())
             progress.stage("text", progress.job.progress)
-
-    def fetch(self, model: str, progress: Progress) -> None:
-        """Have ``model`` on this machine."""
-        find_model(model, self.data_dir, lambda *_: progress.check())
 
     def frames(self, request: GenerationRequest, on_step_end: StepCallback, place: Place | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         """What ``request`` (resolved) shows, [T, H, W, C], and what that was made with; it goes on from what lies at ``place``.
@@ -209,11 +204,11 @@ class VideoMaker:
                 raise GenerationCancelled(f"Request {job.id} was cancelled.")
             self.library.set_verdict(video.id, words)
 
-    def pipeline(self, model: str) -> MiraPipeline:
-        """The pipeline of ``model``: the one at hand, or loaded in its place."""
+    def pipeline(self, model: str, tell: Tell | None = None) -> MiraPipeline:
+        """The pipeline of ``model``: the one at hand, or loaded in its place; ``tell`` hears of downloads."""
         if self.model != model:
             self.unload()
-            self.pipe = load_pipeline(model, device=self.device, data_dir=self.data_dir, compute=self.compute)
+            self.pipe = load_pipeline(model, device=self.device, data_dir=self.data_dir, compute=self.compute, tell=tell)
             self.pipe.set_progress_bar_config(disable=True)
             self.model = model
             self.report("busy")

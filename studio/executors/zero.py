@@ -27,6 +27,7 @@ import gradio as gr
 import numpy as np
 import torch
 
+from core.checkpoints import install
 from core.compute import Compute
 from core.pipeline import GenerationCancelled, GenerationError, MiraPipeline, StepCallback
 from core.releases import installed_folder
@@ -177,7 +178,7 @@ class EventMaker(VideoMaker):
         """Only on this machine: it comes into memory where the GPU is, and a download needs none."""
         if installed_folder(model, self.data_dir) is None:
             progress.stage("model", progress.job.progress)
-            self.fetch(model, progress)
+            install(model, self.data_dir, lambda *_: progress.check())
             progress.stage("text", progress.job.progress)
 
     def leave(self) -> None:

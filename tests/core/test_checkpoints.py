@@ -16,6 +16,7 @@ from tiny import original_checkpoint, reference, save_tiny_model, tiny_text_enco
 
 from core import MiraPipeline, MiraTransformer3DModel, checkpoints, convert, convert_checkpoint, load_pipeline
 from core.checkpoints import CheckpointError, main
+from core.convert import SOURCE_FILE
 from core.device import ResourceError
 from core.originals import Architecture, read_tensors
 from core.releases import RELEASES, TEXT_ENCODER, Release, folder_name
@@ -370,26 +371,80 @@ def test_a_download_is_converted_and_removed(original, tmp_path, monkeypatch):
     assert not list((tmp_path / "models" / "downloads").iterdir())
 
 
-def test_a_model_folder_of_the_hub_appears_whole(tmp_path, monkeypatch):
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """The Hub as far as downloads need it: the folder of a repository under ``there``, served a kilobyte at a time, of which the bar hears; names of what was asked for from where on."""
     import huggingface_hub
 
-    save_tiny_model(tmp_path / "there")
+    asked = []
+    repository = lambda repo: tmp_path / "there" / repo.replace("/", "--")  # noqa: E731
+    content = lambda url: (repository(url.split("/resolve/")[0].split("/", 3)[3]) / url.split("/resolve/main/")[1]).read_bytes()  # noqa: E731
 
-    def download(repo_id, local_dir, allow_patterns, dry_run=False):
-        files = [p.relative_to(tmp_path / "there") for p in (tmp_path / "there").rglob("*") if p.is_file()]
-        if dry_run:
-            return [argparse.Namespace(filename=str(file), file_size=10) for file in files if "Empty" not in repo_id]
-        shutil.copytree(tmp_path / "there", local_dir)
-        if "broken" in repo_id:
-            raise ConnectionError("the line went dead")
+    def tree(api, repo, recursive):
+        paths = sorted(repository(repo).rglob("*"))
+        return [argparse.Namespace(path=str(p.relative_to(repository(repo))), **({"size": p.stat().st_size} if p.is_file() else {})) for p in paths]
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    with pytest.raises(CheckpointError, match="line went dead"):
-        load_pipeline("someone/broken", data_dir=tmp_path)
-    assert not (tmp_path / "models" / "someone--broken").exists()
+    def get(url, file, resume_size, expected_size, tqdm_class, **_):
+        asked.append((url.split("/resolve/main/")[1], resume_size))
+        bar = tqdm_class(total=expected_size, initial=resume_size) if tqdm_class else None
+        for start in range(resume_size, expected_size, 1024):
+            file.write(content(url)[start : start + 1024])
+            if bar is not None:
+                bar.update(1024)
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_tree", tree)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda url: argparse.Namespace(size=len(content(url)), etag=hashlib.sha256(content(url)).hexdigest()))
+    monkeypatch.setattr(huggingface_hub.file_download, "http_get", get)
+    return asked
+
+
+class Stop(Exception):
+    """Whoever waits has cancelled."""
+
+
+def stopping(words, file, after=2000):
+    def tell(what, done, of):
+        words.append(what)
+        if file in what and done > after:
+            raise Stop
+
+    return tell
+
+
+def test_a_model_folder_of_the_hub_appears_whole_and_goes_on_where_it_stopped(tmp_path, hub):
+    there, target = save_tiny_model(tmp_path / "there" / "someone--model"), tmp_path / "models" / "someone--model"
+    (there / "pickled.bin").write_bytes(b"never")
+    (tmp_path / "there" / "someone--else").mkdir()
     with pytest.raises(CheckpointError, match="no model_index.json"):
-        load_pipeline("someone/Empty", data_dir=tmp_path)
+        load_pipeline("someone/else", data_dir=tmp_path)
+    words = []
+    with pytest.raises(Stop):
+        load_pipeline("someone/model", data_dir=tmp_path, tell=stopping(words, "transformer/diffusion_pytorch_model.safetensors"))
+    assert not target.exists() and "Downloading model_index.json" in words
+    before = len(hub)
     assert isinstance(load_pipeline("someone/model", device="cpu", data_dir=tmp_path), MiraPipeline)
+    again = hub[before:]
+    assert {file.relative_to(target).as_posix() for file in target.rglob("*") if file.is_file()} == {name for name, _ in hub} and "pickled.bin" not in dict(hub)
+    assert dict(again)["transformer/diffusion_pytorch_model.safetensors"] > 2000 and "model_index.json" not in dict(again), "what was here is not fetched again"
+
+
+def test_the_text_encoder_of_the_hub_is_kept_in_bf16_and_goes_on_where_it_stopped(tmp_path, hub, monkeypatch):
+    there, folder = save_tiny_model(tmp_path / "there" / "whole"), tmp_path / "there" / TEXT_ENCODER.replace("/", "--")
+    shutil.copytree(there / "text_encoder", folder)
+    shutil.copytree(there / "tokenizer", folder, dirs_exist_ok=True)
+    model = save_tiny_model(tmp_path / "model")
+    for part in ("text_encoder", "tokenizer"):
+        shutil.rmtree(model / part)
+    (model / SOURCE_FILE).write_text(json.dumps({"text_encoder": TEXT_ENCODER}))
+    monkeypatch.setattr("core.checkpoints.TEXT_ENCODER_BYTES", 1000)
+    with pytest.raises(Stop):
+        load_pipeline(model, device="cpu", data_dir=tmp_path, tell=stopping([], "model.safetensors"))
+    pipe = load_pipeline(model, device="cpu", dtype="fp32", data_dir=tmp_path, tell=lambda *_: None)
+    starts = [start for name, start in hub if name == "model.safetensors"]
+    assert len(starts) == 2 and starts[0] == 0 and starts[1] > 2000
+    kept, before = pipe.lazy_text_encoder(["a red ball"]), load_pipeline(there, device="cpu", dtype="fp32", data_dir=tmp_path).lazy_text_encoder(["a red ball"])
+    assert 0 < (kept - before).abs().max() < 0.05 * before.abs().max(), "as bf16 rounds it"
+    assert not list((tmp_path / "models" / "downloads").iterdir())
 
 
 def test_names_that_mean_nothing(tmp_path):

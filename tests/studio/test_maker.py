@@ -346,6 +346,6 @@ def test_cancel_stops_a_download(maker: VideoMaker, small: GenerationRequest, mo
         tell("Downloading", 2, 9)
         stages.append("went on")
 
-    monkeypatch.setattr(maker_module, "find_model", download)
+    monkeypatch.setattr("core.checkpoints.find_model", download)
     maker.work(job)
     assert maker.queue.get(job.id).state == "cancelled" and not stages and maker.pipe is None
