@@ -33,7 +33,7 @@ import psutil
 
 from core.files import WriteError, replacing
 
-from .config import LATENT_TARGETS, ConfigError, TrainConfig, load_config, save_config
+from .config import LATENT_TARGETS, USER_TARGETS, ConfigError, TrainConfig, load_config, save_config
 
 ROOT = Path(__file__).resolve().parents[1]
 LOG = "log.txt"
@@ -42,7 +42,7 @@ WORKING = ("starting", "waiting", "preparing", "training")
 SAVE_NOW = "save-now"
 """A file of this name in a run folder asks for a checkpoint after the present step."""
 SAMPLE_NOW = "sample-now"
-"""And one of this name for videos of its prompts."""
+"""And one of this name for its sample videos."""
 SAMPLE_FIGURE = "sample_"
 """Begins the names of what was measured on a checkpoint's samples, in metrics.jsonl; a name of ``core.metrics`` follows."""
 TRASH = ".trash"
@@ -90,6 +90,14 @@ class Run:
     @property
     def working(self) -> bool:
         return self.state in WORKING
+
+    @property
+    def makes_samples(self) -> bool:
+        """Whether videos are made at its checkpoints: of its prompts, or of what a decoder makes of its held-out clips."""
+        config = self.config
+        if config is None or config.target not in USER_TARGETS:
+            return False
+        return bool(config.validation_prompts) if config.target in LATENT_TARGETS else bool(config.dataset) and config.validation_clips > 0
 
     def metrics(self) -> list[dict[str, float]]:
         """The lines of metrics.jsonl, steps rising: what a resumed run did again takes the place of what it had done."""
@@ -207,10 +215,10 @@ class Runs:
         (self._working(name).folder / SAVE_NOW).touch()
 
     def sample_now(self, name: str) -> None:
-        """Ask for videos of the run's prompts after the present step, without a checkpoint. Raises ConfigError where it makes none."""
+        """Ask for the run's sample videos after the present step, without a checkpoint. Raises ConfigError where it makes none."""
         run = self._working(name)
-        if run.config is None or not run.config.validation_prompts or run.config.target not in LATENT_TARGETS:
-            raise ConfigError(f"{name} has no sample prompts, so it makes no videos.")
+        if not run.makes_samples:
+            raise ConfigError(f"{name} has no sample prompts{' or held-out clips' if run.config and run.config.target == 'vae_decoder' else ''}, so it makes no videos.")
         (run.folder / SAMPLE_NOW).touch()
 
     def delete(self, name: str) -> str:

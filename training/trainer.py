@@ -307,9 +307,8 @@ class Trainer:
         self.sample(weights)
 
     def sample(self, weights: dict[str, torch.Tensor]) -> None:
-        """Videos of the run's prompts, by a task that makes any, and what is measured on them."""
-        if self.processes.main and self.config.validation_prompts and hasattr(self.task, "sample"):
-            figures = self.task.sample(weights, self.output_dir / "samples" / f"step-{self.step}")
+        """Videos by a task that makes any, and what is measured on them."""
+        if self.processes.main and hasattr(self.task, "sample") and (figures := self.task.sample(weights, self.output_dir / "samples" / f"step-{self.step}")):
             self.note({"step": self.step, **{SAMPLE_FIGURE + name: round(value, 6) for name, value in figures.items()}, "time": round(time.time(), 1)})
 
     def judge(self, weights: dict[str, torch.Tensor]) -> float | None:

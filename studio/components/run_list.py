@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,10 +72,9 @@ def _tools(run: Run) -> str:
     """What can be done with a run in its state."""
     if run.working:
         save = _button("run-save", run, "Save now", "Writes a checkpoint, with its samples, after this step") if run.state == "training" else ""
-        makes = run.state == "training" and run.config is not None and run.config.validation_prompts and run.config.target in LATENT_TARGETS
         return (
             save
-            + (_button("run-sample", run, "Sample now", "Makes a video of each sample prompt after this step, without a checkpoint") if makes else "")
+            + (_button("run-sample", run, "Sample now", "Makes the sample videos after this step, without a checkpoint") if run.state == "training" and run.makes_samples else "")
             + (_button("run-pause", run, "Pause", "Writes a checkpoint and ends; Resume goes on from there") if run.state == "training" else "")
             + _button("run-stop", run, "Stop now", "Ends at once; steps since the last checkpoint are lost")
         )
@@ -132,14 +131,14 @@ def render_checkpoints(run: Run | None) -> str:
 
 
 def render_samples(run: Run | None) -> str:
-    """The videos made on the way: a row for each prompt, a column for each checkpoint, the newest first; below them what was measured on them, the mean of each column."""
+    """The videos made on the way: a row for each prompt or held-out clip, a column for each checkpoint, the newest first; below them what was measured on them, the mean of each column."""
     samples = run.samples() if run else {}
     steps = [step for step in sorted(samples, reverse=True) if samples[step]][:SHOWN_SAMPLES]
     if not steps or run.config is None:
         return ""
     head = "".join(f'<th scope="col">step {step}</th>' for step in steps)
     rows = []
-    for number_, prompt in enumerate(run.config.validation_prompts):
+    for number_, prompt in _shown_in(run, samples):
         cells = "".join(f'<td><div class="cell playable">{_sample(samples[step], number_, prompt, step)}</div></td>' for step in steps)
         rows.append(f'<tr><th scope="row" dir="auto">{escape(prompt)}</th>{cells}</tr>')
     rows += _measured(run, steps)
@@ -148,6 +147,14 @@ def render_samples(run: Run | None) -> str:
         f'<div class="wall samples"><div class="panel-head"><h3>Samples</h3><span class="tools">{play}</span></div>'
         f'<div class="scroll"><table class="wall-table"><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div></div>'
     )
+
+
+def _shown_in(run: Run, samples: Mapping[int, Sequence[Path]]) -> list[tuple[int, str]]:
+    """The number in the files' names, and the words, of each row of samples."""
+    if run.config.target in LATENT_TARGETS:
+        return list(enumerate(run.config.validation_prompts))
+    numbers = sorted({int(file.stem) for files in samples.values() for file in files if file.stem.isdecimal()})
+    return [(number_, f"Held-out clip {number_ + 1}; on its right, as it is decoded") for number_ in numbers]
 
 
 def _measured(run: Run, steps: Sequence[int]) -> list[str]:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -111,8 +112,8 @@ def test_a_decoder_learns_the_videos_and_is_used_while_latents_stay(place, tmp_p
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed and all(name.startswith("decoder.") for name in changed)
     long = train(config(place, tmp_path / "long", *words, "max_train_steps=60", "checkpoint_every=60", "learning_rate=3e-3"))
-    rows = read_run(tmp_path / "long").metrics()
-    assert rows[-1]["validation_loss"] < read_run(data / "runs" / "whole").metrics()[-1]["validation_loss"] and "flicker" in rows[0] and long.name == "step-60"
+    losses = [[row["validation_loss"] for row in read_run(folder).metrics() if "validation_loss" in row] for folder in (data / "runs" / "whole", tmp_path / "long")]
+    assert losses[1][-1] < losses[0][-1] and "flicker" in read_run(tmp_path / "long").metrics()[0] and long.name == "step-60"
     assert main(["use", "whole", "--data-dir", str(data)]) == 0
     request = GenerationRequest("a red ball", height=32, width=48, num_frames=2, num_inference_steps=2, seed=1)
     pipes = [load_pipeline(model, device="cpu", dtype="fp32", data_dir=data) for model in (place / "model", "whole-step-4")]
@@ -121,6 +122,23 @@ def test_a_decoder_learns_the_videos_and_is_used_while_latents_stay(place, tmp_p
     latents = [pipe.generate(request, output_type="latent").frames for pipe in pipes]
     frames = [pipe.generate(request).frames for pipe in pipes]
     assert torch.equal(*latents) and not np.array_equal(*frames)
+
+
+def test_a_decoder_shows_its_held_out_clips_beside_what_it_makes_of_them(place, tmp_path):
+    train(config(place, tmp_path, "target=vae_decoder", "max_train_steps=2", "checkpoint_every=1", "learning_rate=0.05", "ema_decay=0"))
+    run = read_run(tmp_path)
+    assert run.makes_samples and {step: [file.name for file in files] for step, files in run.samples().items()} == {1: ["00.mp4", "01.mp4"], 2: ["00.mp4", "01.mp4"]}
+    frames = VideoFrames(run.config)
+    originals = [shown for _, _, shown in frames.held_out_clips()]
+    for number, original in enumerate(originals):
+        left, right = zip(*((clip[:, :, :48], clip[:, :, 48:]) for clip in (read_video(run.samples()[step][number]).astype(int) for step in (1, 2))))
+        assert all(half.shape == original.shape for half in (*left, *right))
+        noise = np.abs(left[0] - original).mean()  # what the mp4 loses
+        assert np.abs(left[0] - left[1]).mean() < noise / 2 and np.abs(right[0] - original).mean() > 1.2 * noise and np.abs(right[0] - right[1]).mean() > 1, "the originals stay, what is made of them changes"
+    html = render_samples(run)
+    assert html.count("<video") == 4 and html.count('dir="auto">Held-out clip 2; on its right') == 1 and "Sharpness" in html
+    none = config(place, tmp_path / "none", "target=vae_decoder", "validation_clips=0")
+    assert not replace(run, config=none).makes_samples and list(VideoFrames(none).held_out_clips()) == []
 
 
 def test_a_video_that_breaks_while_it_is_trained_on_is_left_out_and_named(place, tmp_path):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ import torch
 from einops import rearrange
 
 from core.temporal_vae import TemporalVAE
+from core.vae import decode_latents, encode_video
+from core.video_io import save_video, to_uint8
 
 from ..config import TrainConfig
 from ..dataset import Reject
@@ -22,7 +26,7 @@ from ..processes import Processes
 from ..takes import Take, split_held_out, takes_of, unusable
 from ..trainer import step_rng
 from ..video import UnusableVideo
-from .transformer import model_folder
+from .transformer import mean_figures, model_folder
 from .vae import use_exact_temporal_convolutions
 
 log = logging.getLogger(__name__)
@@ -30,6 +34,10 @@ log = logging.getLogger(__name__)
 FLICKER_WEIGHT = 0.5
 """Weight of the difference between how neighbouring frames change and how they should: Mira names reconstruction artifacts as a limitation."""
 LPIPS_WEIGHT = 0.1
+SAMPLED = 8
+"""Held-out clips that are shown at each checkpoint."""
+SAMPLES_MEASURED = ("flicker", "sharpness")
+"""Of ``core.metrics``, on what the decoder makes of them."""
 
 
 class DecoderTask:
@@ -85,8 +93,24 @@ class DecoderTask:
         """Mean loss of the held-out clips; None where no clip is held out."""
         model = self._model() if self.processes.sharded else self.model
         with using(model, weights):
-            losses = [float(self._loss(Decoder(model), {"frames": frames[None]})[0]) for frames in self.dataset.held_out_frames()]
+            losses = [float(self._loss(Decoder(model), {"frames": frames[None]})[0]) for _, _, frames in self.dataset.held_out_clips()]
         return float(np.mean(losses)) if losses else None
+
+    @torch.no_grad()
+    def sample(self, weights: dict[str, torch.Tensor], folder: Path) -> dict[str, float]:
+        """The first SAMPLED held-out clips, each with what becomes of it on its right, decoded as everyone's videos are: ``folder/00.mp4`` and so on.
+
+        Returns the mean of what each of SAMPLES_MEASURED is on the right, where it can be measured at all.
+        """
+        clips = []
+        model = self._model() if self.processes.sharded else self.model
+        with using(model, weights):
+            for number, take, frames in itertools.islice(self.dataset.held_out_clips(), SAMPLED):
+                pixels = rearrange(torch.from_numpy(frames), "T H W C -> 1 C T H W").to(self.device).float().div(127.5).sub(1)
+                decoded = decode_latents(model, encode_video(model, pixels))[0].add(1).div(2).clamp(0, 1)
+                clips.append(to_uint8(rearrange(decoded, "C T H W -> T H W C").cpu().numpy()))
+                save_video(np.concatenate([frames, clips[-1]], axis=2), folder / f"{number:02}.mp4", max(1, round(take.fps)))
+        return mean_figures(clips, SAMPLES_MEASURED)
 
     @torch.no_grad()
     def save(self, folder: Path, weights: dict[str, torch.Tensor], step: int) -> None:
@@ -147,9 +171,11 @@ class VideoFrames:
             return np.stack([found[i % len(found)] for i in range(count)])
         raise unusable(self.config, self.rejects)
 
-    def held_out_frames(self) -> list[np.ndarray]:
-        """The clips that training never sees, uint8 [T, H, W, 3] each."""
-        return [frames for index in self.held_out if (frames := self._read(self.takes[index])) is not None]
+    def held_out_clips(self) -> Iterator[tuple[int, Take, np.ndarray]]:
+        """The clips that training never sees: number, take, and frames uint8 [T, H, W, 3]."""
+        for number, index in enumerate(self.held_out):
+            if (frames := self._read(self.takes[index])) is not None:
+                yield number, self.takes[index], frames
 
     def _read(self, take: Take) -> np.ndarray | None:
         try:

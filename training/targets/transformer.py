@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -221,7 +221,8 @@ class TransformerTask:
 
         Returns the mean of what each of SAMPLES_MEASURED is on them, where it can be measured at all.
         """
-        from core.metrics import METRICS, Frames
+        if not self.config.validation_prompts:
+            return {}
         from core.pipeline import MiraPipeline
         from core.presets import default_preset
         from core.types import GenerationRequest
@@ -244,9 +245,8 @@ class TransformerTask:
                 settings = {name: getattr(request, name) for name in (*shape, "num_inference_steps", "guidance_scale", "temporal_guidance_scale", "eta", "sampler", "seed")}
                 frames = to_uint8(pipe(request.prompt, **settings).frames[0])
                 save_video(frames, folder / f"{number:02}.mp4", request.output_fps, request.to_dict())
-                clips.append(Frames(frames))
-        measured = {name: [value for clip in clips if (value := METRICS[name].measure(clip)) is not None] for name in SAMPLES_MEASURED}
-        return {name: float(np.mean(values)) for name, values in measured.items() if values}
+                clips.append(frames)
+        return mean_figures(clips, SAMPLES_MEASURED)
 
     def save(self, folder: Path, weights: dict[str, torch.Tensor], step: int) -> None:
         """``folder/lora.safetensors``; or ``folder/transformer`` and ``folder/scheduler``."""
@@ -308,6 +308,15 @@ class FrameEncoder:
             self.vae = TemporalVAE.from_pretrained(self.folder / "vae", dtype=self.dtype).to(self.device).eval()
         pixels = torch.from_numpy(frames).permute(3, 0, 1, 2)[None].to(self.device, self.dtype)
         return encode_video(self.vae, pixels.div(127.5).sub(1))[0]
+
+
+def mean_figures(clips: Sequence[np.ndarray], names: Sequence[str]) -> dict[str, float]:
+    """The mean over clips uint8 [T, H, W, 3] of each of these of ``core.metrics``; without those that can be measured on none."""
+    from core.metrics import METRICS, Frames
+
+    looked = [Frames(clip) for clip in clips]
+    measured = {name: [value for clip in looked if (value := METRICS[name].measure(clip)) is not None] for name in names}
+    return {name: float(np.mean(values)) for name, values in measured.items() if values}
 
 
 def model_folder(config: TrainConfig) -> Path:
