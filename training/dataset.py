@@ -11,15 +11,18 @@
 from __future__ import annotations
 
 import argparse
+import codecs
+import contextlib
 import csv
 import io
 import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from .config import ConfigError, as_word, load_config
 from .video import PICTURES, VIDEOS
@@ -29,7 +32,9 @@ MIRADATA_CAPTIONS = ("short_caption", "dense_caption", "main_object_caption", "b
 FILE_COLUMNS = ("file_name", "file_path", "path", "video", "video_path")
 TEXT_COLUMNS = ("text", "caption", "prompt", "name")
 PREVIEWED = 8
-ENCODINGS = ("utf-8-sig", "utf-16", "cp1252")
+ENCODINGS = ("utf-8", "cp1252")
+MARKS = {"utf-8-sig": codecs.BOM_UTF8, "utf-16-le": codecs.BOM_UTF16_LE, "utf-16-be": codecs.BOM_UTF16_BE}
+"""Encodings that a file's first bytes may name."""
 csv.field_size_limit(2**24)
 
 
@@ -99,7 +104,7 @@ def _pairs(folder: Path) -> Iterator[Clip | Reject]:
 def _rows(table: Path, root: Path) -> Iterator[Clip | Reject]:
     rows = table_rows(table)
     for number, row in enumerate(rows, 1):
-        row = {str(key).strip().lower(): str(value).strip() for key, value in row.items() if key is not None and value is not None}
+        row = plain_row(row)
         where = _path_of(row)
         if where is None:
             if number == 1:
@@ -115,6 +120,11 @@ def _rows(table: Path, root: Path) -> Iterator[Clip | Reject]:
             yield Reject(where, stretch)
         else:
             yield Clip(path, captions, *stretch)
+
+
+def plain_row(row: Mapping[Any, Any]) -> dict[str, str]:
+    """A table's row with its names in small letters and its values as texts."""
+    return {str(key).strip().lower(): str(value).strip() for key, value in row.items() if key is not None and value is not None}
 
 
 def _leads_out(path: Path, root: Path) -> bool:
@@ -190,16 +200,22 @@ def table_rows(path: Path) -> list[dict[str, str]]:
 
 
 def _decoded(path: Path) -> str:
-    """Text in UTF-8, else in UTF-16 where it says so, else in Windows' Western encoding."""
+    return decoded(path)[0]
+
+
+def decoded(path: Path) -> tuple[str, str]:
+    """Text in UTF-8, else in UTF-16 where it says so, else in Windows' Western encoding; and the encoding, for ``encoded``."""
     content = path.read_bytes()
-    for encoding in ENCODINGS:
-        if encoding == "utf-16" and not content.startswith((b"\xff\xfe", b"\xfe\xff")):
-            continue
-        try:
-            return content.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-    return content.decode("latin-1")
+    marked = next((encoding for encoding, mark in MARKS.items() if content.startswith(mark)), None)
+    for encoding in filter(None, (marked, *ENCODINGS)):
+        with contextlib.suppress(UnicodeDecodeError):
+            return content.removeprefix(MARKS.get(encoding, b"")).decode(encoding.removesuffix("-sig")), encoding
+    return content.decode("latin-1"), "latin-1"
+
+
+def encoded(text: str, encoding: str) -> bytes:
+    """What ``decoded`` reads as that text in that encoding. Raises UnicodeEncodeError for a character that it does not have."""
+    return MARKS.get(encoding, b"") + text.encode(encoding.removesuffix("-sig"))
 
 
 def main(argv: list[str] | None = None) -> int:

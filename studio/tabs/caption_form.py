@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from core.files import WriteError
-from training.captions import read_captions, write_captions
+from training.captions import caption_columns, is_of, read_captions, write_captions
 from training.config import ConfigError
 
 from ..components.words import alert, note
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..ui import Page
 
 HEADERS = ["Clip", "Caption"]
+ALL = ("all of them", "")
 
 
 def layout() -> dict[str, Any]:
@@ -26,6 +27,7 @@ def layout() -> dict[str, Any]:
         widgets["table"] = gr.Dataframe(
             [], headers=HEADERS, datatype="str", type="array", column_count=(2, "fixed"), static_columns=[0], wrap=True, max_height=360, column_widths=["35%", "65%"], show_label=False, interactive=True, elem_id="caption-table"
         )  # fmt: skip
+        widgets["column"] = gr.Dropdown([ALL], value="", label="Columns", info="What is read, and where something is put in its place", visible=False, filterable=False, elem_id="caption-column")
         with gr.Row():
             widgets["find"] = gr.Textbox("", label="Find", max_lines=1, min_width=88, elem_id="caption-find")
             widgets["replace"] = gr.Textbox("", label="Put in its place", max_lines=1, min_width=88, elem_id="caption-replace")
@@ -38,22 +40,30 @@ def layout() -> dict[str, Any]:
 
 def wire(page: Page, dataset: gr.Textbox, widgets: dict[str, Any]) -> None:
     """Connect the widgets; ``dataset`` names the clips."""
-    table, line, event = widgets["table"], widgets["line"], page.event
+    table, column, line, event = widgets["table"], widgets["column"], widgets["line"], page.event
 
-    def load(source: str) -> tuple[Any, str]:
+    def load(source: str, chosen: str) -> tuple[Any, Any, str]:
+        """Gives table, columns and line."""
+        choice = gr.skip()
         try:
-            captions = _source(page, source, read_captions)
+            columns = _source(page, source, caption_columns)
+            chosen = chosen if chosen in columns else ""
+            choice = gr.update(choices=[ALL, *columns], value=chosen, visible=len(columns) > 1)
+            captions = _source(page, source, lambda path: read_captions(path, chosen))
         except ConfigError as error:
-            return gr.skip(), alert(str(error))
+            return gr.skip(), choice, alert(str(error))
         empty = sum(not text for text in captions.values())
-        words = f"{len(captions)} clips{f', {empty} of them without a caption' if empty else ''}. Click a caption to change it, then save."
-        return [list(row) for row in captions.items()], note(words)
+        if len(columns) > 1:
+            words = f"{len(captions)} captions in {1 if chosen else len(columns)} of {len(columns)} columns{f', {empty} of them empty' if empty else ''}."
+        else:
+            words = f"{len(captions)} clips{f', {empty} of them without a caption' if empty else ''}."
+        return [list(row) for row in captions.items()], choice, note(f"{words} Click a caption to change it, then save.")
 
-    def replace_all(rows: list[list[str]], find: str, put: str) -> tuple[Any, str]:
+    def replace_all(rows: list[list[str]], chosen: str, find: str, put: str) -> tuple[Any, str]:
         if not find:
             return gr.skip(), alert("Type what is to be found.")
-        changed = sum(find in row[1] for row in rows)
-        return [[name, text.replace(find, put)] for name, text in rows], note(f"Changed in {changed} captions; not saved yet.")
+        there = [find in text and (not chosen or is_of(name, chosen)) for name, text in rows]
+        return [[name, text.replace(find, put) if found else text] for (name, text), found in zip(rows, there)], note(f"Changed in {sum(there)} captions; not saved yet.")
 
     def save(source: str, rows: list[list[str]]) -> str:
         try:
@@ -62,8 +72,8 @@ def wire(page: Page, dataset: gr.Textbox, widgets: dict[str, Any]) -> None:
             return alert(str(error))
         return note(f"{changed} captions saved." if changed else "Nothing had changed.")
 
-    widgets["load"].click(load, dataset, [table, line], **event)
-    widgets["all"].click(replace_all, [table, widgets["find"], widgets["replace"]], [table, line], **event)
+    widgets["load"].click(load, [dataset, column], [table, column, line], **event)
+    widgets["all"].click(replace_all, [table, column, widgets["find"], widgets["replace"]], [table, line], **event)
     widgets["save"].click(save, [dataset, table], line, **event)
 
 

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from training.captions import read_captions, write_captions
+from training.captions import caption_columns, read_captions, write_captions
 from training.config import ConfigError
-from training.dataset import find_clips
+from training.dataset import MIRADATA_CAPTIONS, find_clips
 
 
 @pytest.fixture(params=["pairs", "csv", "jsonl"])
@@ -48,15 +48,21 @@ def test_what_cannot_be_saved_changes_nothing(dataset):
 
 
 def test_tables_that_cannot_be_edited_are_named(tmp_path, monkeypatch):
-    (tmp_path / "mira.csv").write_text("video_id,short_caption,dense_caption\na.mp4,x,y\n")
-    with pytest.raises(ConfigError, match="short_caption, dense_caption"):
-        read_captions(tmp_path / "mira.csv")
+    (tmp_path / "tags.csv").write_text("video_id,tag,main_object_caption\na.mp4,x,y\n")
+    with pytest.raises(ConfigError, match="video_id, tag, main_object_caption"):
+        read_captions(tmp_path / "tags.csv")
     with pytest.raises(ConfigError, match="There is no dataset"):
         read_captions(tmp_path / "none")
     monkeypatch.setattr("training.captions.MOST_ROWS", 1)
     (tmp_path / "many.csv").write_text("path,text\na.mp4,x\nb.mp4,y\n")
-    with pytest.raises(ConfigError, match="2 captions; at most 1"):
+    with pytest.raises(ConfigError, match="2 captions; at most 1 are edited here. Use a table"):
         read_captions(tmp_path / "many.csv")
+    (tmp_path / "mira.csv").write_text("video_id,short_caption,dense_caption\na.mp4,x,y\n")
+    with pytest.raises(ConfigError, match="2 captions; .* Read one column at a time"):
+        read_captions(tmp_path / "mira.csv")
+    assert read_captions(tmp_path / "mira.csv", "dense_caption") == {"a.mp4, dense_caption": "y"}
+    with pytest.raises(ConfigError, match="no captions in a column dense. Did you mean 'dense_caption'"):
+        read_captions(tmp_path / "mira.csv", "dense")
 
 
 def test_stretches_of_one_file_keep_their_own_captions(tmp_path):
@@ -73,3 +79,38 @@ def test_a_comma_without_quotes_is_named(tmp_path, rows):
     (tmp_path / "t.csv").write_text("file_name,text\n" + rows)
     with pytest.raises(ConfigError, match=r"Row \d of .*t.csv has more cells .* double quotes"):
         read_captions(tmp_path / "t.csv")
+
+
+@pytest.fixture
+def mira(tmp_path):
+    """MiraData's columns, of two clips, as a spreadsheet saves them."""
+    for name in "ab":
+        (tmp_path / f"{name}.mp4").write_bytes(b"video")
+    rows = [["index", "video_id", "start", "tag", *MIRADATA_CAPTIONS], *([str(i), f"{n}.mp4", "0", "a tag", *(f"{c.split('_')[0]} of {n}, schön" for c in MIRADATA_CAPTIONS)] for i, n in enumerate("ab"))]
+    (table := tmp_path / "mira.csv").write_bytes("".join(",".join(f'"{cell}"' if "," in cell else cell for cell in row) + "\r\n" for row in rows).encode("cp1252"))
+    return table
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-8", "utf-8-sig", "utf-16-le", "utf-16-be"])
+def test_all_of_miradatas_captions_are_edited_in_the_encoding_they_are_in(mira, encoding):
+    text, mark = mira.read_bytes().decode("cp1252"), {"utf-8-sig": b"\xef\xbb\xbf", "utf-16-le": b"\xff\xfe", "utf-16-be": b"\xfe\xff"}.get(encoding, b"")
+    mira.write_bytes(mark + text.encode(encoding.removesuffix("-sig")))
+    before = mira.read_bytes()
+    assert caption_columns(mira) == list(MIRADATA_CAPTIONS)
+    captions = read_captions(mira)
+    assert len(captions) == 12 and list(captions)[:2] == ["a.mp4, short_caption", "a.mp4, dense_caption"] and captions["b.mp4, camera_caption"] == "camera of b, schön"
+    assert write_captions(mira, captions) == 0 and mira.read_bytes() == before
+    assert write_captions(mira, {"b.mp4, camera_caption": "fährt links", "a.mp4, style_caption": ""}) == 2
+    after = mira.read_bytes()
+    assert after == mark + text.replace('"camera of b, schön"', "fährt links").replace('"style of a, schön"', "").encode(encoding.removesuffix("-sig")), "nothing else has changed"
+    clips, _ = find_clips(mira)
+    assert "fährt links" in clips[1].captions[2] and "style" not in clips[0].captions[2]
+
+
+def test_a_clip_keeps_a_caption_and_an_encoding_is_not_left(mira):
+    before = mira.read_bytes()
+    with pytest.raises(ConfigError, match="The caption of a.mp4 is empty"):
+        write_captions(mira, {"a.mp4, short_caption": "", "a.mp4, dense_caption": " ", "b.mp4, dense_caption": "new"})
+    with pytest.raises(ConfigError, match="encoding cp1252, which has no '→'"):
+        write_captions(mira, {"a.mp4, dense_caption": "left → right"})
+    assert mira.read_bytes() == before and write_captions(mira, {"a.mp4, short_caption": ""}) == 1
