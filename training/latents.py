@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from core.files import replacing
 from .config import ConfigError, Stage, TrainConfig
 from .dataset import Reject
 from .doctor import examine
-from .takes import Take, split_held_out, takes_of, unusable
+from .takes import Take, dataset_hash, split_held_out, takes_of, unusable
 from .video import UnusableVideo
 
 log = logging.getLogger(__name__)
@@ -73,11 +73,10 @@ class VideoLatents:
         """All different captions."""
         return list(dict.fromkeys(caption for take in self.takes for caption in take.captions))
 
-    @property
+    @cached_property
     def hash(self) -> str:
-        """Twelve digits of what is trained on: files, crops and captions."""
-        words = [(file.stem, take.captions) for file, take in zip(self.files, self.takes)]
-        return hashlib.sha256(repr(words).encode()).hexdigest()[:12]
+        """Twelve digits of what is trained on: the files' contents, the takes and their captions."""
+        return dataset_hash(self.takes)
 
     def facts(self) -> dict[str, Any]:
         """What the run's folder keeps of the dataset."""

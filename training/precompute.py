@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -17,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from .config import Stage
+from .takes import content_digests
 from .toyworld import captions, render, sample_spec
 from .toyworld.scene import MOTIONS, MOVING_CAMERAS
 
@@ -129,6 +131,11 @@ class LatentDataset:
 
     def __len__(self) -> int:
         return len(self.latents)
+
+    def facts(self) -> dict[str, Any]:
+        """What the run's folder keeps of the dataset."""
+        contents = [len(self), *content_digests(sorted(self.folder.glob("*.safetensors"))).values()]
+        return {"hash": hashlib.sha256(repr(contents).encode()).hexdigest()[:12], "takes": len(self), "held_out": 0, **self.index}
 
     def draw(self, count: int, num_frames: int, rng: np.random.Generator, keep_frame_indices: bool = False) -> tuple[torch.Tensor, torch.Tensor, list[str], torch.Tensor | None]:
         """``count`` clips of ``num_frames`` [B, C, T, h, w] fp32, the masks of their objects and of what moves [B, 1, T, h, w], for each one of its captions (half of them the short one), and ``frame_indices``.

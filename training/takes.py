@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ from .config import ConfigError, TrainConfig
 from .dataset import Reject
 from .doctor import Report, Usable
 from .video import UnusableVideo, read_frames
+
+HASHED_WHOLE = 64 * 2**20
+HASHED_END = 2**20
+"""Bytes; see ``content_digests``."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,32 @@ def split_held_out(takes: Sequence[Take], validation_clips: int) -> tuple[list[i
     if validation_clips and not held:
         held = next((of_file for of_file in order if len(of_file) <= quarter), [])
     return sorted(held), sorted(set(range(len(takes))) - set(held))
+
+
+def dataset_hash(takes: Sequence[Take]) -> str:
+    """Twelve digits of what is trained on: of each take in its order, the file's content, the stretch, the size and the captions. A copy of a dataset, wherever and whenever made, has the same."""
+    contents, digest = content_digests({take.path for take in takes}), hashlib.sha256()
+    for take in takes:
+        words = (contents[take.path], f"{take.start:.4f}", take.stride, take.num_frames, take.width, take.height, take.captions)
+        digest.update(f"{words!r}\n".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:12]
+
+
+def content_digests(paths: Iterable[Path]) -> dict[Path, str]:
+    """A SHA-256 of each file: of all of it where they have at most HASHED_WHOLE bytes together, else of its size and its first and last HASHED_END bytes. One that is gone counts as empty."""
+    sizes = {path: path.stat().st_size if path.is_file() else 0 for path in paths}
+    most = None if sum(sizes.values()) <= HASHED_WHOLE else HASHED_END
+    return {path: _digest(path, size, most) for path, size in sizes.items()}
+
+
+def _digest(path: Path, size: int, most: int | None) -> str:
+    digest = hashlib.sha256(b"" if most is None else f"{size}\n".encode())
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        digest.update(file.read(size if most is None else most))
+        if most is not None:
+            file.seek(max(0, size - most))
+            digest.update(file.read(most))
+    return digest.hexdigest()
 
 
 def unusable(config: TrainConfig, rejects: Sequence[Reject]) -> ConfigError:

@@ -1,6 +1,7 @@
 """Datasets as users have them: what is read, what is refused with a reason, what the doctor sees, and which frames training gets."""
 
 import json
+import shutil
 import subprocess
 from dataclasses import replace
 from fractions import Fraction
@@ -19,7 +20,7 @@ from training.dataset import Reject, captions_of, find_clips, main
 from training.doctor import Lookalikes, examine
 from training.latents import VideoLatents
 from training.split import split_videos
-from training.takes import Take, split_held_out, take_of, takes_of
+from training.takes import Take, dataset_hash, split_held_out, take_of, takes_of
 from training.video import UnusableVideo, probe_video, read_frames
 
 
@@ -340,3 +341,27 @@ def test_settings_files_that_cannot_be_used(tmp_path, content, message):
     (tmp_path / "c.yaml").write_text(content)
     with pytest.raises(ConfigError, match=message):
         load_config(tmp_path / "c.yaml", [])
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_copied_dataset_has_the_same_hash_and_a_changed_one_another(folder, tmp_path_factory, monkeypatch, whole):
+    monkeypatch.setattr("training.takes.HASHED_WHOLE", 2**20 if whole else 0)
+    monkeypatch.setattr("training.takes.HASHED_END", 16)
+    settings = TrainConfig(num_frames=[4], sizes=["48x32"])
+    shutil.copytree(folder, copy := tmp_path_factory.mktemp("elsewhere") / "copy", copy_function=shutil.copyfile)  # with times of its own
+    takes = takes_of(examine(copy, num_frames=4, look=False), settings)
+    hashed = lambda place: dataset_hash([replace(take, path=place / take.path.relative_to(copy)) for take in takes])  # noqa: E731
+    first = hashed(folder)
+    assert hashed(copy) == first == dataset_hash(takes_of(examine(folder, num_frames=4, look=False), settings)) and len(first) == 12
+    file = copy / "a.mp4"
+    content = file.read_bytes()
+    for at, seen in ((0, True), (len(content) // 2, whole), (len(content) - 1, True)):
+        file.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        assert (hashed(copy) != first) == seen, "the middle of a large file is not read"
+    file.write_bytes(content[:20] + content[20:40] + content[20:])
+    assert hashed(copy) != first
+    file.unlink()
+    assert hashed(copy) != first
+    file.write_bytes(content)
+    assert hashed(copy) == first
+    assert len({dataset_hash(other) for other in (takes, takes[1:], takes[::-1], [replace(takes[0], start=9.0), *takes[1:]], [replace(takes[0], captions=("new",)), *takes[1:]])}) == 5

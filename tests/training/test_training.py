@@ -231,7 +231,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(ba
     assert latest_checkpoint(tmp_path).name == "step-2"
 
 
-def test_shards_are_made_once_and_clips_are_thinned_evenly(base):
+def test_shards_are_made_once_and_clips_are_thinned_evenly(base, tmp_path):
     data = LatentDataset(base / "latents")
     stamps = {p: p.stat().st_mtime_ns for p in (base / "latents").glob("*.safetensors")}
     patch = pytest.MonkeyPatch()
@@ -243,6 +243,8 @@ def test_shards_are_made_once_and_clips_are_thinned_evenly(base):
     assert clips.shape == (5, 4, 4, 10, 16) and masks.shape == (5, 1, 4, 10, 16) and len(texts) == 5 and indices is None
     first_and_last = {tuple(c[:, [0, 3]].flatten()[:4].tolist()) for c in clips}
     assert first_and_last <= {tuple(x[:, [0, 7]].float().flatten()[:4].tolist()) for x in data.latents}
+    shutil.copytree(base / "latents", tmp_path / "copy", copy_function=shutil.copyfile)
+    assert LatentDataset(tmp_path / "copy").facts() == data.facts() and data.facts()["takes"] == 6 and LatentDataset(base / "latents", limit=3).facts()["hash"] != data.facts()["hash"]
     with pytest.raises(ValueError, match="9 frames; the longest has 8"):
         data.draw(1, 9, np.random.default_rng(0))
 

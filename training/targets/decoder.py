@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import logging
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from ..dataset import Reject
 from ..doctor import examine
 from ..ema import using
 from ..processes import Processes
-from ..takes import Take, split_held_out, takes_of, unusable
+from ..takes import Take, dataset_hash, split_held_out, takes_of, unusable
 from ..trainer import step_rng
 from ..video import UnusableVideo
 from .transformer import mean_figures, model_folder
@@ -149,9 +148,8 @@ class VideoFrames:
     def facts(self) -> dict[str, Any]:
         """What the run's folder keeps of the dataset."""
         shapes = sorted({(take.width, take.height, take.num_frames) for take in self.takes})
-        words = [(take.key("") if take.path.exists() else "", take.captions) for take in self.takes]
         return {
-            "hash": hashlib.sha256(repr(words).encode()).hexdigest()[:12], "takes": len(self.takes), "held_out": len(self.held_out),
+            "hash": dataset_hash(self.takes), "takes": len(self.takes), "held_out": len(self.held_out),
             "shapes": [f"{w}x{h}, {n} frames" for w, h, n in shapes], "rejected": [{"name": reject.name, "reason": reject.reason} for reject in self.rejects],
         }  # fmt: skip
 
