@@ -91,8 +91,12 @@ def texts_of(config: TrainConfig) -> dict[str, Any]:
 
 def config_of(services: Services, base: TrainConfig, texts: Mapping[str, Any]) -> TrainConfig:
     """The config that a form says, over the one it began with. Raises ConfigError."""
-    values = {name: _value(name, text) for name, text in texts.items()}
-    config = make_config(dataclasses.asdict(base), values, {"data_dir": str(services.data_dir), "resume": "auto"})
+    return config_over(services, base, {name: _value(name, text) for name, text in texts.items()})
+
+
+def config_over(services: Services, base: TrainConfig, settings: Mapping[str, Any]) -> TrainConfig:
+    """``base`` with other settings, for a run of this studio. Raises ConfigError."""
+    config = make_config(dataclasses.asdict(base), settings, {"data_dir": str(services.data_dir), "resume": "auto"})
     require_usable(services, config)
     return config
 
@@ -171,9 +175,15 @@ def command(config: TrainConfig, origin: str, services: Services, name: str) -> 
     return shlex.join(["python", "-m", "training", *(["--config", str(file.relative_to(ROOT))] if file else []), *device, *words])
 
 
+def needs(services: Services, config: TrainConfig) -> Preflight:
+    """What a run will take of this machine."""
+    return preflight(config, services.runs.list(), str(services.executor.status()["device"] or services.training_device))
+
+
 def preflight_line(services: Services, config: TrainConfig) -> str:
     """HTML of what the run will need."""
-    told: Preflight = preflight(config, services.runs.list(), str(services.executor.status()["device"] or services.training_device))
+    told = needs(services, config)
+    first = f"<p>{escape(config.model)} is not on this machine yet: about {told.download / 1e9:.0f} GB are downloaded first, when the run begins, or now on the Models tab.</p>" if told.download else ""
     parts = [f"{config.total_steps:,} steps"]
     if told.trained:
         parts.append(f"{told.trained / 1e6:.1f} M numbers trained")
@@ -187,7 +197,7 @@ def preflight_line(services: Services, config: TrainConfig) -> str:
         parts.append(f"up to {size_words(told.disk)} of {size_words(told.disk_free)} of disk")
     problems = "".join(f'<p class="bad">{escape(problem)}</p>' for problem in told.problems)
     curriculum = f"<p>The lengths, batch size and steps are those of the {len(config.curriculum)} stages in the file it began with.</p>" if config.curriculum else ""
-    return f"<p>{escape(' · '.join(parts))}</p>{curriculum}{problems}"
+    return f"{first}<p>{escape(' · '.join(parts))}</p>{curriculum}{problems}"
 
 
 def folder_for_upload(services: Services, name: str) -> Path:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from core.types import RequestError
-from training.use import NAME
 
 from ..components.words import alert
 from ..screen import Session
+from ..tasks import begin_conversion
 
 if TYPE_CHECKING:
     from ..ui import Page
@@ -38,27 +37,10 @@ def wire(page: Page, widgets: dict[str, Any]) -> None:
     def convert(session: Session, source: str, config: str, name: str) -> list[Any]:
         """Begin to convert. Gives error and panes."""
         try:
-            begin_conversion(page, source.strip().strip('"'), config.strip().strip('"'), name.strip())
+            begin_conversion(page.services, source.strip().strip('"'), config.strip().strip('"'), name.strip())
         except RequestError as problem:
             return [alert(str(problem)), *page.screen.paint(session)]
         return ["", *page.screen.paint(session)]
 
     form = [widgets[name] for name in ("source", "config", "name")]
     widgets["go"].click(convert, [page.session, *form], [widgets["error"], *page.outputs], **page.event)
-
-
-def begin_conversion(page: Page, source: str, config: str, name: str) -> None:
-    """Check what can be checked at once, and start the conversion. Raises RequestError."""
-    models = page.services.models
-    if not source:
-        raise RequestError("model", "Name the checkpoint file first.")
-    for path in filter(None, (source, config)):
-        models.require_readable(Path(path))
-        if not Path(path).is_file():
-            raise RequestError("model", f"There is no file {path} on this machine.")
-    name = name or Path(source).stem
-    if not NAME.fullmatch(name):
-        raise RequestError("model", f"{name!r} cannot be a model's name. Use letters, digits, dots, dashes and underscores.")
-    if models.get(name) is not None:
-        raise RequestError("model", f"There is a model {name!r} already. Give another name.")
-    page.services.installs.convert(Path(source).resolve(), name, Path(config).resolve() if config else None)

@@ -8,17 +8,16 @@ import gradio as gr
 
 from core.types import RequestError
 from training.config import ConfigError
-from training.use import checkpoint_of
 
 from ..components.words import alert
 from ..screen import Session
+from ..tasks import pack_checkpoint, push_checkpoint
 from ..training_screen import chosen_run
 
 if TYPE_CHECKING:
     from ..ui import Page
 
 KINDS = {"lora": "LoRA file", "diffusers": "Diffusers folder", "mira": "Mira's own .pt", "hub": "Hugging Face Hub"}
-SUFFIXES = {"lora": ".safetensors", "diffusers": "", "mira": ".pt"}
 
 
 def layout() -> dict[str, Any]:
@@ -49,14 +48,11 @@ def wire(page: Page, widgets: dict[str, Any]) -> None:
                 raise ConfigError("There is no run yet.")
             if step.strip() and not step.strip().isdigit():
                 raise ConfigError(f"Step is {step.strip()!r}; it must be a checkpoint's number, or empty for the newest.")
-            checkpoint = checkpoint_of(run, int(step) if step.strip() else None)
-            number = int(checkpoint.name.split("-")[1])
+            number = int(step) if step.strip() else None
             if kind == "hub":
-                if not repo.strip() or not token.strip():
-                    raise ConfigError("Name the repository (USER/NAME) and give a token with the right to write: https://huggingface.co/settings/tokens makes one.")
-                services.chores.push(run.name, number, repo.strip(), token.strip(), private)
+                push_checkpoint(services, run, number, repo, token, private)
             else:
-                services.chores.pack(run.name, number, kind, run.folder / "packed" / f"{run.name}-{checkpoint.name}{SUFFIXES[kind]}")
+                pack_checkpoint(services, run, number, kind)
         except (ConfigError, RequestError) as error:
             return [alert(str(error)), "", *page.screen.paint(session)]
         return ["", "", *page.screen.paint(session)]

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from core.files import WriteError, replacing
+from core.files import WriteError
 from core.types import RequestError
-from training.config import USER_TARGETS, ConfigError, TrainConfig, load_config, save_config
-from training.video import PICTURES, VIDEOS
+from training.config import USER_TARGETS, ConfigError, TrainConfig, load_config
 
 from ..components.words import alert, escape
-from ..db import StorageError, require_space
+from ..db import StorageError
 from ..screen import Session
-from ..training_form import ADVANCED, BASIC, CHOICES, FIELDS, PRESETS, command, config_of, folder_for_upload, free_name, hint, kind, label, launch_run, preflight_line, preset_config, preset_words, texts_of
+from ..tasks import UPLOADED, bring_clips, render_samples, split_clips, write_yaml
+from ..training_form import ADVANCED, BASIC, CHOICES, FIELDS, PRESETS, command, config_of, free_name, hint, kind, label, launch_run, preflight_line, preset_config, preset_words, texts_of
 from . import caption_form, share_form
 
 if TYPE_CHECKING:
     from ..ui import Page
-
-SAMPLE_CLIPS = 32
-UPLOADED = (*VIDEOS, *PICTURES, ".txt", ".csv", ".jsonl")
 
 
 def layout(page: Page) -> dict[str, Any]:
@@ -132,11 +128,7 @@ def wire(page: Page, tab: gr.Tab, widgets: dict[str, Any]) -> None:
     def save_yaml(session: Session, origin: str, base: TrainConfig, name: str, *values: Any) -> list[Any]:
         """Hand the settings out as a file. Gives error and panes."""
         try:
-            config = config_in(base, values)
-            target = services.exports / f"{name.strip() or free_name(services, config.target)}.yaml"
-            if target.parent != services.exports:
-                raise ConfigError("A run's name cannot hold slashes.")
-            save_config(config, target)
+            target = write_yaml(services, name, config_in(base, values))
         except (ConfigError, WriteError) as error:
             return [alert(str(error)), *page.screen.paint(session)]
         session.hand_out(target)
@@ -152,9 +144,8 @@ def wire(page: Page, tab: gr.Tab, widgets: dict[str, Any]) -> None:
 
     def render(session: Session) -> list[Any]:
         """Begin to render sample clips. Gives error, dataset and panes."""
-        folder = services.datasets / "toyworld"
         try:
-            services.chores.render(SAMPLE_CLIPS, folder)
+            folder = render_samples(services)
         except RequestError as error:
             return [alert(str(error)), gr.skip(), *page.screen.paint(session)]
         return ["", str(folder), *page.screen.paint(session)]
@@ -163,23 +154,15 @@ def wire(page: Page, tab: gr.Tab, widgets: dict[str, Any]) -> None:
         """Begin to cut the videos at their cuts, and name the clips that come of it. Gives error, dataset and panes."""
         try:
             config = config_in(base, values)
-            folder = services.datasets / f"{Path(config.dataset).stem}-split"
-            services.chores.split(config.dataset, config.dataset_root, folder)
+            folder = split_clips(services, config.dataset, config.dataset_root)
         except (ConfigError, RequestError, OSError) as error:
             return [alert(str(error)), gr.skip(), *page.screen.paint(session)]
         return ["", str(folder), *page.screen.paint(session)]
 
     def bring(session: Session, name: str, files: list[str]) -> list[Any]:
         """Keep uploaded clips and captions in the data folder. Gives error, dataset and panes."""
-        folder = folder_for_upload(services, name)
         try:
-            require_space(services.data_dir, sum(Path(file).stat().st_size for file in files))
-            for file in map(Path, files):
-                if file.suffix.lower() not in UPLOADED:
-                    raise ConfigError(f"{file.name} is neither a video, a picture, a caption (.txt) nor a table (.csv, .jsonl).")
-                table = file.suffix.lower() in (".csv", ".jsonl")
-                with replacing(folder / (f"metadata{file.suffix.lower()}" if table else file.name)) as copy:
-                    shutil.copyfile(file, copy)
+            folder = bring_clips(services, name, [Path(file) for file in files])
         except (ConfigError, StorageError, WriteError) as error:
             return [alert(str(error)), gr.skip(), *page.screen.paint(session)]
         return ["", str(folder), *page.screen.paint(session)]
