@@ -235,6 +235,12 @@ class Queue:
         with self.db.write():
             return [self.retry(id) for id in ids if self._require(id).state in ("failed", "cancelled")]
 
+    def copy_many(self, ids: Iterable[str]) -> list[str]:
+        """Queue those of ``ids`` that there are once more; ids of the copies. What verifies a video does so again."""
+        with self.db.write():
+            jobs = [job for id in ids if (job := self.get(id))]
+            return [self.verify(job.verifies, job.request) if job.verifies else self.enqueue(job.request) for job in jobs]
+
     def reinstate(self, ids: Sequence[str]) -> None:
         """Undo ``cancel``, ``cancel_waiting`` or ``cancel_many``: each takes its old place, a paused one is paused again, and what was parked is gone on from."""
         with self.db.write() as tx:

@@ -268,12 +268,7 @@ class Screen:
                     raise RequestError("id", "None of the ticked requests has failed or was cancelled; there is nothing to retry.")
                 session.selected = None
             case "copy-many":
-                with queue.db.write():
-                    for job in filter(None, map(queue.get, id.split(","))):
-                        if job.verifies:
-                            queue.verify(job.verifies, job.request)
-                        else:
-                            queue.enqueue(job.request)
+                queue.copy_many(id.split(","))
             case "first-many":
                 queue.move_first(id.split(","))
             case "up" | "down" | "first":

@@ -102,6 +102,8 @@ class Votes:
             raise RequestError("choice", f"A vote is one of {', '.join(CHOICES)}, on one of {', '.join(JUDGED)}; this was {choice!r} on {setting!r}.")
         if None in videos:
             raise RequestError("id", "One of the two videos was deleted; the vote is not counted.")
+        if frozenset(pair) not in map(frozenset, self.pairs(setting)):
+            raise RequestError("id", f"These two do not differ in {setting} alone, so a vote on them would not be about it.")
         values = [json.dumps(getattr(video.request, setting)) for video in videos]
         with self.db.write() as tx:
             id = tx.execute("INSERT INTO votes (setting, a, b, a_value, b_value, choice, created) VALUES (?, ?, ?, ?, ?, ?, ?)", (setting, *pair, *values, choice, time.time())).lastrowid
