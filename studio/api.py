@@ -21,24 +21,27 @@ import gradio as gr
 
 from core.files import WriteError
 from core.types import GenerationRequest, RequestError
+from core.video_io import VideoError
 from training.config import ConfigError
 
-from . import api_training, api_walls
+from . import api_datasets, api_files, api_queue, api_training, api_votes, api_walls
 from .api_settings import Settings
 from .db import StorageError
+from .diagnostics import last_errors, sections
 from .exchange import exported, import_queue
 from .library import Query
 from .queue import FINISHED, STATES, Job
 from .services import Services
+from .tasks import begin_conversion
 
 log = logging.getLogger(__name__)
 
 WAIT_SECONDS = 0.25
 """Between two looks at a request that ``generate`` waits for."""
 MAX_LISTED = 1000
-MENDABLE = (RequestError, StorageError, WriteError, ConfigError)
+MENDABLE = (RequestError, StorageError, VideoError, WriteError, ConfigError)
 """What says in words what the user can put right."""
-WORKED = frozenset("enqueue retry resume resume_request verify import_requests grid drafts make_full".split())
+WORKED = frozenset("enqueue enqueue_prompts retry resume resume_request verify vary copy_requests reinstate import_requests grid drafts make_full".split())
 """Endpoints that put something to wait."""
 
 
@@ -217,17 +220,26 @@ def register(services: Services) -> dict[str, Callable[..., Any]]:
         jobs = queue.list([state] if state else None, limit=_limit(limit))
         return [{"id": job.id, **_status(job), "request": job.request.to_dict()} for job in jobs]
 
-    def list_videos(limit: int = 60, offset: int = 0, search: str = "") -> list[dict[str, Any]]:
-        """The finished videos, newest first, with the request that made each.
+    def list_videos(
+        limit: int = 60, offset: int = 0, search: str = "", favourites: bool = False, model: str = "", preset: str = "", run: str = "", days: int = 0, order: str = "newest",
+    ) -> list[dict[str, Any]]:  # fmt: skip
+        """The finished videos with the request that made each.
 
         Args:
             limit: How many at most.
             offset: How many to pass over.
             search: Only those whose prompt contains every word of this; #word is a tag.
+            favourites: Only the favourites.
+            model: Only those of this model.
+            preset: Only those of this preset.
+            run: Only those that a checkpoint or LoRA of this training run made.
+            days: Only those made on the last so many days, of which 1 is today; 0 for any time.
+            order: newest, oldest, prompt or slowest.
         """
+        query = Query(search, favourites, model or None, preset or None, None, run or None, days or None, order)
         return [
-            {"id": v.id, "video": v.path, "poster": v.poster, "created": v.created, "seconds": v.seconds, "favourite": v.favourite, "tags": list(v.tags), "verdict": v.verdict, "request": v.request.to_dict()}
-            for v in library.list(Query(search=search), _limit(limit), max(0, offset))
+            {"id": v.id, "video": v.path, "poster": v.poster, "created": v.created, "seconds": v.seconds, "favourite": v.favourite, "tags": list(v.tags), "verdict": v.verdict, "faults": v.faults, "request": v.request.to_dict()}
+            for v in library.list(query, _limit(limit), max(0, offset))
         ]
 
     def star(id: str, favourite: bool = True) -> dict[str, bool]:
@@ -300,10 +312,10 @@ def register(services: Services) -> dict[str, Callable[..., Any]]:
             content: What export_requests gave.
 
         Returns:
-            ids of the queued requests, and presets: how many were added.
+            ids of the queued requests, presets: how many were added, and replaced: the settings that presets of the same names had before, for save_preset.
         """
-        ids, presets = import_queue(services, json.dumps(content))
-        return {"ids": ids, "presets": len(presets)}
+        ids, before = import_queue(services, json.dumps(content))
+        return {"ids": ids, "presets": len(before), "replaced": {name: settings for name, settings in before.items() if settings is not None}}
 
     def list_models() -> list[dict[str, Any]]:
         """The models that a request can name: installed ones with their size in bytes, their hash and where they come from, and those that would be downloaded."""
@@ -333,6 +345,17 @@ def register(services: Services) -> dict[str, Callable[..., Any]]:
         services.installs.cancel()
         return installing()
 
+    def convert_checkpoint(source: str, name: str = "", config: str = "") -> dict[str, Any]:
+        """Begin to make a model folder of a .pt file of Mira on the studio's machine; as installing tells.
+
+        Args:
+            source: The file's path there.
+            name: Of the model; the file's by default.
+            config: Path of Mira's YAML for it; a file with a released name, such as 128-v0.pt, needs none.
+        """
+        begin_conversion(services, source.strip(), config.strip(), name.strip())
+        return installing()
+
     def load_model(name: str) -> list[dict[str, Any]]:
         """Have every worker load a model once its request is done, in place of the one in its memory; as workers tells.
 
@@ -352,11 +375,16 @@ def register(services: Services) -> dict[str, Callable[..., Any]]:
         """What makes videos: state, device, dtype, the model in memory, and what went wrong, for each worker."""
         return executor.statuses()
 
-    endpoints = (enqueue, generate, status, cancel, retry, edit, move, pause, resume, pause_request, resume_request, list_requests, list_videos, star, tag, delete_video, restore_video, list_all, verify, clear, cancel_waiting, export_requests, import_requests, list_models, install_model, installing, cancel_install, workers, *api_walls.endpoints(services, read))
+    def system() -> dict[str, Any]:
+        """For a bug report: versions, workers, the machine and the studio as sections of names and values, and the last errors of the logs."""
+        return {"sections": {title: dict(rows) for title, rows in sections(services)}, "errors": last_errors(services.data_dir / "logs")}
+
+    endpoints = (enqueue, generate, status, cancel, retry, edit, move, pause, resume, pause_request, resume_request, list_requests, list_videos, star, tag, delete_video, restore_video, list_all, verify, clear, cancel_waiting, export_requests, import_requests, list_models, install_model, installing, cancel_install, convert_checkpoint, workers, system)
+    endpoints += (*api_queue.endpoints(services, read, require), *api_walls.endpoints(services, read), *api_votes.endpoints(services), *api_files.endpoints(services))
     if not executor.inside_events:  # where a model is in memory only while a video is made
         endpoints += (load_model, unload_model)
     if services.trains:
-        endpoints += api_training.endpoints(services)
+        endpoints += (*api_training.endpoints(services), *api_datasets.endpoints(services))
     named = {"list" if endpoint is list_all else endpoint.__name__: endpoint for endpoint in endpoints}
     for name, endpoint in named.items():
         gr.api(in_words(worked(endpoint) if name in WORKED else endpoint), api_name=name, concurrency_limit=None)

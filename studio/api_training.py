@@ -6,18 +6,24 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from training.config import make_config
+from training.config import ConfigError, TrainConfig
 from training.runs import Run
 from training.use import use_checkpoint
 
+from .components.run_list import last_lines
 from .services import Services
-from .training_form import PRESETS, launch_run, preset_config, require_preset
+from .tasks import pack_checkpoint, push_checkpoint, write_yaml
+from .training_form import OURS, PRESETS, command, config_over, free_name, launch_run, needs, preset_config, require_preset
 from .training_screen import compare_checkpoints
 
 
 def endpoints(services: Services) -> tuple[Callable[..., Any], ...]:
     """The functions."""
     runs = services.runs
+
+    def _config(settings: dict[str, Any], preset: str) -> TrainConfig:
+        require_preset(preset)
+        return config_over(services, preset_config(preset, services.default_model), settings)
 
     def list_runs() -> list[dict[str, Any]]:
         """The training runs, newest first: name, state, step, message, their checkpoints' steps, and the last figures that were logged."""
@@ -31,9 +37,56 @@ def endpoints(services: Services) -> tuple[Callable[..., Any], ...]:
             preset: A kind of training: lora_nano, nano, lora_128, finetune_128 or finetune_384.
             name: Of the run; one is made if none is given.
         """
-        require_preset(preset)
-        config = make_config(dataclasses.asdict(preset_config(preset, services.default_model)), settings, {"data_dir": str(services.data_dir), "resume": "auto"})
-        return _told(launch_run(services, name, config))
+        return _told(launch_run(services, name, _config(settings, preset)))
+
+    def plan_run(settings: dict[str, Any], preset: str = PRESETS[0], name: str = "") -> dict[str, Any]:
+        """What start_run would take of this machine; nothing is started.
+
+        Args:
+            settings: What differs from the preset, as for start_run.
+            preset: A kind of training, as for start_run.
+            name: Of the run.
+
+        Returns:
+            steps, trained (numbers), memory, disk (bytes, with what is free) and seconds, null where nothing is known; problems, why it would fail; and command, the same from a shell.
+        """
+        config = _config(settings, preset)
+        return {"steps": config.total_steps, **dataclasses.asdict(needs(services, config)), "command": command(config, preset, services, name.strip() or free_name(services, config.target))}
+
+    def run_yaml(settings: dict[str, Any], preset: str = PRESETS[0], name: str = "") -> dict[str, str]:
+        """Write a training's settings as a YAML file, which `python -m training --config FILE` and the Training tab read.
+
+        Args:
+            settings: What differs from the preset, as for start_run.
+            preset: A kind of training, as for start_run.
+            name: Of the file; one is made if none is given.
+
+        Returns:
+            {"file": ...}, its path.
+        """
+        return {"file": str(write_yaml(services, name, _config(settings, preset)))}
+
+    def run_settings(name: str) -> dict[str, Any]:
+        """The settings of a run, for start_run to begin another one like it.
+
+        Args:
+            name: The run's name.
+        """
+        run = runs.get(name)
+        if run.config is None:
+            raise ConfigError(f"The settings of {run.name} cannot be read.")
+        return {field: value for field, value in dataclasses.asdict(run.config).items() if field not in OURS}
+
+    def run_log(name: str) -> list[str]:
+        """The last lines that a run's process said.
+
+        Args:
+            name: The run's name.
+        """
+        lines = last_lines(runs.get(name))
+        if lines is None:
+            raise ConfigError(f"{name} was not started from here, so its log is where it was started.")
+        return lines
 
     def pause_run(name: str) -> dict[str, Any]:
         """Have a run write a checkpoint after its present step, and end; as list_runs tells of it.
@@ -122,7 +175,37 @@ def endpoints(services: Services) -> tuple[Callable[..., Any], ...]:
         made = use_checkpoint(run, services.data_dir, step)
         return {"loras": made.stem} if made.is_file() else {"model": made.name}
 
-    return list_runs, start_run, pause_run, stop_run, resume_run, save_run, sample_run, use_run, compare_run, delete_run, restore_run
+    def pack_run(name: str, kind: str, step: int | None = None) -> dict[str, Any]:
+        """Begin to write a run's checkpoint as others can take it; chore tells how far it is, and then the path as "file" of its report.
+
+        Args:
+            name: The run's name.
+            kind: "lora", a LoRA's safetensors; "diffusers", a whole model folder; or "mira", one .pt in Mira's own layout.
+            step: The checkpoint; the newest by default.
+
+        Returns:
+            {"words": ...}: what was begun.
+        """
+        pack_checkpoint(services, runs.get(name), step, kind)
+        return {"words": services.chores.current.words}
+
+    def push_run(name: str, repo: str, token: str, step: int | None = None, private: bool = True) -> dict[str, Any]:
+        """Begin to put a run's checkpoint on the Hugging Face Hub, with a model card; chore tells how far it is, and then the "address" in its report.
+
+        Args:
+            name: The run's name.
+            repo: The repository, USER/NAME; it is made if there is none.
+            token: Of the Hub, with the right to write. It is used once and kept nowhere.
+            step: The checkpoint; the newest by default.
+            private: Whether a new repository is seen by its owner alone.
+
+        Returns:
+            {"words": ...}: what was begun.
+        """
+        push_checkpoint(services, runs.get(name), step, repo, token, private)
+        return {"words": services.chores.current.words}
+
+    return list_runs, start_run, plan_run, run_yaml, run_settings, run_log, pause_run, stop_run, resume_run, save_run, sample_run, use_run, compare_run, pack_run, push_run, delete_run, restore_run
 
 
 def _told(run: Run) -> dict[str, Any]:

@@ -78,8 +78,8 @@ def endpoints(services: Services, read: Callable[[Settings], GenerationRequest])
         """
         videos = _videos(ids)
         timeline = Timeline.of(videos)
-        series = await _made(lambda: services.comparisons.differences(videos))
-        measures = await _made(lambda: services.comparisons.measures(videos))
+        series = await made(lambda: services.comparisons.differences(videos))
+        measures = await made(lambda: services.comparisons.measures(videos))
         return {"fps": timeline.fps, "num_frames": timeline.num_frames, "differences": series, "parts_at": parting(series), "measures": measures}
 
     async def export_comparison(ids: list[str]) -> dict[str, str]:
@@ -93,7 +93,7 @@ def endpoints(services: Services, read: Callable[[Settings], GenerationRequest])
         """
         videos = _videos(ids)
         services.comparisons.export(videos)
-        return {"video": str(await _made(lambda: services.comparisons.exported(videos)))}
+        return {"video": str(await made(lambda: services.comparisons.exported(videos)))}
 
     def _videos(ids: Sequence[str]) -> list[Video]:
         if not 2 <= len(ids) <= MOST or len(set(ids)) < len(ids):
@@ -131,7 +131,7 @@ def endpoints(services: Services, read: Callable[[Settings], GenerationRequest])
     return grid, drafts, make_full, wall, compare, export_comparison, list_presets, save_preset, delete_preset
 
 
-async def _made(look: Callable[[], Work | None]) -> Any:
+async def made(look: Callable[[], Work | None]) -> Any:
     """The result of work in the background, once it is there. Raises RequestError with its words where it failed."""
     while (work := look()) is None or not work.done:
         await asyncio.sleep(WAIT_SECONDS)

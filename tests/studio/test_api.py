@@ -81,6 +81,20 @@ def test_videos_and_models_are_found_by_name(studio_app: StudioApp) -> None:
         studio_app.call("list_videos", 0)
 
 
+def test_files_go_in_and_out_by_name(studio_app: StudioApp) -> None:
+    from gradio_client import handle_file
+
+    video = studio_app.call("generate", {"prompt": "A file.", **SMALL})["video"]
+    assert studio_app.call("settings_in", handle_file(video))["prompt"] == "A file."
+    folder = studio_app.call("bring_clip", handle_file(video), "brought")["dataset"]
+    assert folder == str(studio_app.data_dir / "datasets" / "brought") and [*studio_app.call("captions", folder).values()] == [""]
+    gif = studio_app.call("gif", studio_app.call("list_videos", 1)[0]["id"])["file"]
+    assert httpx.get(f"{studio_app.url}/gradio_api/file={gif}").content[:3] == b"GIF"
+    for strange in ({"path": video}, {"path": video, "meta": {"_type": "gradio.FileData"}}):  # not uploaded, as a client would, but named
+        id = httpx.post(f"{studio_app.url}/gradio_api/call/settings_in", json={"data": [strange]}).json()["event_id"]
+        assert "event: error" in httpx.get(f"{studio_app.url}/gradio_api/call/settings_in/{id}", timeout=30).text
+
+
 def test_the_example_client_prints_its_videos(studio_app: StudioApp) -> None:
     preset = studio_app.enqueue()  # so that the worker has its model
     studio_app.wait(preset, "done")
@@ -94,19 +108,20 @@ def test_the_endpoints_are_mcp_tools(studio_app: StudioApp) -> None:
     from mcp import ClientSession
     from mcp.client.streamable_http import streamablehttp_client
 
-    async def talk() -> tuple[dict[str, str], dict, str]:
+    async def talk() -> tuple[dict[str, str], dict, dict, str]:
         async with streamablehttp_client(f"{studio_app.url}/gradio_api/mcp/") as (reads, writes, _), ClientSession(reads, writes) as session:
             await session.initialize()
             listed = (await session.list_tools()).tools
             tools = {tool.name: tool.description for tool in listed}
             enqueue = next(name for name in tools if name.endswith("enqueue"))
             answer = await session.call_tool(enqueue, {"request": {"prompt": "By a tool.", **SMALL}})
-            return tools, next(tool.inputSchema for tool in listed if tool.name == enqueue), answer.content[0].text
+            picture = next(tool.inputSchema["properties"]["file"] for tool in listed if tool.name.endswith("bring_picture"))
+            return tools, next(tool.inputSchema for tool in listed if tool.name == enqueue), picture, answer.content[0].text
 
     with ThreadPoolExecutor(1) as pool:  # Playwright's tests leave an event loop in this thread
-        tools, schema, answer = pool.submit(asyncio.run, talk()).result()
-    assert {name.split("mira_studio_")[-1] for name in tools} >= {"enqueue", "generate", "status", "cancel", "list_videos"}, tools
-    assert all(tools.values())
+        tools, schema, picture, answer = pool.submit(asyncio.run, talk()).result()
+    assert {name.split("mira_studio_")[-1] for name in tools} >= {"enqueue", "generate", "status", "cancel", "list_videos", "bring_clip", "blind_pair", "push_run"}, tools
+    assert all(tools.values()) and picture["type"] == "string" and "http" in picture["format"], "a file is an address to a tool"
     settings = schema["properties"]["request"]["properties"]
     assert settings["prompt"] == {"type": "string"} and settings["seed"]["oneOf"][1] == {"type": "integer"} and settings["guidance_scale"]["oneOf"][1] == {"type": "number"}
     assert studio_app.wait(json.loads(answer.replace("'", '"'))["id"], "done")["state"] == "done"
