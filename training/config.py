@@ -112,6 +112,8 @@ class TrainConfig:
     """Largest distance of two frames, in frames of the file; drawn anew for each take, and told to the model as its frame rate."""
     takes_per_clip: int = 1
     """Stretches drawn from each video."""
+    latent_cache: bool = True
+    """False encodes every batch anew, each time a clip is drawn another stretch of it at another stride: more to see, no disk, but the VAE and the text encoder stay in memory and take their time in each step."""
     timestep_logit_mean: float | None = None
     """Centre of the logit-normal share of noise steps (0 is half-way, negative is cleaner); null draws all of them uniformly, as Mira does."""
     curriculum: list[Stage] = field(default_factory=list)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,13 @@ from core.files import replacing
 from .config import ConfigError, Stage, TrainConfig
 from .dataset import Reject
 from .doctor import examine
-from .takes import Take, dataset_hash, split_held_out, takes_of, unusable
+from .takes import Take, dataset_hash, split_held_out, take_of, takes_of, unusable
 from .video import UnusableVideo
 
 log = logging.getLogger(__name__)
+
+KEPT_IN = torch.bfloat16
+"""The number format of latents."""
 
 
 class VideoLatents:
@@ -49,7 +52,7 @@ class VideoLatents:
                 key = take.key(model_hash)
                 file = folder / key[:2] / f"{key}.safetensors"
                 if not _whole(file):
-                    latents = encode(take.frames()).to("cpu", torch.bfloat16).contiguous()
+                    latents = encode(take.frames()).to("cpu", KEPT_IN).contiguous()
                     with replacing(file) as work:
                         save_file({"latents": latents}, work)
                 self.takes.append(take)
@@ -92,7 +95,7 @@ class VideoLatents:
             return file.get_tensor("latents").float()
 
     def batch(self, stage: Stage, rng: np.random.Generator) -> dict[str, Any]:
-        """``latents`` [B, C, T, h, w], ``texts`` and ``fps`` [B] of clips of one shape; shapes are drawn by how many clips they have."""
+        """``latents`` [B, C, T, h, w] (or ``frames`` to make them of), ``texts`` and ``fps`` [B] of clips of one shape; shapes are drawn by how many clips they have."""
         allowed = [i for i in self.trained if self.takes[i].num_frames in (*stage.num_frames, 1)]
         if not allowed:
             raise ConfigError(f"No clip has {' or '.join(map(str, stage.num_frames))} frames.")
@@ -105,9 +108,66 @@ class VideoLatents:
         return [self._together([i], rng) for i in self.held_out]
 
     def _together(self, chosen: Sequence[int], rng: np.random.Generator) -> dict[str, Any]:
-        takes = [self.takes[i] for i in chosen]
-        texts = [take.captions[int(rng.integers(len(take.captions)))] for take in takes]
-        return {"latents": torch.stack([self.latents(i) for i in chosen]), "masks": None, "texts": texts, "fps": torch.tensor([round(take.fps, 2) for take in takes]), "frame_indices": None}
+        return _batch([self.takes[i] for i in chosen], rng, latents=torch.stack([self.latents(i) for i in chosen]))
+
+
+class FreshTakes(VideoLatents):
+    """The same clips without a cache: whenever one is drawn, another stretch of it at another stride, as ``frames`` for the VAE. Those that are held out stay as they are.
+
+    A file that breaks meanwhile is counted among ``rejects``, and another clip of its shape stands in for it. Raises ConfigError when no clip can be used.
+    """
+
+    def __init__(self, config: TrainConfig, channels: int):
+        self.config, self.channels = config, channels
+        self.report = examine(config.dataset, config.dataset_root or None, config.shortest, config.frame_stride, look=False)
+        self.rejects = list(self.report.rejects)
+        self.takes = takes_of(self.report, replace(config, takes_per_clip=1))[: config.clips or None]  # one of each clip, in its order
+        for reject in self.rejects:
+            log.warning("not used: %s %s", reject.name, reject.reason)
+        if not self.takes:
+            raise unusable(config, self.rejects)
+        self.held_out, self.trained = split_held_out(self.takes, config.validation_clips)
+
+    def held_out_batches(self, rng: np.random.Generator) -> list[dict[str, Any]]:
+        """The clips that training never sees, one by one."""
+        seen = ((self.takes[i], self._read(self.takes[i])) for i in self.held_out)
+        return [_batch([take], rng, frames=frames[None]) for take, frames in seen if frames is not None]
+
+    def _together(self, chosen: Sequence[int], rng: np.random.Generator) -> dict[str, Any]:
+        own = rng.spawn(1)[0]  # captions are then drawn as with a cache
+        drawn = [self._drawn(i, own) for i in chosen]
+        return _batch([take for take, _ in drawn], rng, frames=np.stack([frames for _, frames in drawn]))
+
+    def _drawn(self, index: int, rng: np.random.Generator) -> tuple[Take, np.ndarray]:
+        """A take of the clip, or of another one of its shape where that is broken, and its frames uint8 [T, H, W, 3]."""
+        shape = self._shape(index)
+        num_frames, width, height = shape
+        others = (int(i) for i in rng.permutation([i for i in self.trained if self._shape(i) == shape]))
+        for i in (index, *others):
+            take = take_of(self.report.clips[i], [num_frames], [(width, height)], self.config.frame_stride, rng)
+            if (frames := self._read(take)) is not None:
+                return take, frames
+        raise unusable(self.config, self.rejects)
+
+    def _shape(self, index: int) -> tuple[int, int, int]:
+        take = self.takes[index]
+        return take.num_frames, take.width, take.height
+
+    def _read(self, take: Take) -> np.ndarray | None:
+        try:
+            return take.frames()
+        except UnusableVideo as error:
+            reject = Reject(take.path.name, str(error))
+            if reject not in self.rejects:
+                log.warning("not used: %s %s", reject.name, reject.reason)
+                self.rejects.append(reject)
+            return None
+
+
+def _batch(takes: Sequence[Take], rng: np.random.Generator, **clips: Any) -> dict[str, Any]:
+    """Clips with one of the captions and the fps of each."""
+    texts = [take.captions[int(rng.integers(len(take.captions)))] for take in takes]
+    return {**clips, "masks": None, "texts": texts, "fps": torch.tensor([round(take.fps, 2) for take in takes]), "frame_indices": None}
 
 
 def _whole(file: Path) -> bool:

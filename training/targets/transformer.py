@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -24,7 +25,7 @@ from core.transformer import MiraTransformer3DModel, MiraTransformerOutput
 from ..camera import CameraTeacher, watching
 from ..config import ConfigError, TrainConfig, arguments_for
 from ..ema import using
-from ..latents import VideoLatents
+from ..latents import KEPT_IN, FreshTakes, VideoLatents
 from ..losses import diffusion_loss, draw_timesteps, draw_training_noise
 from ..precompute import LatentDataset
 from ..processes import Processes
@@ -75,19 +76,38 @@ class TransformerTask:
             self.scheduler = MiraScheduler.from_pretrained(self.folder / "scheduler")
 
     def _dataset(self, progress: Callable[[int, int], None] | None) -> LatentDataset | VideoLatents:
-        """Latents of Toy World, or those of the user's videos, for which the VAE is loaded if any are missing, and then forgotten."""
+        """Latents of Toy World, or those of the user's videos, for which the VAE is loaded if any are missing, and then forgotten; without a cache the videos, and the VAE and the text encoder stay."""
         config = self.config
-        if (Path(config.dataset) / "dataset.json").exists():
-            tokenizer, encoder = self.text_encoder.load()
-            self.encode = lambda texts: encode_prompts(texts, tokenizer, encoder, batch_size=64)
+        ready = (Path(config.dataset) / "dataset.json").exists()
+        if ready and not config.latent_cache:
+            raise ConfigError(f"latent_cache is false, but {config.dataset} holds latents, not videos. Leave it out.")
+        if ready or not config.latent_cache:
+            self.encode = self._text_encoder_at_hand()
+        if ready:
             return LatentDataset(config.dataset, limit=config.clips)
         if any(stage.keep_frame_indices for stage in config.stages):
             raise ConfigError(f"keep_frame_indices is for latents of Toy World, whose clips are thinned; {config.dataset} holds videos. Leave it out.")
-        dataset = VideoLatents(config, Path(config.data_dir) / "cache" / "latents", model_hash(self.folder, ("vae/*",)), FrameEncoder(self.folder, self.device, self.dtype), progress)
+        self.frame_encoder = FrameEncoder(self.folder, self.device, self.dtype)
+        if not config.latent_cache:
+            return FreshTakes(config, self.frame_encoder.load().config.latent_channels)
+        dataset = VideoLatents(config, Path(config.data_dir) / "cache" / "latents", model_hash(self.folder, ("vae/*",)), self.frame_encoder, progress)
+        self.frame_encoder.release()
         self.text_encoder(["", *dataset.captions, *config.validation_prompts])  # kept on disk from now on
         self.text_encoder.release()
         self.encode = self.text_encoder
         return dataset
+
+    def _text_encoder_at_hand(self) -> Callable[[list[str]], torch.Tensor]:
+        """What encodes captions in every step, those of a batch to come and of a checkpoint one after the other: a tokenizer serves one thread at a time. Sample prompts are kept on disk."""
+        if self.config.validation_prompts:
+            self.text_encoder(["", *self.config.validation_prompts])
+        (tokenizer, encoder), turn = self.text_encoder.load(), threading.Lock()
+
+        def encode(texts: list[str]) -> torch.Tensor:
+            with turn:
+                return encode_prompts(texts, tokenizer, encoder, batch_size=64)
+
+        return encode
 
     def _teacher(self) -> CameraTeacher | None:
         """What tells the first layers how the camera moves, if the run has one: made of what the run starts from, so that a resumed one has the same."""
@@ -134,8 +154,14 @@ class TransformerTask:
         batch = self.dataset.batch(stage, rng)
         texts = ["" if rng.random() < self.config.caption_dropout else text for text in batch.pop("texts")]
         frame_indices = batch.pop("frame_indices")
-        batch = {name: None if value is None else self.processes.share(value) for name, value in batch.items()}
+        batch = self._encoded({name: None if value is None else self.processes.share(value) for name, value in batch.items()})
         return {**batch, "frame_indices": frame_indices, "prompt_embeds": self.encode(self.processes.share(texts)), "texts": self.processes.share(texts)}
+
+    def _encoded(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch with ``latents`` in place of ``frames``, where it has these: as exact as a cache keeps them."""
+        if (frames := batch.pop("frames", None)) is not None:
+            batch["latents"] = torch.stack([self.frame_encoder(clip).to(KEPT_IN).float() for clip in frames])
+        return batch
 
     def loss(self, batch: dict[str, Any], index: int) -> tuple[torch.Tensor, dict[str, float]]:
         stage = self.config.stage_at(index // self.config.gradient_accumulation_steps)
@@ -203,7 +229,7 @@ class TransformerTask:
     @torch.no_grad()
     def validate(self, weights: dict[str, torch.Tensor]) -> float | None:
         """Mean loss of the held-out clips at VALIDATED_AT with noise that never changes; None where no clip is held out."""
-        batches = self.dataset.held_out_batches(np.random.default_rng(0))
+        batches = [self._encoded(batch) for batch in self.dataset.held_out_batches(np.random.default_rng(0))]
         losses = []
         with self.judged(weights) as model:
             network = Predictor(model, self.dtype)
@@ -298,16 +324,24 @@ class FrameEncoder:
 
     def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype):
         self.folder, self.device, self.dtype = folder, device, dtype
-        self.vae: torch.nn.Module | None = None
+        self.vae: TemporalVAE | None = None
 
     def __call__(self, frames: np.ndarray) -> torch.Tensor:
         """Latents [C, T, h, w] of ``frames`` uint8 [T, H, W, 3]."""
         from core.vae import encode_video
 
-        if self.vae is None:
-            self.vae = TemporalVAE.from_pretrained(self.folder / "vae", dtype=self.dtype).to(self.device).eval()
         pixels = torch.from_numpy(frames).permute(3, 0, 1, 2)[None].to(self.device, self.dtype)
-        return encode_video(self.vae, pixels.div(127.5).sub(1))[0]
+        return encode_video(self.load(), pixels.div(127.5).sub(1))[0]
+
+    def load(self) -> TemporalVAE:
+        """The VAE, loaded now if it was not."""
+        if self.vae is None:
+            self.vae = TemporalVAE.from_pretrained(self.folder / "vae", dtype=self.dtype).to(self.device).eval().requires_grad_(False)
+        return self.vae
+
+    def release(self) -> None:
+        """Give its memory back."""
+        self.vae = None
 
 
 def mean_figures(clips: Sequence[np.ndarray], names: Sequence[str]) -> dict[str, float]:
