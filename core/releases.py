@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,10 @@ class Release:
         return f"https://huggingface.co/{self.repo}/blob/main/{self.file}"
 
 
+SHAPES = Path(__file__).with_name("released_shapes.json")
+LAYERS, PATCH_TOKENS = 28, 4
+"""Of every release: layers, and latents in a token."""
+
 _V1 = {"text_spatial_cond": False}
 _V1_768 = {**_V1, "out_channels": 8, "temporal_length": 30}
 
@@ -49,6 +54,18 @@ RELEASES: dict[str, Release] = {
         Release("TencentARC/Mira-v1:768-10s", "TencentARC/Mira-v1", "768-v1-10s.pt", 24, _V1_768, 0.3),
     )
 }
+
+
+def released_shapes(release: Release, part: str) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of all tensors of a release's ``transformer`` or ``vae``, known before it is downloaded.
+
+    They are in released_shapes.json, once for all layers, so that nothing has to be built here; a test builds the models and compares.
+    """
+    shapes = json.loads(SHAPES.read_text(encoding="utf-8"))[part]
+    if wider := release.transformer.get("out_channels"):
+        shapes |= {name: [PATCH_TOKENS * wider, *shape[1:]] for name, shape in shapes.items() if name.startswith("proj_out.")}
+    layers = {name: range(LAYERS) if "{}" in name else (0,) for name in shapes}
+    return {name.format(layer): tuple(shape) for name, shape in shapes.items() for layer in layers[name]}
 
 
 def release_of_file(filename: str) -> Release | None:

@@ -183,6 +183,7 @@ def needs(services: Services, config: TrainConfig) -> Preflight:
 def preflight_line(services: Services, config: TrainConfig) -> str:
     """HTML of what the run will need."""
     told = needs(services, config)
+    first = f"<p>{escape(config.model)} is not on this machine yet: about {told.download / 1e9:.0f} GB are downloaded first, when the run begins, or now on the Models tab.</p>" if told.download else ""
     parts = [f"{config.total_steps:,} steps"]
     if told.trained:
         parts.append(f"{told.trained / 1e6:.1f} M numbers trained")
@@ -196,7 +197,7 @@ def preflight_line(services: Services, config: TrainConfig) -> str:
         parts.append(f"up to {size_words(told.disk)} of {size_words(told.disk_free)} of disk")
     problems = "".join(f'<p class="bad">{escape(problem)}</p>' for problem in told.problems)
     curriculum = f"<p>The lengths, batch size and steps are those of the {len(config.curriculum)} stages in the file it began with.</p>" if config.curriculum else ""
-    return f"<p>{escape(' · '.join(parts))}</p>{curriculum}{problems}"
+    return f"{first}<p>{escape(' · '.join(parts))}</p>{curriculum}{problems}"
 
 
 def folder_for_upload(services: Services, name: str) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from core.releases import RELEASES, installed_folder
+from core.releases import RELEASES, installed_folder, released_shapes
 
 from .config import TrainConfig
 from .runs import Run
@@ -23,7 +23,7 @@ SAVED_BY_8_BITS = 6
 """Of these, where the moments have 8 bits each."""
 STATE_BYTES = 16
 """A trained number in training_state.pt: the same without the gradient."""
-ALIKE = ("target", "model", "num_frames", "sizes", "train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "selective_checkpointing", "curriculum", "mixed_precision", "optimizer", "sharding", "num_processes")
+ALIKE = ("target", "model", "num_frames", "sizes", "train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "selective_checkpointing", "curriculum", "mixed_precision", "latent_cache", "optimizer", "sharding", "num_processes")
 """Settings that two runs must share for one to tell how long the other takes."""
 
 
@@ -45,15 +45,19 @@ class Preflight:
     """All steps, without preparation and validation."""
     problems: tuple[str, ...]
     """Why it would fail, in words."""
+    download: int = 0
+    """Bytes that come from the Hub before it begins, about: a release's file that is not on this machine, with its text encoder in it."""
 
 
 def preflight(config: TrainConfig, runs: Sequence[Run], device: str = "cpu") -> Preflight:
-    """Look at the model's files, this machine's memory and disk, and earlier runs. The config must be valid."""
+    """Look at the model's files (for a release that is not here, at how it is built), this machine's memory and disk, and earlier runs. The config must be valid."""
     problems = []
-    folder = _part(config)
-    if folder is None and config.model not in RELEASES:
+    folder, part = _part(config), "vae" if config.target == "vae_decoder" else "transformer"
+    coming = RELEASES.get(config.model) if folder is None else None
+    if folder is None and coming is None:
         problems.append(f"There is no model {config.model} on this machine. The Models tab has those that there are.")
-    shapes = tensor_shapes(folder) if folder else {}
+    shapes = tensor_shapes(folder) if folder else released_shapes(coming, part) if coming else {}
+    download = int(coming.gigabytes * 1e9) if coming and not (Path(config.data_dir) / "models" / coming.file).is_file() else 0
     total = sum(math.prod(shape) for shape in shapes.values())
     trained = count_trained(config, shapes) if shapes else None
     like = next((run for run in runs if run.config and all(getattr(run.config, name) == getattr(config, name) for name in ALIKE) and _speed(run)), None)
@@ -70,9 +74,11 @@ def preflight(config: TrainConfig, runs: Sequence[Run], device: str = "cpu") -> 
         problems.append(f"It needs {'' if like else 'at least '}{memory / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free. {_remedy(config)}")
     disk = (config.keep_last + 2) * (trained * STATE_BYTES + (trained if config.target == "lora" else total) * 4) if trained is not None else None
     disk_free = shutil.disk_usage(next(p for p in (Path(config.data_dir).resolve(), *Path(config.data_dir).resolve().parents) if p.is_dir())).free
-    if disk is not None and disk > disk_free:
-        problems.append(f"Its checkpoints need {disk / 1e9:.1f} GB and {disk_free / 1e9:.1f} GB of disk are free. Free some, or lower keep_last.")
-    return Preflight(trained, memory, like is not None, free, disk, disk_free, pace * config.total_steps if pace else None, tuple(problems))
+    if 2 * download > disk_free:
+        problems.append(f"The download of {config.model} and the model that is made of it need {2 * download / 1e9:.0f} GB for a while, and {disk_free / 1e9:.1f} GB of disk are free. Free some.")
+    elif disk is not None and disk + download > disk_free:
+        problems.append(f"Its checkpoints need {disk / 1e9:.1f} GB{' beside the model' if download else ''} and {disk_free / 1e9:.1f} GB of disk are free. Free some, or lower keep_last.")
+    return Preflight(trained, memory, like is not None, free, disk, disk_free, pace * config.total_steps if pace else None, tuple(problems), download)
 
 
 def tensor_shapes(folder: Path) -> Mapping[str, tuple[int, ...]]:

@@ -18,7 +18,7 @@ from studio.chores import Chore
 from studio.components.chart import render_chart, smoothed, ticks
 from studio.components.run_list import render_chore, render_run
 from studio.services import Services
-from studio.training_form import BESIDE, CHOICES, FIELDS, OURS, PRESETS, command, config_of, free_name, hint, label, preset_config, preset_words, texts_of
+from studio.training_form import BESIDE, CHOICES, FIELDS, OURS, PRESETS, command, config_of, free_name, hint, label, preflight_line, preset_config, preset_words, texts_of
 from studio.training_screen import runs_before
 from training.config import ConfigError, TrainConfig, as_words, load_config
 from training.runs import Run
@@ -108,6 +108,12 @@ def test_a_run_without_a_name_gets_a_free_one(services):
 def fake_run(tmp_path, name, state, began, **settings):
     (tmp_path / name).mkdir(exist_ok=True)
     return Run(tmp_path / name, state, 3, "", 1, TrainConfig(target="lora", model="m", dataset="d", validation_prompts=["a ball"], **settings), began)
+
+
+def test_a_release_that_is_not_here_says_that_its_download_comes_first(services):
+    line = preflight_line(services, dataclasses.replace(preset_config("lora_128", "mira-nano"), dataset="clips"))
+    assert "TencentARC/Mira-v0:128 is not on this machine yet: about 12 GB are downloaded first" in line and "24.8 M numbers trained" in line and "of memory for weights and optimizer" in line and "of disk" in line
+    assert "downloaded" not in preflight_line(services, dataclasses.replace(preset_config("lora_nano", "mira-nano"), dataset="clips"))
 
 
 def test_a_waiting_run_says_which_runs_come_first(tmp_path):

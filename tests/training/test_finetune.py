@@ -19,14 +19,17 @@ from core.device_lock import DeviceTurn, device_held, lock_path
 from core.loras import FOLDER, apply_loras, made_from
 from core.metrics import measure
 from core.provenance import made_with
+from core.releases import RELEASES, released_shapes
 from core.temporal_vae import TemporalVAE
 from core.types import RequestError
+from core.vae import build_mira_vae
 from core.video_io import read_video
 from studio.components.run_list import render_samples
 from studio_app import wait_for
 from tiny import TEXT_DIM, save_tiny_model, tiny_pipeline
 from training.__main__ import main
 from training.config import ConfigError, load_config, save_config
+from training.latents import FreshTakes
 from training.preflight import preflight
 from training.runs import ROOT, SAMPLE_NOW, TRASH, Runs, Status, read_run
 from training.targets.decoder import VideoFrames
@@ -298,6 +301,29 @@ def test_what_does_not_fit_is_said_before_it_begins(place, tmp_path, monkeypatch
     assert "no model nowhere" in preflight(load_config(None, ["model=nowhere", "dataset=x"]), []).problems[0]
 
 
+@pytest.mark.parametrize("name", ["TencentARC/Mira-v0:128", "TencentARC/Mira-v1:768-5s"])
+def test_what_a_release_needs_is_known_before_it_is_downloaded(tmp_path, monkeypatch, name):
+    with torch.device("meta"):
+        built = {"transformer": MiraTransformer3DModel(**RELEASES[name].transformer), "vae": build_mira_vae()}
+    for part, model in built.items():
+        assert released_shapes(RELEASES[name], part) == {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    monkeypatch.setattr("training.preflight.memory_free", lambda device: 10**11)
+    monkeypatch.setattr("training.preflight.shutil.disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 10**12))
+    wanted = {target: load_config(None, [f"model={name}", "dataset=x", f"target={target}", f"data_dir={tmp_path}"]) for target in ("transformer", "temporal", "lora", "vae_decoder")}
+    told = {target: preflight(settings, []) for target, settings in wanted.items()}
+    size = RELEASES[name].gigabytes * 1e9
+    assert {needed.download for needed in told.values()} == {size} and not any(needed.problems or needed.measured for needed in told.values())
+    blocks = built["transformer"].temporal_transformer_blocks
+    assert told["transformer"].trained == sum(p.numel() for p in built["transformer"].parameters()) and told["temporal"].trained == sum(p.numel() for p in blocks.parameters())
+    assert told["vae_decoder"].trained == sum(p.numel() for p in built["vae"].decoder.parameters()) and told["lora"].trained == 28 * 12 * 16 * 2 * 1152
+    assert told["transformer"].memory == 20 * told["transformer"].trained and told["lora"].disk > 0
+    monkeypatch.setattr("training.preflight.shutil.disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, int(1.9 * size)))
+    assert f"{2 * size / 1e9:.0f} GB for a while" in preflight(wanted["lora"], []).problems[0]
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / RELEASES[name].file).touch()
+    assert preflight(wanted["lora"], []).download == 0 and not preflight(wanted["lora"], []).problems
+
+
 def test_a_process_that_was_killed_is_known_to_be_gone(place, tmp_path):
     runs = Runs(tmp_path / "runs")
     folder = tmp_path / "runs" / "dead"
@@ -398,6 +424,49 @@ def test_a_second_run_finds_its_latents_ready(place, tmp_path, monkeypatch):
     train(config(place, tmp_path / "one", "target=lora", "max_train_steps=1"))
     monkeypatch.setattr("training.targets.transformer.FrameEncoder.__call__", lambda *_: pytest.fail("the VAE ran again"))
     train(config(place, tmp_path / "two", "target=lora", "max_train_steps=1"))
+
+
+def test_without_a_cache_the_same_frames_give_the_same_losses_and_nothing_is_kept(place, tmp_path):
+    words = ("target=lora", "num_frames=[9]", "caption_dropout=0.5", "validation_clips=1", "max_train_steps=3", "checkpoint_every=3")  # all frames of a video: no choice
+    fresh = ("latent_cache=false", f"data_dir={tmp_path / 'data'}")
+    train(config(place, tmp_path / "cached", *words))
+    whole = train(config(place, tmp_path / "fresh", *words, *fresh, "validation_prompts=[a red ball]", "validation_steps=1"))
+    rows, others = (read_run(tmp_path / name).metrics() for name in ("cached", "fresh"))
+    for name in ("loss", "validation_loss"):
+        losses = [row[name] for row in rows if name in row]
+        assert losses == pytest.approx([row[name] for row in others if name in row], abs=2e-6) and len(set(losses)) == (3 if name == "loss" else 1)  # as many digits as are noted
+    assert not (tmp_path / "data" / "cache" / "latents").exists() and len(read_run(tmp_path / "fresh").samples()) == 1
+    hashes = {json.loads((tmp_path / name / "dataset.json").read_text())["hash"] for name in ("cached", "fresh")}
+    assert len(hashes) == 1
+    train(config(place, tmp_path / "parts", *words, *fresh, "max_train_steps=1"))
+    parts = train(config(place, tmp_path / "parts", *words, *fresh))
+    assert all(torch.equal(ours, trained(parts)[0][name]) for name, ours in trained(whole)[0].items())
+
+
+def test_without_a_cache_a_clip_is_another_take_each_time_and_a_broken_file_is_named(place, tmp_path):
+    shutil.copytree(place / "videos", tmp_path / "videos")
+    settings = config(place, tmp_path, f"dataset={tmp_path / 'videos'}", "latent_cache=false")
+    dataset = FreshTakes(settings, channels=4)
+    drawn = [dataset._drawn(dataset.trained[0], np.random.default_rng(seed)) for seed in range(120)]
+    assert {take.path for take, _ in drawn} == {dataset.takes[dataset.trained[0]].path} and {take.stride for take, _ in drawn} == {1, 2}
+    assert len({(take.start, take.stride) for take, _ in drawn}) == 6 + 3 and all(take.start + 3 * take.stride / 8 <= 1.001 for take, _ in drawn), "all that lie within nine frames"
+    assert all(np.array_equal(frames, take.frames()) for take, frames in drawn)
+    stage, rng = settings.stage_at(0), lambda: np.random.default_rng(1)
+    first, again = dataset.batch(stage, rng()), dataset.batch(stage, rng())
+    assert first["frames"].shape == (2, 4, 32, 48, 3) and np.array_equal(first["frames"], again["frames"]) and first["texts"] == again["texts"]
+    held = [[batch["frames"] for batch in dataset.held_out_batches(np.random.default_rng(seed))] for seed in (0, 1)]
+    assert len(held[0]) == 2 and all(map(np.array_equal, *held))
+    broken = dataset.takes[dataset.trained[0]].path
+    broken.write_bytes(b"broken")
+    take, _ = dataset._drawn(dataset.trained[0], np.random.default_rng(0))
+    assert take.path != broken and [reject.name for reject in dataset.rejects] == [broken.name]
+    for file in (tmp_path / "videos").glob("*.mp4"):
+        file.write_bytes(b"broken")
+    with pytest.raises(ConfigError, match="no clip that can be trained on"):
+        dataset.batch(stage, rng())
+    (tmp_path / "videos" / "dataset.json").write_text("{}")
+    with pytest.raises(ConfigError, match="latent_cache is false, but .* holds latents"):
+        TransformerTask(settings, torch.device("cpu"))
 
 
 def test_an_exploding_loss_stops_the_run_and_says_where(place, tmp_path, monkeypatch):
