@@ -74,16 +74,18 @@
     Object.getOwnPropertyDescriptor(prototype, "value").set.call(box, `${action}:${id || ""}:${++nonce}`);
     box.dispatchEvent(new Event("input", { bubbles: true }));
   }
-  // A pane that is drawn anew between press and release takes the pressed button with it, and the browser then sends no click: the one in its place gets it.
+  // A pane that is drawn anew between press and release takes the pressed button with it, or moves it away, and the browser then sends it no click: a pointer
+  // that stood still has pressed it all the same, and the one that is in its place now gets the click.
   // Or the button stays and now stands for another row, as Gradio fills the elements of a pane anew in their order: what was pressed is what is done.
   let pressed = null;
   document.addEventListener("pointerdown", (event) => {
     const button = event.target.closest?.("[data-action]");
-    pressed = button && { button, says: { ...button.dataset } };
+    pressed = button && { button, says: { ...button.dataset }, x: event.clientX, y: event.clientY };
   });
   document.addEventListener("pointerup", (event) => {
-    const now = pressed && !pressed.button.isConnected && document.elementFromPoint(event.clientX, event.clientY)?.closest("[data-action]");
-    if (now && now.dataset.action === pressed.says.action && now.dataset.id === pressed.says.id) now.click();
+    if (!pressed || Math.hypot(event.clientX - pressed.x, event.clientY - pressed.y) > 4 || pressed.button.contains(event.target)) return;
+    const { action, id } = pressed.says, same = (button) => button.dataset.action === action && button.dataset.id === id;
+    (pressed.button.isConnected && same(pressed.button) ? pressed.button : [...document.querySelectorAll("[data-action]")].find(same))?.click();
   });
   document.addEventListener("click", (event) => {
     const button = event.target.closest("[data-action]");

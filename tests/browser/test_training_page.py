@@ -84,10 +84,10 @@ def test_checkpoints_are_compared_in_a_grid(page: Page, studio: StudioApp) -> No
 
 
 def click_while_drawn_anew(button: Locator) -> None:
-    """A click whose button is replaced between press and release, as by a poll that finds news: the browser sends none by itself."""
+    """A click whose button is replaced between press and release, by one in another place, as by a poll that finds news: the browser sends none by itself."""
     button.hover()
     button.page.mouse.down()
-    button.evaluate("old => old.replaceWith(old.cloneNode(true))")
+    button.evaluate("old => { const anew = old.cloneNode(true); anew.style = 'position: relative; top: 90px'; old.replaceWith(anew); }")
     button.page.mouse.up()
 
 

@@ -16,7 +16,7 @@ from studio.db import StorageError
 from studio.queue import Queue
 from studio.services import Services
 
-LONG = 1000
+LONG = 400
 """Steps of a request that is still running when something is done to it."""
 
 
