@@ -79,7 +79,7 @@
   // Or the button stays and now stands for another row, as Gradio fills the elements of a pane anew in their order: what was pressed is what is done.
   let pressed = null;
   document.addEventListener("pointerdown", (event) => {
-    const button = event.target.closest?.("[data-action]");
+    const button = event.button === 0 && event.target.closest?.("[data-action]");
     pressed = button && { button, says: { ...button.dataset }, x: event.clientX, y: event.clientY };
   });
   document.addEventListener("pointerup", (event) => {
