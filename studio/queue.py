@@ -242,10 +242,10 @@ class Queue:
             return [self.verify(job.verifies, job.request) if job.verifies else self.enqueue(job.request) for job in jobs]
 
     def reinstate(self, ids: Sequence[str]) -> None:
-        """Undo ``cancel``, ``cancel_waiting`` or ``cancel_many``: each takes its old place, a paused one is paused again, and what was parked is gone on from."""
+        """Undo ``cancel``, ``cancel_waiting`` or ``cancel_many``: each takes its old place (also one that was cleared meanwhile), a paused one is paused again, and what was parked is gone on from."""
         with self.db.write() as tx:
             tx.executemany(
-                f"UPDATE requests SET state = CASE WHEN pausing THEN 'paused' ELSE 'waiting' END, pausing = 0, finished = NULL, {_FROM_PARKED}, "
+                f"UPDATE requests SET state = CASE WHEN pausing THEN 'paused' ELSE 'waiting' END, pausing = 0, hidden = 0, finished = NULL, {_FROM_PARKED}, "
                 "num_steps = CASE WHEN parked > 0 THEN num_steps ELSE 0 END WHERE id = ? AND state = 'cancelled'",
                 [(id,) for id in ids],
             )

@@ -90,6 +90,9 @@ def test_cancelling_all_that_waits_can_be_undone(queue: Queue) -> None:
     assert queue.counts()["running"] == 1 and queue.counts()["cancelled"] == 2
     queue.reinstate(ids[1:])
     assert [job.id for job in queue.list(states=["waiting"])] == ids[1:] and queue.get(ids[1]).finished is None
+    assert queue.cancel_waiting() == queue.clear_finished() == ids[1:]
+    queue.reinstate(ids[1:])
+    assert [job.id for job in queue.list(states=["waiting"])] == ids[1:], "also what was cleared meanwhile is seen to wait"
 
 
 def test_many_requests_are_moved_cancelled_and_retried_at_once(queue: Queue) -> None:
