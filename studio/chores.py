@@ -53,10 +53,10 @@ class Chores:
         self.current: Chore | None = None
         self._process: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()
+        self._beginning = threading.Lock()
 
     def check(self, config: TrainConfig) -> None:
         """Look at a config's dataset; ``current.report`` has what was found, with a preview of what training sees. Raises RequestError while something else is being done."""
-        self._require_free()
         id = secrets.token_hex(6)
         plain = TrainConfig(dataset=config.dataset, target=config.target, model=config.model)
         words = as_words(replace(plain, **{name: getattr(config, name) for name in LOOKED_AT_WITH}), plain)
@@ -65,34 +65,28 @@ class Chores:
 
     def render(self, clips: int, folder: Path) -> None:
         """Render Toy World clips with captions into ``folder``. Raises RequestError while something else is being done."""
-        self._require_free()
         self._begin(Chore(secrets.token_hex(6), str(folder), "Rendering clips"), "training.toyworld", "render", "--clips", str(clips), "--out", str(folder), "--events")
 
     def split(self, source: str, root: str, folder: Path) -> None:
         """Cut the videos of a dataset into clips of one shot each, in ``folder``. Raises RequestError while something else is being done."""
-        self._require_free()
         self._begin(Chore(secrets.token_hex(6), source, "Cutting the videos"), "training.dataset", "split", source, str(folder), *(["--root", root] if root else []), "--events")
 
     def pack(self, run: str, step: int, kind: str, out: Path) -> None:
         """Write a checkpoint as others can take it. Raises RequestError while something else is being done."""
-        self._require_free()
         words = [run, "--data-dir", str(self.data_dir), "--step", str(step), "--kind", kind, "--out", str(out), "--events"]
         self._begin(Chore(secrets.token_hex(6), run, f"Writing step {step} of {run}"), "training", "pack", *words)
 
     def push(self, run: str, step: int, repo: str, token: str, private: bool) -> None:
         """Put a checkpoint on the Hub. The token goes to that process alone, in its environment. Raises RequestError while something else is being done."""
-        self._require_free()
         words = [run, "--data-dir", str(self.data_dir), "--step", str(step), "--repo", repo, *([] if private else ["--public"]), "--events"]
         self._begin(Chore(secrets.token_hex(6), run, f"Sending step {step} of {run} to {repo}"), "training", "push", *words, environment={"HF_TOKEN": token})
 
     def install(self, model: str) -> None:
         """Download a released model, going on where an earlier download stopped, and convert it. Raises RequestError while another one is being installed."""
-        self._require_free()
         self._begin(Chore(secrets.token_hex(6), model, f"Getting {model}"), "core.checkpoints", "install", model, "--data-dir", str(self.data_dir), "--events")
 
     def convert(self, source: Path, name: str, config: Path | None = None) -> None:
         """Make the model ``name`` of a checkpoint file. Raises RequestError while another one is being installed."""
-        self._require_free()
         words = [str(source), str(self.data_dir / "models" / name), *(["--config", str(config)] if config else []), "--events"]
         self._begin(Chore(secrets.token_hex(6), name, f"Converting {source.name}"), "core.checkpoints", "convert", *words)
 
@@ -115,10 +109,12 @@ class Chores:
             shutil.rmtree(self.data_dir / "previews" / f"dataset-{previous.id}", ignore_errors=True)
 
     def _begin(self, chore: Chore, module: str, *words: str, environment: Mapping[str, str] | None = None) -> None:
-        self.cancel()
-        process = subprocess.Popen([sys.executable, "-m", module, *words], cwd=ROOT, env={**os.environ, **(environment or {})}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        with self._lock:
-            self.current, self._process = chore, process
+        with self._beginning:  # of two calls at a time, one is refused
+            self._require_free()
+            self.cancel()
+            process = subprocess.Popen([sys.executable, "-m", module, *words], cwd=ROOT, env={**os.environ, **(environment or {})}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            with self._lock:
+                self.current, self._process = chore, process
         threading.Thread(target=self._listen, args=(chore, process), name=f"chore-{chore.id}", daemon=True).start()
 
     def _listen(self, chore: Chore, process: subprocess.Popen[str]) -> None:

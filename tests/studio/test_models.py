@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -68,6 +71,21 @@ def test_a_checkpoint_file_is_converted_from_the_page(tmp_path: Path) -> None:
     wait_for(lambda: models.hash(made) is not None, 60, "the hash")
     pane = render_models(models.list(), {"mine": models.hash(made)}, [IDLE], True, 10**12, {}, [], installs.current)
     assert models.hash(made) in pane and "made of mine.pt" in pane and "mine is here." in pane
+
+
+def test_of_two_that_begin_at_once_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chores, begun = Chores(tmp_path), []
+
+    def start(*_: object, **options: object) -> subprocess.Popen[str]:
+        begun.append(time.sleep(0.2))
+        return Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    Popen = subprocess.Popen
+    monkeypatch.setattr("studio.chores.subprocess.Popen", start)
+    with ThreadPoolExecutor(2) as pool:
+        errors = [future.exception() for future in [pool.submit(chores.render, clips, tmp_path) for clips in (1, 2)]]
+    chores.cancel()
+    assert len(begun) == 1 and sorted(map(type, errors), key=str) == [type(None), RequestError]
 
 
 class Hub(BaseHTTPRequestHandler):
