@@ -48,7 +48,7 @@ def endpoints(services: Services) -> tuple[Callable[..., Any], ...]:
             name: Of the run.
 
         Returns:
-            steps, trained (numbers), memory, disk (bytes, with what is free) and seconds, null where nothing is known; problems, why it would fail; and command, the same from a shell.
+            steps, trained (numbers), memory, disk (bytes, with what is free) and seconds, null where nothing is known; download, bytes that come first; problems, why it would fail; and command, the same from a shell.
         """
         config = _config(settings, preset)
         return {"steps": config.total_steps, **dataclasses.asdict(needs(services, config)), "command": command(config, preset, services, name.strip() or free_name(services, config.target))}
@@ -85,7 +85,7 @@ def endpoints(services: Services) -> tuple[Callable[..., Any], ...]:
         """
         lines = last_lines(runs.get(name))
         if lines is None:
-            raise ConfigError(f"{name} was not started from here, so its log is where it was started.")
+            raise ConfigError(f"{name} has no log: an earlier version started it from a shell, and kept none.")
         return lines
 
     def pause_run(name: str) -> dict[str, Any]:

@@ -96,6 +96,8 @@ def config_of(services: Services, base: TrainConfig, texts: Mapping[str, Any]) -
 
 def config_over(services: Services, base: TrainConfig, settings: Mapping[str, Any]) -> TrainConfig:
     """``base`` with other settings, for a run of this studio. Raises ConfigError."""
+    if not isinstance(settings, Mapping):
+        raise ConfigError(f"settings is {settings!r}; it must be an object, such as {{\"max_train_steps\": 100}}.")
     config = make_config(dataclasses.asdict(base), settings, {"data_dir": str(services.data_dir), "resume": "auto"})
     require_usable(services, config)
     return config

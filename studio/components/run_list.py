@@ -192,7 +192,7 @@ def render_log(run: Run | None, open: bool) -> str:
 
 
 def last_lines(run: Run) -> list[str] | None:
-    """The end of what the run's process said; None where it was not started from here."""
+    """The end of what the run's process said; None where it has no log."""
     file = run.folder / LOG
     if not file.is_file():
         return None

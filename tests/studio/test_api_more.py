@@ -251,7 +251,7 @@ def test_datasets_from_elsewhere_are_not_for_other_machines(studio: Endpoints, m
     assert studio.chore() == {}
 
 
-def test_a_run_is_planned_written_down_and_read(studio: Endpoints) -> None:
+def test_a_run_is_planned_written_down_and_read(studio: Endpoints, tmp_path: Path) -> None:
     settings = {"dataset": str(studio.services.datasets / "few"), "max_train_steps": 7, "num_frames": [4], "sizes": ["32x32"]}
     plan = studio.plan_run(settings, name="planned")
     assert plan["steps"] == 7 and plan["disk_free"] > 0 and "max_train_steps=7" in plan["command"] and "runs/planned" in plan["command"] and not (studio.services.runs.folder / "planned").exists()
@@ -262,6 +262,12 @@ def test_a_run_is_planned_written_down_and_read(studio: Endpoints) -> None:
     assert studio.run_log("small") == ["first", "last"]
     with pytest.raises(ConfigError, match="no run 'none'"):
         studio.run_log("none")
+    with pytest.raises(ConfigError, match="must be an object"):
+        studio.plan_run(None)
+    (studio.services.runs.folder / "small" / "log.txt").rename(tmp_path / "log.txt")
+    with pytest.raises(ConfigError, match="small has no log"):
+        studio.run_log("small")
+    (tmp_path / "log.txt").rename(studio.services.runs.folder / "small" / "log.txt")
     with pytest.raises(ConfigError, match="slashes"):
         studio.run_yaml(settings, name="../planned")
 
