@@ -19,7 +19,7 @@ from core.files import replacing
 from .config import ConfigError, Stage, TrainConfig
 from .dataset import Reject
 from .doctor import examine
-from .takes import Take, dataset_hash, split_held_out, take_of, takes_of, unusable
+from .takes import Take, dataset_hash, frames_or_reject, split_held_out, take_of, takes_of, unusable
 from .video import UnusableVideo
 
 log = logging.getLogger(__name__)
@@ -130,7 +130,7 @@ class FreshTakes(VideoLatents):
 
     def held_out_batches(self, rng: np.random.Generator) -> list[dict[str, Any]]:
         """The clips that training never sees, one by one."""
-        seen = ((self.takes[i], self._read(self.takes[i])) for i in self.held_out)
+        seen = ((self.takes[i], frames_or_reject(self.takes[i], self.rejects)) for i in self.held_out)
         return [_batch([take], rng, frames=frames[None]) for take, frames in seen if frames is not None]
 
     def _together(self, chosen: Sequence[int], rng: np.random.Generator) -> dict[str, Any]:
@@ -145,23 +145,13 @@ class FreshTakes(VideoLatents):
         others = (int(i) for i in rng.permutation([i for i in self.trained if self._shape(i) == shape]))
         for i in (index, *others):
             take = take_of(self.report.clips[i], [num_frames], [(width, height)], self.config.frame_stride, rng)
-            if (frames := self._read(take)) is not None:
+            if (frames := frames_or_reject(take, self.rejects)) is not None:
                 return take, frames
         raise unusable(self.config, self.rejects)
 
     def _shape(self, index: int) -> tuple[int, int, int]:
         take = self.takes[index]
         return take.num_frames, take.width, take.height
-
-    def _read(self, take: Take) -> np.ndarray | None:
-        try:
-            return take.frames()
-        except UnusableVideo as error:
-            reject = Reject(take.path.name, str(error))
-            if reject not in self.rejects:
-                log.warning("not used: %s %s", reject.name, reject.reason)
-                self.rejects.append(reject)
-            return None
 
 
 def _batch(takes: Sequence[Take], rng: np.random.Generator, **clips: Any) -> dict[str, Any]:

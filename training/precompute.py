@@ -9,6 +9,7 @@ import os
 import time
 import zlib
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -132,10 +133,15 @@ class LatentDataset:
     def __len__(self) -> int:
         return len(self.latents)
 
+    @cached_property
+    def hash(self) -> str:
+        """Twelve digits of what is trained on: the shards' contents, and how many clips of them."""
+        contents = [len(self), *content_digests(sorted(self.folder.glob("*.safetensors"))).values()]
+        return hashlib.sha256(repr(contents).encode()).hexdigest()[:12]
+
     def facts(self) -> dict[str, Any]:
         """What the run's folder keeps of the dataset."""
-        contents = [len(self), *content_digests(sorted(self.folder.glob("*.safetensors"))).values()]
-        return {"hash": hashlib.sha256(repr(contents).encode()).hexdigest()[:12], "takes": len(self), "held_out": 0, **self.index}
+        return {"hash": self.hash, "takes": len(self), "held_out": 0, **self.index}
 
     def draw(self, count: int, num_frames: int, rng: np.random.Generator, keep_frame_indices: bool = False) -> tuple[torch.Tensor, torch.Tensor, list[str], torch.Tensor | None]:
         """``count`` clips of ``num_frames`` [B, C, T, h, w] fp32, the masks of their objects and of what moves [B, 1, T, h, w], for each one of its captions (half of them the short one), and ``frame_indices``.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,8 +20,10 @@ from .dataset import Reject
 from .doctor import Report, Usable
 from .video import UnusableVideo, read_frames
 
+log = logging.getLogger(__name__)
+
 HASHED_WHOLE = 64 * 2**20
-HASHED_END = 2**20
+HASHED_END = 2**16
 """Bytes; see ``content_digests``."""
 
 
@@ -144,6 +147,18 @@ def _digest(path: Path, size: int, most: int | None) -> str:
             file.seek(max(0, size - most))
             digest.update(file.read(most))
     return digest.hexdigest()
+
+
+def frames_or_reject(take: Take, rejects: list[Reject]) -> np.ndarray | None:
+    """The frames of a take; None for a file that broke meanwhile, which is then among ``rejects``, once."""
+    try:
+        return take.frames()
+    except UnusableVideo as error:
+        reject = Reject(take.path.name, str(error))
+        if reject not in rejects:
+            log.warning("not used: %s %s", reject.name, reject.reason)
+            rejects.append(reject)
+        return None
 
 
 def unusable(config: TrainConfig, rejects: Sequence[Reject]) -> ConfigError:

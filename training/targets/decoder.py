@@ -22,9 +22,8 @@ from ..dataset import Reject
 from ..doctor import examine
 from ..ema import using
 from ..processes import Processes
-from ..takes import Take, dataset_hash, split_held_out, takes_of, unusable
+from ..takes import Take, dataset_hash, frames_or_reject, split_held_out, takes_of, unusable
 from ..trainer import step_rng
-from ..video import UnusableVideo
 from .transformer import mean_figures, model_folder
 from .vae import use_exact_temporal_convolutions
 
@@ -160,7 +159,7 @@ class VideoFrames:
             take = self.takes[index]
             if first is not None and (take.num_frames, take.width, take.height) != (first.num_frames, first.width, first.height):
                 continue
-            if (frames := self._read(take)) is not None:
+            if (frames := frames_or_reject(take, self.rejects)) is not None:
                 first = first or take
                 found.append(frames)
             if len(found) == count:
@@ -172,18 +171,8 @@ class VideoFrames:
     def held_out_clips(self) -> Iterator[tuple[int, Take, np.ndarray]]:
         """The clips that training never sees: number, take, and frames uint8 [T, H, W, 3]."""
         for number, index in enumerate(self.held_out):
-            if (frames := self._read(self.takes[index])) is not None:
+            if (frames := frames_or_reject(self.takes[index], self.rejects)) is not None:
                 yield number, self.takes[index], frames
-
-    def _read(self, take: Take) -> np.ndarray | None:
-        try:
-            return take.frames()
-        except UnusableVideo as error:
-            reject = Reject(take.path.name, str(error))
-            if reject not in self.rejects:
-                log.warning("not used: %s %s", reject.name, reject.reason)
-                self.rejects.append(reject)
-            return None
 
 
 def _lpips(device: torch.device) -> torch.nn.Module | None:

@@ -286,7 +286,7 @@ class TransformerTask:
                 model.save_lora_adapter(folder, weight_name=LORA_FILE)
             with safe_open(folder / LORA_FILE, "pt") as file:
                 metadata = file.metadata()
-            origin = {"run": Path(self.config.output_dir).name, "step": step, "model": self.config.model, "dataset": Path(self.config.dataset).name, "dataset_hash": getattr(self.dataset, "hash", None)}
+            origin = {"run": Path(self.config.output_dir).name, "step": step, "model": self.config.model, "dataset": Path(self.config.dataset).name, "dataset_hash": self.dataset.hash}
             save_file(load_file(folder / LORA_FILE), folder / LORA_FILE, {**metadata, MADE_FROM: json.dumps(origin)})
             return
         with torch.device("meta"):
