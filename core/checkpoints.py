@@ -207,7 +207,7 @@ def _download_folder(hub_id: str, models: Path, tell: Tell | None = None) -> Pat
         if (target / "model_index.json").is_file():
             return target
         try:
-            fetch_folder(hub_id, work, (*SETTINGS, "*.safetensors", "*.md"), "model_index.json", tell=tell)
+            fetch_folder(hub_id, work, (*SETTINGS, "*.safetensors", "*.md"), "model_index.json", tell=tell, hint=nearest(hub_id, RELEASES))
         except not_reached() as error:
             raise CheckpointError(f"{hub_id} is not on this machine and could not be downloaded ({first_line(error)}). Download the model folder from https://huggingface.co/{hub_id} and put it at {target}.") from None
         work.rename(target)

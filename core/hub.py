@@ -44,13 +44,13 @@ def fetch(repo: str, name: str, target: Path, beside: float = 0, tell: Tell | No
     return target
 
 
-def fetch_folder(repo: str, target: Path, patterns: tuple[str, ...], required: str, beside: float = 0, tell: Tell | None = None) -> Path:
-    """The files of ``repo`` whose paths fit one of ``patterns``, in ``target``. Raises as ``fetch`` does, and CheckpointError unless ``required`` is among them."""
+def fetch_folder(repo: str, target: Path, patterns: tuple[str, ...], required: str, beside: float = 0, tell: Tell | None = None, hint: str = "") -> Path:
+    """The files of ``repo`` whose paths fit one of ``patterns``, in ``target``. Raises as ``fetch`` does, and CheckpointError, with ``hint``, unless ``required`` is among them."""
     from huggingface_hub import HfApi
 
     sizes = {entry.path: entry.size for entry in HfApi().list_repo_tree(repo, recursive=True) if hasattr(entry, "size") and ".." not in PurePosixPath(entry.path).parts and any(fnmatch(entry.path, pattern) for pattern in patterns)}
     if required not in sizes:
-        raise CheckpointError(f"{repo} is not what is needed here: it has no {required}.")
+        raise CheckpointError(f"{repo} is not what is needed here: it has no {required}.{hint}")
     here = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
     target.mkdir(parents=True, exist_ok=True)
     require_disk(max(0, int((1 + beside) * sum(sizes.values())) - here), target, repo)

@@ -415,8 +415,10 @@ def test_a_model_folder_of_the_hub_appears_whole_and_goes_on_where_it_stopped(tm
     there, target = save_tiny_model(tmp_path / "there" / "someone--model"), tmp_path / "models" / "someone--model"
     (there / "pickled.bin").write_bytes(b"never")
     (tmp_path / "there" / "someone--else").mkdir()
-    with pytest.raises(CheckpointError, match="no model_index.json"):
-        load_pipeline("someone/else", data_dir=tmp_path)
+    (tmp_path / "there" / "TencentARC--Mira-v0").mkdir()
+    for name, words in (("someone/else", "no model_index.json.$"), ("TencentARC/Mira-v0", "no model_index.json. Did you mean 'TencentARC/Mira-v0:")):
+        with pytest.raises(CheckpointError, match=words):
+            load_pipeline(name, data_dir=tmp_path)
     words = []
     with pytest.raises(Stop):
         load_pipeline("someone/model", data_dir=tmp_path, tell=stopping(words, "transformer/diffusion_pytorch_model.safetensors"))
