@@ -104,8 +104,11 @@ def test_an_answer_that_another_overtakes_does_not_stay(gallery: Page, studio_ur
     gallery.route("**/gradio_api/run/predict*", withhold)
     id = gallery.locator("#gallery .slot").first.get_attribute("data-slot")
     call(studio_url, "star", id, True)
-    while not held:
+    for _ in range(2400):
+        if held:
+            break
         gallery.wait_for_timeout(50)
+    assert held, "no poll showed the star"
     gallery.get_by_role("textbox", name="Search prompts and #tags").fill("Second")
     expect(slots(gallery)).to_have_text(["Second fish."])
     route, answer = held[0]
