@@ -183,18 +183,22 @@ def text_encoder_folder(folder: Path, models: Path, tell: Tell | None = None) ->
 
 
 def _download_text_encoder(hub_id: str, place: Path, work: Path, tell: Tell | None) -> None:
-    """The tokenizer and the encoder half of ``hub_id`` in bf16, each if it is not there, by way of ``work``."""
+    """The tokenizer and the encoder half of ``hub_id`` in bf16, each if it is not there: out of the Hub's own cache, where other programs have put it, or by way of ``work``."""
     from transformers import AutoTokenizer, T5EncoderModel
 
+    def here_or_fetched(kind: Any, patterns: tuple[str, ...], beside: float = 0, **options: Any) -> Any:
+        try:
+            return kind.from_pretrained(hub_id, local_files_only=True, **options)
+        except (OSError, ValueError):
+            return kind.from_pretrained(fetch_folder(hub_id, work, patterns, "config.json", beside, tell), **options)
+
     if not (place / "tokenizer").is_dir():
-        fetch_folder(hub_id, work, SETTINGS, "config.json", tell=tell)
-        tokenizer = AutoTokenizer.from_pretrained(work)
+        tokenizer = here_or_fetched(AutoTokenizer, SETTINGS)
         with replacing(place / "tokenizer") as written:
             tokenizer.save_pretrained(written)
     if not (place / "text_encoder").is_dir():
         require_memory(TEXT_ENCODER_BYTES, "cpu", hub_id)
-        fetch_folder(hub_id, work, (*SETTINGS, "*.safetensors"), "config.json", beside=TEXT_ENCODER_BYTES / TEXT_ENCODER_DOWNLOAD_BYTES, tell=tell)
-        encoder = T5EncoderModel.from_pretrained(work, dtype=torch.bfloat16)
+        encoder = here_or_fetched(T5EncoderModel, (*SETTINGS, "*.safetensors"), TEXT_ENCODER_BYTES / TEXT_ENCODER_DOWNLOAD_BYTES, dtype=torch.bfloat16)
         with replacing(place / "text_encoder") as written:
             encoder.save_pretrained(written)
     shutil.rmtree(work, ignore_errors=True)

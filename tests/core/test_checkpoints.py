@@ -392,6 +392,7 @@ def hub(tmp_path, monkeypatch):
             if bar is not None:
                 bar.update(1024)
 
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache of the hub"))
     monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_tree", tree)
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda url: argparse.Namespace(size=len(content(url)), etag=hashlib.sha256(content(url)).hexdigest()))
     monkeypatch.setattr(huggingface_hub.file_download, "http_get", get)
@@ -447,6 +448,14 @@ def test_the_text_encoder_of_the_hub_is_kept_in_bf16_and_goes_on_where_it_stoppe
     kept, before = pipe.lazy_text_encoder(["a red ball"]), load_pipeline(there, device="cpu", dtype="fp32", data_dir=tmp_path).lazy_text_encoder(["a red ball"])
     assert 0 < (kept - before).abs().max() < 0.05 * before.abs().max(), "as bf16 rounds it"
     assert not list((tmp_path / "models" / "downloads").iterdir())
+    before = len(hub)
+    shutil.rmtree(tmp_path / "models")
+    snapshot = tmp_path / "cache of the hub" / f"models--{TEXT_ENCODER.replace('/', '--')}" / "snapshots" / "0a1b"
+    shutil.copytree(folder, snapshot)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("0a1b")
+    load_pipeline(model, device="cpu", dtype="fp32", data_dir=tmp_path).lazy_text_encoder(["something new"])
+    assert (tmp_path / "models" / folder_name(TEXT_ENCODER) / "text_encoder").is_dir() and len(hub) == before, "another program had put it into the Hub's cache"
 
 
 def test_names_that_mean_nothing(tmp_path):
