@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All that makes mira-nano, from nothing: bash training/configs/mira_nano.sh [FOLDER], where the finished model is put. Some 11 hours on 2 cores with
+# All that makes mira-nano, from nothing: bash training/configs/mira_nano.sh [FOLDER], where the finished model is put. Some 14 hours on 2 cores with
 # AVX512-BF16. Killed, the same command goes on where it stopped: what is finished is passed over, runs and latents go on from what is on disk.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -48,5 +48,20 @@ train transformer_marks lr_decay_steps=0 max_train_steps=2193
 train transformer_marks lr_decay_steps=0 max_train_steps=3957 learning_rate=4.5e-4 "dataset=$work/datasets/nano-pans"
 train transformer_marks lr_decay_steps=950 max_train_steps=4957 learning_rate=4.5e-4 "dataset=$work/datasets/nano-both"
 train transformer_marks lr_decay_steps=1650 learning_rate=2.0e-4 ema_decay=0.998 "dataset=$work/datasets/nano-both"
-model seventh vae-marks transformer-marks "$out"
+model seventh vae-marks transformer-marks
+
+for seed in 60 61; do
+  latents seventh plain 6000 $seed --moving-cameras 0.5 --motions circles=2 hits=1.3 bounces=1.2 rises=1.3 falls=1.2 "leaves and returns=0.8" "stays still=0.7" "moves left=1.2" "moves right=1.2"
+done
+train transformer_plain "model=$work/models/nano-seventh"
+model eighth vae-marks transformer-plain
+for seed in 62 63; do
+  latents seventh round 1000 $seed --moving-cameras 0.2 --motions bounces=0.1 "moves left=0" "moves right=0" rises=0.1 falls=0.1 "stays still=0" \
+    "passes behind a wall=0" "leaves and returns=0.1" hits=0.5
+done
+mkdir -p "$work/datasets/nano-round"
+ln -sf "$PWD/$work"/datasets/nano-plain/*.safetensors "$work/datasets/nano-round/"
+train transformer_camera lr_decay_steps=1500 max_train_steps=3400
+train transformer_camera
+model ninth vae-marks transformer-camera "$out"
 echo "$out is made. How well it follows the words: $python -m training.toyworld evaluate --model $out --clips 200 --seed 1"

@@ -73,8 +73,8 @@ class World:
             return [(np.clip(x0 + drift, margin, a - margin) if s.camera == "still" else x0, ground - height * 4 * phase * (1 - phase))]
         if s.motion == "circles":
             radius = 0.2 + 0.08 * r[3]
-            turns = (1.05 + 0.4 * r[4]) * side
-            angle = 2 * np.pi * (turns * u + r[5])
+            turns = 1.05 + 0.15 * r[4]
+            angle = 2 * np.pi * (turns * u - 0.25)  # clockwise from the top: with any start and direction, what is left of a noisy clip is a ring
             reach = radius + margin
             cx = np.clip(x0, reach, a - reach) if s.camera == "still" else (x0 if self.pan else 0.5 * a)
             cy = np.clip(y0, min(reach, 0.5), max(1 - reach, 0.5)) if s.camera != "zooms in" else 0.5
