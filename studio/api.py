@@ -220,10 +220,20 @@ def register(services: Services) -> dict[str, Callable[..., Any]]:
         jobs = queue.list([state] if state else None, limit=_limit(limit))
         return [{"id": job.id, **_status(job), "request": job.request.to_dict()} for job in jobs]
 
-    def list_videos(
+    def list_videos(limit: int = 60, offset: int = 0, search: str = "") -> list[dict[str, Any]]:
+        """The finished videos, newest first, with the request that made each.
+
+        Args:
+            limit: How many at most.
+            offset: How many to pass over.
+            search: Only those whose prompt contains every word of this; #word is a tag.
+        """
+        return find_videos(limit, offset, search)
+
+    def find_videos(
         limit: int = 60, offset: int = 0, search: str = "", favourites: bool = False, model: str = "", preset: str = "", run: str = "", days: int = 0, order: str = "newest",
     ) -> list[dict[str, Any]]:  # fmt: skip
-        """The finished videos with the request that made each.
+        """The finished videos by the gallery's filters, with the request that made each.
 
         Args:
             limit: How many at most.
@@ -379,7 +389,7 @@ def register(services: Services) -> dict[str, Callable[..., Any]]:
         """For a bug report: versions, workers, the machine and the studio as sections of names and values, and the last errors of the logs."""
         return {"sections": {title: dict(rows) for title, rows in sections(services)}, "errors": last_errors(services.data_dir / "logs")}
 
-    endpoints = (enqueue, generate, status, cancel, retry, edit, move, pause, resume, pause_request, resume_request, list_requests, list_videos, star, tag, delete_video, restore_video, list_all, verify, clear, cancel_waiting, export_requests, import_requests, list_models, install_model, installing, cancel_install, convert_checkpoint, workers, system)
+    endpoints = (enqueue, generate, status, cancel, retry, edit, move, pause, resume, pause_request, resume_request, list_requests, list_videos, find_videos, star, tag, delete_video, restore_video, list_all, verify, clear, cancel_waiting, export_requests, import_requests, list_models, install_model, installing, cancel_install, convert_checkpoint, workers, system)
     endpoints += (*api_queue.endpoints(services, read, require), *api_walls.endpoints(services, read), *api_votes.endpoints(services), *api_files.endpoints(services))
     if not executor.inside_events:  # where a model is in memory only while a video is made
         endpoints += (load_model, unload_model)

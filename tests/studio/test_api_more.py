@@ -76,7 +76,7 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoints]:
 ENDPOINT_OF = {
     "cancel-many": "cancel", "retry-many": "retry", "copy": "copy_requests", "copy-many": "copy_requests", "first-many": "move", "up": "move", "down": "move", "first": "move", "place": "move", "export": "export_requests",
     "load": "load_model", "unload": "unload_model", "install": "install_model", "install-cancel": "cancel_install", "full": "make_full", "smooth": "smooth_copy", "details": "details", "delete": "delete_video", "delete-many": "delete_video",
-    "star-many": "star", "unstar-many": "star", "tag-many": "tag", "untag-many": "tag", "zip": "zip_videos", "zip-plain": "zip_videos", "plain": "plain_copy", "undo": "reinstate", "gallery-order": "list_videos",
+    "star-many": "star", "unstar-many": "star", "tag-many": "tag", "untag-many": "tag", "zip": "zip_videos", "zip-plain": "zip_videos", "plain": "plain_copy", "undo": "reinstate", "gallery-order": "find_videos",
     "compare-newest": "compare", "compare-wall": "compare", "compare-export": "export_comparison", "blind": "blind_pair", "blind-open": "blind_settings", "chore-cancel": "cancel_chore",
     **{f"run-{name}": f"{name}_run" for name in ("pause", "stop", "resume", "save", "sample", "delete", "compare")},
 }  # fmt: skip
@@ -186,7 +186,7 @@ def test_many_prompts_are_queued_estimated_copied_and_put_back(studio: Endpoints
 
 def test_videos_are_filtered_as_in_the_gallery(studio: Endpoints) -> None:
     studio.star("high")
-    ids = lambda **query: [video["id"] for video in studio.list_videos(**query)]  # noqa: E731
+    ids = lambda **query: [video["id"] for video in studio.find_videos(**query)]  # noqa: E731
     assert (ids(), ids(order="oldest"), ids(favourites=True), ids(model="other"), ids(run="small"), ids(days=1)) == (["high", "low"], ["low", "high"], ["high"], [], [], ["high", "low"])
     with pytest.raises(RequestError, match="no order 'best'"):
         ids(order="best")
