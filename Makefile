@@ -1,6 +1,6 @@
 # make run    install what is missing and start the studio on the embedded model
 # make test   install what is missing, a browser included, and pass the tests (make test ARGS=tests/core: some of them);
-#             two files at a time, the browser's long ones first, then alone those that look at how a video keeps time
+#             two files at a time, then alone those that look at how a video keeps time
 # make bench  measure, and write the table that the README quotes
 PYTHON ?= python3.11
 VENV := .venv
@@ -15,7 +15,7 @@ run: $(VENV)/.run
 
 test: $(VENV)/.test
 ifeq ($(ARGS),)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not clock"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not clock"
 	$(BIN)/python -m pytest -m clock
 else
 	$(BIN)/python -m pytest $(ARGS)

@@ -8,7 +8,8 @@ import json
 import re
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,12 @@ class Endpoints:
         """What became of the chore."""
         wait_for(lambda: not self.chore()["working"], 120, lambda: str(self.chore()))
         return self.chore()
+
+
+def awaited(answer: Coroutine[Any, Any, Any]) -> Any:
+    """What ``answer`` comes to; in a thread of its own, as a test of the browser may have left a loop running in this one."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, answer).result()
 
 
 @pytest.fixture(scope="module")
@@ -122,9 +129,9 @@ def test_videos_are_handed_out_as_files(studio: Endpoints) -> None:
     assert read_settings(plain) is None and read_settings(copy) is None and np.array_equal(read_video(copy), read_video(video))
     gif = studio.gif("high")["file"]
     assert gif.endswith(".gif") and read_settings(gif)["guidance_scale"] == 6.0
-    smooth = asyncio.run(studio.smooth_copy("low"))
+    smooth = awaited(studio.smooth_copy("low"))
     assert len(read_video(smooth["file"])) > 4 and smooth["made_with"]
-    told = asyncio.run(studio.details("low"))
+    told = awaited(studio.details("low"))
     assert told["facts"]["Seed"] == "1" and told["measures"].keys() >= METRICS.keys()
     for name in ("gif", "plain_copy"):
         with pytest.raises(RequestError, match="no video 'gone'"):
