@@ -55,13 +55,6 @@ for seed in 60 61; do
 done
 train transformer_plain "model=$work/models/nano-seventh"
 model eighth vae-marks transformer-plain
-for seed in 62 63; do
-  latents seventh round 1000 $seed --moving-cameras 0.2 --motions bounces=0.1 "moves left=0" "moves right=0" rises=0.1 falls=0.1 "stays still=0" \
-    "passes behind a wall=0" "leaves and returns=0.1" hits=0.5
-done
-mkdir -p "$work/datasets/nano-round"
-ln -sf "$PWD/$work"/datasets/nano-plain/*.safetensors "$work/datasets/nano-round/"
-train transformer_camera lr_decay_steps=1500 max_train_steps=3400
 train transformer_camera
 model ninth vae-marks transformer-camera "$out"
 echo "$out is made. How well it follows the words: $python -m training.toyworld evaluate --model $out --clips 200 --seed 1"
