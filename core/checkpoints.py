@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from .attention import set_attention_backend
 from .compute import Compute
 from .convert import DTYPES, SOURCE_FILE, convert_checkpoint, write_original
-from .device import ResourceError, choose_device, choose_dtype, require_memory, set_threads, weights_memory
+from .device import ResourceError, choose_device, choose_dtype, require_disk, require_memory, set_threads, weights_memory
 from .files import Tell, WriteError, replacing
 from .hub import fetch, fetch_folder, first_line, not_reached
 from .originals import CheckpointError, some
@@ -197,6 +197,7 @@ def _download_text_encoder(hub_id: str, place: Path, work: Path, tell: Tell | No
         with replacing(place / "tokenizer") as written:
             tokenizer.save_pretrained(written)
     if not (place / "text_encoder").is_dir():
+        require_disk(TEXT_ENCODER_BYTES, place, hub_id)
         require_memory(TEXT_ENCODER_BYTES, "cpu", hub_id)
         encoder = here_or_fetched(T5EncoderModel, (*SETTINGS, "*.safetensors"), TEXT_ENCODER_BYTES / TEXT_ENCODER_DOWNLOAD_BYTES, dtype=torch.bfloat16)
         with replacing(place / "text_encoder") as written:

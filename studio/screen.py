@@ -126,7 +126,7 @@ class Screen:
     def poll(self, session: Session, seen: str) -> list[Any]:
         """``paint`` for a browser whose last painting is the one of number ``seen``: what later ones drew is drawn again.
 
-        Two answers may reach a browser in another order than they left in, and one may be lost on the way; without this a pane that was overwritten by an older one would stay so.
+        Two answers may reach a browser in another order than they left in; without this a pane that was overwritten by an older one would stay so.
         """
         with self._painting:
             late = [name for name, number in session.drawn.items() if number > int(seen or 0)]
