@@ -1,14 +1,16 @@
 // The studio's page: buttons inside panes, keys, and what keeps the page calm while panes are drawn again.
 (() => {
   "use strict";
-  const DRAFT = "studio.prompt";
+  const DRAFT = "studio.prompt", SEEDS = 2 ** 31;
+  const typed = (box) => document.querySelector(`${box} :is(input, textarea)`)?.value;  // also what Gradio has not heard of: it listens later than there is a box
   window.studio = {
     draft() {
-      try { return localStorage.getItem(DRAFT) || ""; } catch { return ""; }
+      try { return typed("#prompt") || localStorage.getItem(DRAFT) || ""; } catch { return ""; }
     },
     keepDraft(text) {
       try { localStorage.setItem(DRAFT, text || ""); } catch { /* a private window keeps no drafts */ }
     },
+    seed: () => typed("#seed") || String(Math.floor(Math.random() * SEEDS)),
   };
 
   // Ticks of the gallery and of the queue: they outlive a pane that is drawn anew. A request that has left the list is not ticked any more.

@@ -12,7 +12,6 @@ from .components.theme import launch_options
 from .screen import Screen, Session
 from .services import Services
 from .tabs import compare, gallery, generate, models, system, training
-from .tabs.form import draw_seed
 
 __all__ = ["Page", "build", "launch_options"]
 
@@ -80,7 +79,6 @@ def build(services: Services) -> gr.Blocks:
             training.wire(page, training_tab, training_widgets)
         models.wire(page, models_widgets)
         system.wire(page, system_tab, system_pane)
-        demo.load(draw_seed, None, generate_tab.seed, **EVENT)
         demo.load(screen.paint, session, page.outputs, **EVENT)
         gr.Timer(POLL_SECONDS).tick(screen.poll, [session, painted], page.outputs, **EVENT)
         gr.HTML(f'<a href="{API_PAGE}/">Use via API</a>', elem_id="foot")

@@ -278,13 +278,12 @@ def wire(page: Page, tab: GenerateTab) -> None:
     preset.input(lambda name, model: preset_values(PRESETS[name], model), [preset, model], sampling, **event)
     model.input(change_model, model, [preset, *sampling], **event)
     costly = [widget.change for name, widget in tab.fields.items() if name != "negative_prompt"]
-    gr.on([*costly, tab.count.change], tell, [page.session, *tab.form], go, trigger_mode="always_last", **event)
+    demo = gr.context.Context.root_block
+    gr.on([demo.load, *costly, tab.count.change], tell, [page.session, *tab.form], go, trigger_mode="always_last", **event)  # one event: no answer to an older form comes last
     model.focus(lambda: gr.update(choices=model_choices(page)), None, model, **event)
     tab.fields["loras"].focus(lambda: gr.update(placeholder=lora_names(page)), None, tab.fields["loras"], **event)
     start_form.wire(page, tab, tab.start)
     preset_form.wire(page, tab, tab.own_presets)
     wall_form.wire(page, tab, tab.walls, [*costly, tab.count.change])
-    demo = gr.context.Context.root_block
-    demo.load(tell, [page.session, *tab.form], go, **event)
-    demo.load(None, None, prompt, js="() => window.studio.draft()", **event)
+    demo.load(None, None, [prompt, tab.seed], js="() => [window.studio.draft(), window.studio.seed()]", **event)
     prompt.change(None, prompt, None, js="(text) => window.studio.keepDraft(text)", **event)

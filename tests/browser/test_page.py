@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import APIResponse, Browser, Locator, Page, Route, expect
 
 from core.types import GenerationRequest
 from core.video_io import read_settings, save_video
@@ -71,6 +71,53 @@ def test_a_poll_leaves_the_playing_video_and_the_focus_alone(api: Api, page: Pag
     assert page.evaluate("[watched === document.querySelector('#viewer video'), watched.paused, Boolean(window.restarted)]") == [True, False, False]
     expect(prompt).to_be_focused()
     expect(prompt).to_have_value("typed while it runs")
+
+
+def test_what_is_typed_while_the_page_comes_up_stays(browser: Browser, studio_url: str) -> None:
+    """By one who types as soon as there is a box, and has a draft of another day; the first answer on what the form makes is late."""
+    held: list[tuple[Route, APIResponse]] = []
+
+    def withhold(route: Route) -> None:
+        answer = route.fetch()
+        if not held and '"Generate"' in answer.text():
+            held.append((route, answer))
+        else:
+            route.fulfill(response=answer)
+
+    context = browser.new_context()
+    page = context.new_page()
+    page.add_init_script("""
+        localStorage.setItem("studio.prompt", "A draft.");
+        const early = new MutationObserver(() => {
+            for (const [selector, text] of [["#prompt textarea", "Typed early."], ["#seed :is(input, textarea)", "77"]]) {
+                const box = document.querySelector(selector);
+                if (!box || box.dataset.early) continue;
+                box.dataset.early = "yes";
+                setTimeout(() => { box.value = text; box.dispatchEvent(new Event("input", { bubbles: true })); });
+            }
+        });
+        early.observe(document, { childList: true, subtree: true });
+    """)
+    page.route("**/gradio_api/run/predict*", withhold)
+    page.goto(studio_url)
+    page.wait_for_selector("#queue h2")
+    prompt = page.locator("#prompt textarea")
+    expect(prompt).to_have_value("Typed early.")
+    expect(page.locator("#seed :is(input, textarea)")).to_have_value("77")
+    prompt.fill("One.\nTwo.")
+    for _ in range(20 * PATIENCE):
+        if held:
+            break
+        page.wait_for_timeout(50)
+    assert held, "nothing said what the form makes"
+    page.wait_for_timeout(1000)  # for the answer to what was typed last, were it asked for before this one is here
+    route, answer = held[0]
+    route.fulfill(response=answer)
+    expect(page.get_by_role("button", name="Generate 2 videos")).to_be_visible()
+    page.wait_for_timeout(500)
+    expect(page.get_by_role("button", name="Generate 2 videos")).to_be_visible()
+    page.unroute_all(behavior="ignoreErrors")
+    context.close()
 
 
 def test_nothing_jumps_while_a_video_is_made(api: Api, page: Page) -> None:
