@@ -69,13 +69,34 @@
 
   // A button with data-action writes "action:id:nonce" into a textbox that the server listens to.
   let nonce = 0;
-  function send(action, id) {
-    const box = document.querySelector("#action-bus textarea, #action-bus input");
+  function tell(selector, text) {
+    const box = document.querySelector(`${selector} :is(input, textarea)`);
     if (!box) return;
     const prototype = box instanceof HTMLTextAreaElement ? HTMLTextAreaElement.prototype : HTMLInputElement.prototype;
-    Object.getOwnPropertyDescriptor(prototype, "value").set.call(box, `${action}:${id || ""}:${++nonce}`);
+    Object.getOwnPropertyDescriptor(prototype, "value").set.call(box, `${text}:${++nonce}`);
     box.dispatchEvent(new Event("input", { bubbles: true }));
   }
+  const send = (action, id) => tell("#action-bus", `${action}:${id || ""}`);
+
+  // The page asks for the studio's version, which costs little, and has its panes drawn when that is a new one, at most once a second; when it was painted anew,
+  // which it confirms; and every ten seconds in any case.
+  const ASK = 400, LOOK = 1000, IN_ANY_CASE = 10000;
+  let known = null, confirmed = "", looked = 0, asking = false;
+  setInterval(async () => {
+    const since = Date.now() - looked, painted = typed("#painted");
+    if (asking || since < LOOK || painted === undefined) return;
+    asking = true;
+    try {
+      const answer = await fetch(`${window.gradio_config.root}/studio/version`);
+      if (!answer.ok) throw new Error(answer.statusText);
+      const version = await answer.text();
+      if (version !== known || painted !== confirmed || since > IN_ANY_CASE) {
+        [known, confirmed, looked] = [version, painted, Date.now()];
+        tell("#look", version);
+      }
+    } catch { /* the studio is away: it is asked again */ }
+    asking = false;
+  }, ASK);
   // A pane that is drawn anew between press and release takes the pressed button with it, or moves it away, and the browser then sends it no click: a pointer
   // that stood still has pressed it all the same, and the one that is in its place now gets the click.
   // Or the button stays and now stands for another row, as Gradio fills the elements of a pane anew in their order: what was pressed is what is done.

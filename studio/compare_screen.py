@@ -31,10 +31,9 @@ class Blind:
     """The videos that are shown as A and B."""
 
 
-def compare_key(services: Services, session: Session) -> tuple[Any, ...]:
-    """Changes whenever ``compare_panes`` may give something else (the library's version comes with the screen's own key)."""
-    blind = session.blind and (session.blind.setting, session.blind.pair)
-    return session.compared, blind, services.comparisons.version(), services.votes.version()
+def compare_key(session: Session) -> tuple[Any, ...]:
+    """What ``compare_panes`` shows beside the studio's own state (``Services.version``)."""
+    return session.compared, session.blind and (session.blind.setting, session.blind.pair)
 
 
 def compare_panes(services: Services, session: Session, total: int) -> dict[str, Any]:

@@ -124,7 +124,7 @@ class Screen:
             return self._paint(session)
 
     def poll(self, session: Session, seen: str) -> list[Any]:
-        """``paint`` for a browser whose last painting is the one of number ``seen``: what later ones drew is drawn again.
+        """``paint`` for a browser that found a new ``Services.version``, or a painting that it has not confirmed: what came after number ``seen``, which it has, is drawn again.
 
         Two answers may reach a browser in another order than they left in; without this a pane that was overwritten by an older one would stay so.
         """
@@ -140,7 +140,7 @@ class Screen:
         services = self.services
         status = services.executor.status()
         chosen = session.selected, session.wall, session.undo, session.trouble, session.exported, session.smooth, session.details, session.table, session.table_order, session.query, session.shown, session.queue_shown
-        key = (services.queue.version(), services.library.version(), services.models.version(), services.installs.current, tuple(tuple(one.items()) for one in services.executor.statuses()), tuple(installed_loras(services.data_dir)), chosen, compare_key(services, session), training_key(services, session))
+        key = services.version(), chosen, compare_key(session), training_key(session)
         if key == session.key:
             return [gr.skip()] * len(self.names)
         panes = self._panes(session, status)

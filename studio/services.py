@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import filelock
 from core.compute import Compute
 from core.files import replacing
 from core.intake import FILE_BYTES, copy_of_upload
+from core.loras import installed_loras
 from core.types import RequestError
 from core.video_io import VideoError
 from training.runs import Runs
@@ -123,6 +125,11 @@ class Services:
         if start_worker:
             services.executor.start()
         return services
+
+    def version(self) -> str:
+        """A word that changes whenever anything that a page shows of the studio has changed."""
+        parts = self.queue.version(), self.library.version(), self.models.version(), self.installs.current, self.executor.statuses(), installed_loras(self.data_dir), self.comparisons.version(), self.votes.version(), self.runs.version(), self.chores.current
+        return f"{zlib.crc32(repr(parts).encode()):08x}"
 
     @property
     def trains(self) -> bool:

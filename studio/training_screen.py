@@ -23,9 +23,9 @@ TRAINING_PANES = ("runs", "run", "samples", "checkpoints", "run_log", "chore")
 TRAINING_ACTIONS = frozenset("run-open run-pause run-stop run-resume run-save run-sample run-delete run-scale run-log run-compare chore-cancel".split())
 
 
-def training_key(services: Services, session: Session) -> tuple[Any, ...]:
-    """Changes whenever ``training_panes`` may give something else."""
-    return services.runs.version(), services.chores.current, session.run, session.log_scale, session.run_log
+def training_key(session: Session) -> tuple[Any, ...]:
+    """What ``training_panes`` shows beside the studio's own state (``Services.version``)."""
+    return session.run, session.log_scale, session.run_log
 
 
 def training_panes(services: Services, session: Session) -> dict[str, str]:
