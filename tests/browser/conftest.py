@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 
-from studio_app import StudioApp, chromium
+from studio_app import PATIENCE, StudioApp, chromium
 from tiny import save_tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,9 +49,17 @@ def studio_url(studio: StudioApp) -> str:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """This machine's Chromium, else Playwright's own."""
-    expect.set_options(timeout=60_000)  # a busy machine is slow, not wrong
+    expect.set_options(timeout=1000 * PATIENCE)
     with sync_playwright() as playwright:
         launched = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
+        new_context = launched.new_context
+
+        def patient(**options: Any) -> BrowserContext:
+            context = new_context(**options)
+            context.set_default_timeout(1000 * PATIENCE)
+            return context
+
+        launched.new_context = patient
         yield launched
         launched.close()
 
@@ -74,7 +83,6 @@ def page(browser: Browser, studio_url: str) -> Iterator[Page]:
 
     context = browser.new_context(viewport={"width": 1440, "height": 900})
     page = context.new_page()
-    page.set_default_timeout(60_000)
     page.on("console", listen)
     page.on("pageerror", lambda error: note(str(error)))
     page.on("request", lambda request: request.url.startswith((studio_url, "data:", "blob:")) or note(f"fetched from elsewhere: {request.url}"))

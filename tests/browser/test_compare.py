@@ -148,7 +148,7 @@ def test_four_videos_are_compared_and_a_fifth_is_refused_in_words(page: Page, st
 
 def soon(condition: Callable[[], bool], what: str = "the page to show it") -> None:
     """A seek and the picture of its frame take a busy browser a moment."""
-    wait_for(condition, 15, what)
+    wait_for(condition, what)
 
 
 def test_views_differences_and_a_poll(page: Page, studio_url: str) -> None:
@@ -240,7 +240,7 @@ def test_on_a_phone_the_panes_stack(browser: Browser, studio_url: str, scheme: s
     context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme)
     page = context.new_page()
     page.goto(studio_url)
-    page.wait_for_selector("#queue h2", timeout=60_000)
+    page.wait_for_selector("#queue h2")
     page.get_by_role("tab", name="Compare").click()
     page.get_by_role("button", name="Compare the two newest").click()
     expect(page.locator("#player [data-player]")).to_have_attribute("data-ready", "true")

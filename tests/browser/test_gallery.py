@@ -25,7 +25,6 @@ def call(studio_url: str, name: str, *data: Any) -> Any:
 @pytest.fixture
 def gallery(page: Page, studio_url: str) -> Page:
     """The Gallery tab with three videos, made once for this file."""
-    expect.set_options(timeout=120_000)
     small = {"height": 32, "width": 32, "num_frames": 4, "num_inference_steps": 1, "seed": 1}
     for prompt in ("First fish.", "Second fish.", "Third stone."):
         if not call(studio_url, "list_videos", 60, 0, prompt):

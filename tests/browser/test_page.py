@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import APIResponse, Browser, Locator, Page, Route, expect
+from studio_app import PATIENCE
 
 from core.types import GenerationRequest
 from core.video_io import read_settings, save_video
 
-PATIENCE = 120
-"""Seconds after which something is taken never to happen."""
 LONG = 1000
 """Steps of a request that is still running when something is done to it."""
 
@@ -47,7 +46,6 @@ class Api:
 
 @pytest.fixture
 def api(studio_url: str) -> Api:
-    expect.set_options(timeout=1000 * PATIENCE)
     return Api(studio_url)
 
 

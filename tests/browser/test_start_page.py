@@ -18,7 +18,6 @@ def shown_video(page: Page) -> Path:
 
 
 def test_a_video_is_continued_and_a_picture_begins_one(page: Page, tmp_path: Path) -> None:
-    expect.set_options(timeout=120_000)
     page.get_by_role("button", name="More settings").click()
     for field, value in (("height", "32"), ("width", "32"), ("frames", "8"), ("steps", "8")):
         page.locator(f"#{field} input").fill(value)

@@ -181,7 +181,7 @@ def test_phone_does_not_scroll_sideways(browser: Browser, studio_url: str, schem
     context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme)
     page = context.new_page()
     page.goto(studio_url)
-    page.wait_for_selector("#queue h2", timeout=60_000)
+    page.wait_for_selector("#queue h2")
     tops = [page.locator(name).bounding_box()["y"] for name in ("#prompt", "#generate", "#viewer", "#queue", "#strip")]
     assert tops == sorted(tops)
     queue = page.locator("#queue")

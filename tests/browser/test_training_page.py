@@ -103,7 +103,7 @@ def test_a_run_outlives_the_page_and_is_paused_resumed_deleted_and_brought_back(
     page.locator("#run-name").get_by_role("textbox").fill("long")
     page.click("#launch")
     expect(page.locator("#run h2")).to_have_text("long")
-    wait_for(lambda: runs.get("long").step > 0, 120, lambda: (runs.folder / "long" / "log.txt").read_text()[-2000:])
+    wait_for(lambda: runs.get("long").step > 0, lambda: (runs.folder / "long" / "log.txt").read_text()[-2000:])
     page.reload()
     page.get_by_role("tab", name="Training").click()
     expect(page.locator("#run h2")).to_have_text("long")
@@ -111,7 +111,7 @@ def test_a_run_outlives_the_page_and_is_paused_resumed_deleted_and_brought_back(
     expect(page.locator("#run")).to_contain_text("Paused")
     paused = runs.get("long").step
     page.get_by_role("button", name="Resume: long").click()
-    wait_for(lambda: runs.get("long").step > paused, 120, lambda: (runs.folder / "long" / "log.txt").read_text()[-2000:])
+    wait_for(lambda: runs.get("long").step > paused, lambda: (runs.folder / "long" / "log.txt").read_text()[-2000:])
     page.get_by_role("button", name="Stop now: long").click()
     expect(page.locator("#run")).to_contain_text("stopped at once")
     click_while_drawn_anew(page.get_by_role("button", name="Show the log"))

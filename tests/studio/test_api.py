@@ -48,7 +48,7 @@ def test_the_queue_is_worked_by_name(studio_app: StudioApp) -> None:
 def test_a_paused_request_goes_on_to_the_same_bits(studio_app: StudioApp) -> None:
     whole, paused = (studio_app.enqueue(num_inference_steps=250, eta=1.0) for _ in range(2))
     studio_app.wait(whole, "done")
-    wait_for(lambda: studio_app.call("status", paused)["progress"] > 0, 60, "its first steps")
+    wait_for(lambda: studio_app.call("status", paused)["progress"] > 0, "its first steps")
     assert studio_app.call("pause_request", paused)["state"] == "running"
     stopped = studio_app.wait(paused, "paused", "done")
     assert stopped["state"] == "paused" and 0 < stopped["progress"] < 1 and (studio_app.data_dir / "parked" / f"{paused}.pt").exists()
@@ -73,9 +73,9 @@ def test_videos_and_models_are_found_by_name(studio_app: StudioApp) -> None:
     studio_app.wait(again, "done")
     assert studio_app.call("list_videos", 60, 0, "zanzibar")[0]["verdict"].startswith("Bit-exact")
     studio_app.call("unload_model")
-    wait_for(lambda: studio_app.call("workers")[0]["model"] is None, 60, "the model to leave")
+    wait_for(lambda: studio_app.call("workers")[0]["model"] is None, "the model to leave")
     studio_app.call("load_model", str(studio_app.model))
-    wait_for(lambda: studio_app.call("workers")[0]["model"] == str(studio_app.model), 60, "the model to come back")
+    wait_for(lambda: studio_app.call("workers")[0]["model"] == str(studio_app.model), "the model to come back")
     assert studio_app.call("installing") == {} and studio_app.call("cancel_install") == {}
     with pytest.raises(Exception, match="limit is 0"):
         studio_app.call("list_videos", 0)
@@ -190,7 +190,7 @@ def test_a_model_is_trained_and_used_by_name(studio_app: StudioApp) -> None:
     settings = {"dataset": str(clips), "max_train_steps": 2, "num_frames": [4], "sizes": ["32x32"], "validation_prompts": [], "validation_clips": 0, "num_threads": 1, "model": str(studio_app.model)}
     started = studio_app.call("start_run", settings, "lora_nano", "by-name")
     assert started["name"] == "by-name" and started["of"] == 2
-    wait_for(lambda: studio_app.call("list_runs")[0]["state"] in ("finished", "failed"), 120, lambda: str(studio_app.call("list_runs")))
+    wait_for(lambda: studio_app.call("list_runs")[0]["state"] in ("finished", "failed"), lambda: str(studio_app.call("list_runs")))
     (run,) = studio_app.call("list_runs")
     assert (run["state"], run["checkpoints"]) == ("finished", [2]), run["message"]
     loras = studio_app.call("use_run", "by-name")["loras"]
@@ -215,14 +215,14 @@ def test_a_run_is_saved_sampled_stopped_compared_deleted_and_brought_back_by_nam
     settings = {"dataset": str(clips), "max_train_steps": 100_000, "num_frames": [4], "sizes": ["32x32"], "validation_prompts": ["A big red ball rises over the sea."], "validation_clips": 0, "num_threads": 1, "model": str(studio_app.model)}
     run = lambda: next((run for run in studio_app.call("list_runs") if run["name"] == "long"), None)  # noqa: E731
     studio_app.call("start_run", settings, "lora_nano", "long")
-    wait_for(lambda: run()["state"] == "training", 120, lambda: str(run()))
+    wait_for(lambda: run()["state"] == "training", lambda: str(run()))
     with pytest.raises(Exception, match="at work"):
         studio_app.call("delete_run", "long")
     studio_app.call("save_run", "long")
-    wait_for(lambda: run()["checkpoints"], 60, lambda: str(run()))
+    wait_for(lambda: run()["checkpoints"], lambda: str(run()))
     made = len(list(studio_app.data_dir.glob("runs/long/samples/*/*.mp4")))
     studio_app.call("sample_run", "long")
-    wait_for(lambda: len(list(studio_app.data_dir.glob("runs/long/samples/*/*.mp4"))) > made, 60, lambda: str(run()))
+    wait_for(lambda: len(list(studio_app.data_dir.glob("runs/long/samples/*/*.mp4"))) > made, lambda: str(run()))
     stopped = studio_app.call("stop_run", "long")
     assert stopped["state"] == "paused" and stopped["step"] == stopped["checkpoints"][-1]
     grid = studio_app.call("wall", studio_app.call("compare_run", "long")["id"])

@@ -48,7 +48,7 @@ class Endpoints:
 
     def finished(self) -> dict[str, Any]:
         """What became of the chore."""
-        wait_for(lambda: not self.chore()["working"], 120, lambda: str(self.chore()))
+        wait_for(lambda: not self.chore()["working"], lambda: str(self.chore()))
         return self.chore()
 
 

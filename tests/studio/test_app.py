@@ -77,7 +77,7 @@ def test_a_failed_request_says_why_and_the_queue_goes_on(studio_app: StudioApp) 
 def test_progress_preview_and_cancel(studio_app: StudioApp) -> None:
     queue = Queue(studio_app.data_dir / "studio.db")
     id, after = studio_app.enqueue(num_inference_steps=LONG, num_frames=16), studio_app.enqueue()
-    wait_for(lambda: queue.get(id).preview is not None and queue.get(id).step > 2, 180, lambda: f"a preview of {queue.get(id)}")
+    wait_for(lambda: queue.get(id).preview is not None and queue.get(id).step > 2, lambda: f"a preview of {queue.get(id)}")
     job = queue.get(id)
     assert job.stage == "denoise" and job.num_steps == LONG and job.seconds_left > 0 and 0 < job.progress < 0.9
     with Image.open(job.preview) as preview:
@@ -92,7 +92,7 @@ def test_a_killed_worker_is_replaced_and_its_request_runs_again(studio_app: Stud
     studio_app.wait(id, "running")
     victim = studio_app.worker_pid()
     os.kill(victim, signal.SIGKILL)
-    wait_for(lambda: studio_app.call("status", id)["state"] == "waiting", 60, "the request to be put back")
+    wait_for(lambda: studio_app.call("status", id)["state"] == "waiting", "the request to be put back")
     assert studio_app.answers()
     assert studio_app.wait(id, "done")["attempts"] == 2
     assert studio_app.worker_pid() != victim
@@ -110,7 +110,7 @@ def test_nothing_is_lost_when_the_app_is_killed_or_stopped(studio_app: StudioApp
     studio_app.wait(running, "running")
     worker = studio_app.worker_pid()
     studio_app.end(signal.SIGKILL)
-    wait_for(lambda: not _alive(worker), 60, "the worker to leave after the app")
+    wait_for(lambda: not _alive(worker), "the worker to leave after the app")
 
     queue = Queue(studio_app.data_dir / "studio.db")
     assert queue.get(running).state == "running", "as the kill left it"

@@ -18,12 +18,12 @@ def test_a_worker_that_hangs_is_replaced_and_its_request_put_back(tmp_path: Path
     assert executor.status() == {"state": "stopped", "device": None, "dtype": None, "model": None, "trouble": None, "error": None, "pid": None}
     executor.start()
     try:
-        wait_for(lambda: executor.status()["pid"] is not None, 60, "a worker")
+        wait_for(lambda: executor.status()["pid"] is not None, "a worker")
         first = executor.status()["pid"]
         id = queue.enqueue(GenerationRequest(prompt="a red ball"))
         queue.lease("cpu-1", seconds=0.1)  # as that worker would, if it were not heard of afterwards
         queue.pause()
-        wait_for(lambda: executor.status()["pid"] not in (None, first), 60, "another worker")
+        wait_for(lambda: executor.status()["pid"] not in (None, first), "another worker")
         status = executor.status()
         assert status["state"] == "starting" and "killed by SIGKILL" in status["error"] and "worker.log" in status["error"]
         assert queue.get(id).state == "waiting"
@@ -37,18 +37,18 @@ def test_models_are_loaded_and_unloaded_on_request(tmp_path: Path, tiny_model: P
     executor = LocalExecutor(queue.db.path, tmp_path, device="cpu")
     executor.start()
     try:
-        wait_for(lambda: executor.status()["state"] == "ready", 120, lambda: f"a worker; it is {executor.status()}")
+        wait_for(lambda: executor.status()["state"] == "ready", lambda: f"a worker; it is {executor.status()}")
         executor.load(str(tiny_model))
-        wait_for(lambda: executor.status()["model"] == str(tiny_model) and executor.status()["state"] == "ready", 60, lambda: f"the model; it is {executor.status()}")
+        wait_for(lambda: executor.status()["model"] == str(tiny_model) and executor.status()["state"] == "ready", lambda: f"the model; it is {executor.status()}")
         assert executor.status()["device"] == "cpu"
         executor.unload()
-        wait_for(lambda: executor.status()["model"] is None, 60, "the model to go")
+        wait_for(lambda: executor.status()["model"] is None, "the model to go")
         executor.load("no-such-model")
-        wait_for(lambda: executor.status()["trouble"] is not None, 60, "the reason")
+        wait_for(lambda: executor.status()["trouble"] is not None, "the reason")
         assert "no-such-model" in executor.status()["trouble"] and executor.status()["state"] == "ready"
         pid = executor.status()["pid"]
         executor.load(str(tiny_model))
-        wait_for(lambda: executor.status()["model"] == str(tiny_model) and executor.status()["state"] == "ready", 60, "the model again")
+        wait_for(lambda: executor.status()["model"] == str(tiny_model) and executor.status()["state"] == "ready", "the model again")
         assert executor.status()["trouble"] is None and executor.status()["pid"] == pid
     finally:
         executor.stop()

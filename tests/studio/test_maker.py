@@ -249,14 +249,14 @@ def test_a_training_run_parks_the_running_request_which_goes_on_by_itself(maker:
 
     def ask() -> None:
         wanted.set()
-        wait_for(maker.device_turn.wanted, 60, "the training to ask")
+        wait_for(maker.device_turn.wanted, "the training to ask")
 
     id = maker.queue.enqueue(small)
     steps = at_step(monkeypatch, 1, ask)
     trainer = threading.Thread(target=train)
     trainer.start()
     assert maker.turn() and steps == [0, 1]
-    wait_for(lambda: got, 60, "the device to change hands")
+    wait_for(lambda: got, "the device to change hands")
     assert (got[0].state, got[0].parked, got[0].step) == ("waiting", 2, 2) and not maker.turn() and maker.pipe is None
     over.set()
     trainer.join()
@@ -341,7 +341,7 @@ def test_cancel_stops_a_download(maker: VideoMaker, small: GenerationRequest, mo
 
     def download(name: str, data_dir: Path, tell: Callable[[str, int, int], None]) -> None:
         tell("Downloading", 1, 9)
-        wait_for(lambda: maker.queue.get(job.id).stage == "model", 10, "the stage to be told")
+        wait_for(lambda: maker.queue.get(job.id).stage == "model", "the stage to be told")
         maker.queue.cancel(job.id)
         tell("Downloading", 2, 9)
         stages.append("went on")

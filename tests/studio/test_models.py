@@ -63,12 +63,12 @@ def test_a_checkpoint_file_is_converted_from_the_page(tmp_path: Path) -> None:
     installs.convert(tmp_path / "mine.pt", "mine", config)
     with pytest.raises(RequestError, match="Converting mine.pt is not done yet"):
         installs.install("TencentARC/Mira-v0:128")
-    wait_for(lambda: not installs.current.working, 180, lambda: installs.current)
+    wait_for(lambda: not installs.current.working, lambda: installs.current)
     assert installs.current.error is None and installs.current.done == installs.current.of > 0, installs.current
     models = Models(data_dir)
     made = models.get("mine")
     assert made.source == "made of mine.pt"
-    wait_for(lambda: models.hash(made) is not None, 60, "the hash")
+    wait_for(lambda: models.hash(made) is not None, "the hash")
     pane = render_models(models.list(), {"mine": models.hash(made)}, [IDLE], True, 10**12, {}, [], installs.current)
     assert models.hash(made) in pane and "made of mine.pt" in pane and "mine is here." in pane
 
@@ -129,12 +129,12 @@ def test_a_download_is_cancelled_and_goes_on_where_it_stopped(tmp_path: Path, mo
     installs = Chores(tmp_path)
     try:
         installs.install("TencentARC/Mira-v0:128")
-        wait_for(lambda: installs.current.done > 0 or not installs.current.working, 180, "the download to begin")
+        wait_for(lambda: installs.current.done > 0 or not installs.current.working, "the download to begin")
         assert installs.current.words == "Downloading 128-v0.pt" and installs.current.of == len(Hub.content), installs.current
         installs.cancel()
         assert installs.current is None and list((tmp_path / "models" / "downloads").glob("128-v0.pt.*.part"))
         installs.install("TencentARC/Mira-v0:128")
-        wait_for(lambda: not installs.current.working, 180, lambda: installs.current)
+        wait_for(lambda: not installs.current.working, lambda: installs.current)
         assert len(Hub.starts) == 2 and Hub.starts[0] == 0 and Hub.starts[1] > 0, "the second one went on"
         assert "128-v0.pt" in installs.current.error, "twelve megabytes of zeros are no checkpoint"
     finally:

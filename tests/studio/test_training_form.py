@@ -138,7 +138,7 @@ def test_videos_are_split_and_a_checkpoint_is_written_by_a_chore(services, tmp_p
     shots = np.stack([np.full((32, 32, 3), colour, np.uint8) for colour in (20, 230)]).repeat(8, 0)
     save_video(shots, tmp_path / "long" / "a.mp4", fps=8)
     services.chores.split(str(tmp_path / "long"), "", tmp_path / "out")
-    wait_for(lambda: not services.chores.current.working, 90, "the split")
+    wait_for(lambda: not services.chores.current.working, "the split")
     assert services.chores.current.report == {"clips": 2, "folder": str(tmp_path / "out"), "left_out": []} and f"2 clips of one shot each are in {tmp_path / 'out'}" in render_chore(services.chores.current)
     run = services.runs.folder / "mine"
     last = run / "checkpoints" / "step-3"
@@ -149,7 +149,7 @@ def test_videos_are_split_and_a_checkpoint_is_written_by_a_chore(services, tmp_p
     services.chores.pack("mine", 3, "lora", run / "packed" / "mine.safetensors")
     with pytest.raises(RequestError, match="not done yet"):
         services.chores.push("mine", 3, "me/x", "hf_t", True)
-    wait_for(lambda: not services.chores.current.working, 90, "the file")
+    wait_for(lambda: not services.chores.current.working, "the file")
     assert (run / "packed" / "mine.safetensors").read_bytes() == b"weights" and 'download="mine.safetensors"' in render_chore(services.chores.current)
 
 

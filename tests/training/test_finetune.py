@@ -213,12 +213,12 @@ def test_a_run_is_paused_and_resumed_from_outside(place, tmp_path, capsys):
     for begun in range(2):
         assert main(["resume", "long", "--data-dir", str(tmp_path)]) == 0
         before = len(runs.get("long").checkpoints()) and runs.get("long").step
-        wait_for(lambda: runs.get("long").state == "training" and runs.get("long").step > before, 90, lambda: (tmp_path / "runs/long/log.txt").read_text()[-2000:])
+        wait_for(lambda: runs.get("long").state == "training" and runs.get("long").step > before, lambda: (tmp_path / "runs/long/log.txt").read_text()[-2000:])
         with pytest.raises(ConfigError, match="at work already"):
             runs.resume("long")
         assert not DeviceTurn(lock_path(tmp_path, "cpu")).take()
         assert main(["pause", "long", "--data-dir", str(tmp_path)]) == 0
-        wait_for(lambda: runs.get("long").state == "paused", 60, "the pause")
+        wait_for(lambda: runs.get("long").state == "paused", "the pause")
         assert runs.get("long").step == int(runs.get("long").checkpoints()[-1].name.split("-")[1]) > before
     assert DeviceTurn(lock_path(tmp_path, "cpu")).take()
     assert main(["runs", "--data-dir", str(tmp_path)]) == 0 and "long: paused, step" in capsys.readouterr().out
@@ -232,9 +232,9 @@ def test_killed_and_resumed_equals_never_killed_bit_for_bit(place, tmp_path, tar
     folder.mkdir(parents=True)
     save_config(config(place, folder, *words, "max_train_steps=100000"), folder / "config.yaml")
     pid = runs.resume("killed").pid
-    wait_for(lambda: len(runs.get("killed").checkpoints()) > 0, 90, lambda: (folder / "log.txt").read_text()[-2000:])
+    wait_for(lambda: len(runs.get("killed").checkpoints()) > 0, lambda: (folder / "log.txt").read_text()[-2000:])
     os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: runs.get("killed").state == "stopped", 30, "its end")
+    wait_for(lambda: runs.get("killed").state == "stopped", "its end")
     end = int(runs.get("killed").checkpoints()[-1].name.split("-")[1]) + 5
     resumed = train(config(place, folder, *words, f"max_train_steps={end}"))
     whole = train(config(place, tmp_path / "runs" / "whole", *words, f"max_train_steps={end}"))
@@ -252,11 +252,11 @@ def test_a_run_is_launched_stopped_at_once_deleted_and_brought_back(place, tmp_p
     assert run.folder == tmp_path / "runs" / "one" and run.working and run.config.output_dir == str(run.folder) and runs.version() != before
     with pytest.raises(ConfigError, match="a run one already"):
         runs.launch("one", wanted)
-    wait_for(lambda: runs.get("one").step > 0, 90, lambda: (run.folder / "log.txt").read_text()[-2000:])
+    wait_for(lambda: runs.get("one").step > 0, lambda: (run.folder / "log.txt").read_text()[-2000:])
     with pytest.raises(ConfigError, match="Stop it first"):
         runs.delete("one")
     runs.save_now("one")
-    wait_for(lambda: runs.get("one").checkpoints(), 60, "the checkpoint that was asked for")
+    wait_for(lambda: runs.get("one").checkpoints(), "the checkpoint that was asked for")
     saved = int(runs.get("one").checkpoints()[0].name.split("-")[1])
     stopped = runs.stop("one")
     assert stopped.state == "paused" and stopped.step == saved and DeviceTurn(lock_path(tmp_path, "cpu")).take()
@@ -368,7 +368,7 @@ def test_runs_get_the_device_in_the_order_of_asking(tmp_path):
         waiting = []
         for number in range(3):
             waiting.append(subprocess.Popen([sys.executable, "-c", code, str(path), str(number)], stdout=(tmp_path / "order").open("a"), cwd=ROOT))
-            wait_for(lambda: len(list(path.parent.glob("*.wanted-*"))) == number + 2, 60, "its turn")
+            wait_for(lambda: len(list(path.parent.glob("*.wanted-*"))) == number + 2, "its turn")
     for process in waiting:
         assert process.wait(60) == 0
     assert (tmp_path / "order").read_text().split() == ["0", "1", "2"]

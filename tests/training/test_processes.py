@@ -1,5 +1,6 @@
 """One run in several processes, over gloo: the same as in one, up to rounding."""
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -15,7 +16,7 @@ from tiny import save_tiny_model
 from core import save_video
 from core.device_lock import DeviceTurn, lock_path
 from training.__main__ import main
-from training.config import TrainConfig, load_config
+from training.config import ConfigError, TrainConfig, load_config
 from training.runs import Runs
 from training.trainer import latest_checkpoint, train
 
@@ -100,12 +101,16 @@ def test_a_run_of_two_is_paused_and_goes_on_in_one(place, tmp_path):
     runs, folder = Runs(tmp_path / "runs"), tmp_path / "runs" / "long"
     wanted = config(place, folder, "target=lora", "max_train_steps=100000", "checkpoint_every=100000", "num_processes=2", "sharding=full", f"data_dir={tmp_path}")
     runs.launch("long", wanted, "cpu")
-    wait_for(lambda: runs.get("long").step > 1, 120, lambda: (folder / "log.txt").read_text()[-3000:])
-    runs.save_now("long")
-    wait_for(lambda: runs.get("long").checkpoints(), 60, "the checkpoint that was asked for")
-    runs.pause("long")
-    wait_for(lambda: runs.get("long").state == "paused", 60, lambda: (folder / "log.txt").read_text()[-3000:])
-    wait_for(lambda: DeviceTurn(lock_path(tmp_path, "cpu")).take(), 60, "the processes' end")
+    try:
+        wait_for(lambda: runs.get("long").step > 1, lambda: (folder / "log.txt").read_text()[-3000:])
+        runs.save_now("long")
+        wait_for(lambda: runs.get("long").checkpoints(), "the checkpoint that was asked for")
+        runs.pause("long")
+        wait_for(lambda: runs.get("long").state == "paused", lambda: (folder / "log.txt").read_text()[-3000:])
+    finally:
+        with contextlib.suppress(ConfigError):  # it ended, as it should
+            runs.stop("long")
+    wait_for(lambda: DeviceTurn(lock_path(tmp_path, "cpu")).take(), "the processes' end")
     step = runs.get("long").step
     wanted.max_train_steps, wanted.num_processes, wanted.output_dir = step + 1, 1, str(folder)
     assert train(wanted).name == f"step-{step + 1}"
