@@ -76,7 +76,9 @@
     Object.getOwnPropertyDescriptor(prototype, "value").set.call(box, `${text}:${++nonce}`);
     box.dispatchEvent(new Event("input", { bubbles: true }));
   }
-  const send = (action, id) => tell("#action-bus", `${action}:${id || ""}`);
+  const FILLS_FORM = /^(use|edit|continue|change|use-model|use-lora|run-use)$/;
+  const busOf = (action) => action === "run-clone" ? "training" : FILLS_FORM.test(action) || /^(example|edit-stop)$/.test(action) ? "form" : "action";
+  const send = (action, id) => tell(`#${busOf(action)}-bus`, `${action}:${id || ""}`);
 
   // The page asks for the studio's version, which costs little, and has its panes drawn when that is a new one, at most once a second; when it was painted anew,
   // which it confirms; and every ten seconds in any case.
@@ -126,7 +128,7 @@
     }
     if (says.action === "delete") picked.video.delete(says.id);
     send(says.action, "withPicked" in says ? [says.id, ...ticked].join(",") : says.id);
-    if (/^(use|edit|continue|change|use-model|use-lora|run-use|run-compare)$/.test(says.action)) window.scrollTo({ top: 0 });
+    if (FILLS_FORM.test(says.action) || says.action === "run-compare") window.scrollTo({ top: 0 });
     if (says.action === "show" || says.action === "example") {
       const stage = document.querySelector("#viewer");
       if (stage && stage.offsetParent && stage.getBoundingClientRect().top < 0) stage.scrollIntoView({ block: "start" });

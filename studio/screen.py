@@ -379,6 +379,12 @@ class Screen:
                 session.queue_shown += QUEUE_PAGE
 
 
+def read_message(message: str) -> tuple[str, str]:
+    """The action and the id of a bus's ``action:id:nonce``."""
+    action, _, rest = message.partition(":")
+    return action, rest.rpartition(":")[0]  # the id may hold colons itself, as a model's does
+
+
 def render_device(status: dict[str, Any], default_model: str) -> str:
     """The model at hand and where it runs."""
     words = {"starting": "loading", "loading": "loading", "ready": "ready", "busy": "working", "waiting": "waits for a training run", "stopped": "stopped"}[str(status["state"])]

@@ -23,6 +23,8 @@ QUEUE_SECONDS = 0.02
 """How often Gradio looks into its queue of events; by itself it does so a thousand times a second, which takes a tenth of a core."""
 API_PAGE = "endpoints"
 """Path of the page of the API."""
+BUSES = ("action", "form", "training")
+"""What a button inside a pane touches: panes alone, the form of the Generate tab too, or that of the Training tab. Gradio takes its time for each widget of an event."""
 EVENT: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
 """Options of an event of the page itself: not an endpoint, without Gradio's spinner over what it changes, and outside Gradio's queue, which drops a
 click that comes while the stream of the last answer is being closed."""
@@ -36,8 +38,8 @@ class Page:
     screen: Screen
     session: gr.State
     panes: dict[str, gr.HTML]
-    bus: gr.Textbox
-    """Gets ``action:id:nonce`` from assets/studio.js when a button inside a pane is pressed."""
+    buses: dict[str, gr.Textbox]
+    """By BUSES: get ``action:id:nonce`` from assets/studio.js when a button inside a pane is pressed."""
     tabs: gr.Tabs
     event: dict[str, Any]
 
@@ -66,14 +68,14 @@ def build(services: Services) -> gr.Blocks:
     screen = Screen(services)
     with gr.Blocks(title="Mira studio", fill_width=True, analytics_enabled=False) as demo:
         session = gr.State(Session())
-        bus = gr.Textbox(elem_id="action-bus", elem_classes="offstage", label="action", show_label=False, container=False, max_lines=1)
+        buses = {name: gr.Textbox(elem_id=f"{name}-bus", elem_classes="offstage", label="action", show_label=False, container=False, max_lines=1) for name in BUSES}
         painted = gr.Textbox(interactive=False, elem_id="painted", elem_classes="offstage", label="painted", show_label=False, container=False, max_lines=1)
         with gr.Row(elem_id="top"):
             gr.HTML('<div class="brand"><span class="mark" aria-hidden="true"></span><h1>Mira studio</h1></div>', elem_id="brand")
             device = gr.HTML(elem_id="device")
         toast = gr.HTML(elem_id="toast")
         with gr.Tabs(elem_id="tabs") as tabs:
-            page = Page(services, screen, session, {"painted": painted, "device": device, "toast": toast}, bus, tabs, EVENT)
+            page = Page(services, screen, session, {"painted": painted, "device": device, "toast": toast}, buses, tabs, EVENT)
             with gr.Tab("Generate", id="generate"):
                 generate_tab = generate.layout(page)
             with gr.Tab("Compare", id="compare"):

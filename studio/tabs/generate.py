@@ -23,7 +23,7 @@ from ..db import StorageError
 from ..estimate import estimate, words_hint
 from ..exchange import import_queue
 from ..examples import example_prompts, surprise
-from ..screen import Session
+from ..screen import Session, read_message
 from ..training_screen import request_with
 from . import preset_form, start_form, wall_form
 from .form import FIELDS, MAX_QUEUE_BYTES, SLIDER_GUIDANCE, draw_seed, fill, has_settings, preset_choices, preset_values, read_text, request_in, requests_of
@@ -177,10 +177,15 @@ def wire(page: Page, tab: GenerateTab) -> None:
         error, seed = enqueue(session, values)
         return [error, *tell(session, *values), seed, *page.screen.paint(session)]
 
-    def act(session: Session, message: str, *values: Any) -> list[Any]:
-        """A button inside a pane: ``action:id:nonce``. Gives error, estimate, button, tab, seed, keep, FIELDS and panes."""
-        action, _, rest = message.partition(":")
-        id = rest.rpartition(":")[0]  # which may hold colons itself, as a model's does
+    def act(session: Session, message: str) -> list[Any]:
+        """A button inside a pane that leaves the form alone. Gives error, tab and panes."""
+        action, id = read_message(message)
+        done = page.screen.act(session, action, id)
+        return ["", gr.Tabs(selected=LEADS_TO[action]) if done and action in LEADS_TO else gr.skip(), *page.screen.paint(session)]
+
+    def act_on_form(session: Session, message: str, *values: Any) -> list[Any]:
+        """A button inside a pane that reads or fills the form. Gives error, estimate, button, hint, tab, seed, keep, FIELDS and panes."""
+        action, id = read_message(message)
         error, seed, keep, tabs = "", gr.skip(), gr.skip(), gr.skip()
         form = [gr.skip()] * len(FIELDS)
         if action == "example":
@@ -225,9 +230,6 @@ def wire(page: Page, tab: GenerateTab) -> None:
                 form, tabs = [updates.get(name, gr.skip()) for name in FIELDS], gr.Tabs(selected="generate")
         elif action == "edit-stop":
             session.editing = None
-        else:
-            done = page.screen.act(session, action, id)
-            tabs = gr.Tabs(selected=LEADS_TO[action]) if done and action in LEADS_TO else gr.skip()
         return [error, *tell(session, *values), tabs, seed, keep, *form, *page.screen.paint(session)]
 
     def open_files(session: Session, paths: list[str]) -> list[Any]:
@@ -271,7 +273,8 @@ def wire(page: Page, tab: GenerateTab) -> None:
     event, outputs = page.event, page.outputs
     go = [tab.estimate, tab.button, tab.hint]
     page.then_work(tab.button.click(submit, [page.session, *tab.form], [tab.error, *go, tab.seed, *outputs], trigger_mode="multiple", **event))
-    page.then_work(page.bus.change(act, [page.session, page.bus, *tab.form], [tab.error, *go, page.tabs, tab.seed, tab.keep_seed, *tab.fields.values(), *outputs], trigger_mode="multiple", **event))
+    page.then_work(page.buses["action"].change(act, [page.session, page.buses["action"]], [tab.error, page.tabs, *outputs], trigger_mode="multiple", **event))
+    page.then_work(page.buses["form"].change(act_on_form, [page.session, page.buses["form"], *tab.form], [tab.error, *go, page.tabs, tab.seed, tab.keep_seed, *tab.fields.values(), *outputs], trigger_mode="multiple", **event))
     page.then_work(tab.opener.upload(open_files, [page.session, tab.opener], [tab.error, tab.seed, tab.keep_seed, *tab.fields.values(), *page.outputs], **event))
     tab.surprise.click(surprise, model, prompt, **event)
     tab.dice.click(draw_seed, None, tab.seed, **event)

@@ -13,7 +13,7 @@ from training.config import USER_TARGETS, ConfigError, TrainConfig, load_config
 
 from ..components.words import alert, escape
 from ..db import StorageError
-from ..screen import Session
+from ..screen import Session, read_message
 from ..tasks import UPLOADED, bring_clips, render_samples, split_clips, write_yaml
 from ..training_form import ADVANCED, BASIC, CHOICES, FIELDS, PRESETS, command, config_of, free_name, hint, kind, label, launch_run, preflight_line, preset_config, preset_words, texts_of
 from . import caption_form, share_form
@@ -167,13 +167,10 @@ def wire(page: Page, tab: gr.Tab, widgets: dict[str, Any]) -> None:
             return [alert(str(error)), gr.skip(), *page.screen.paint(session)]
         return ["", str(folder), *page.screen.paint(session)]
 
-    def clone(session: Session, message: str) -> list[Any]:
+    def clone(message: str) -> list[Any]:
         """Fill the form with a run's settings. Gives error, base and fields."""
-        action, _, rest = message.partition(":")
-        if action != "run-clone":
-            return [gr.skip()] * (len(FIELDS) + 2)
         try:
-            run = services.runs.get(rest.rpartition(":")[0])
+            run = services.runs.get(read_message(message)[1])
             if run.config is None:
                 raise ConfigError(f"The settings of {run.name} cannot be read.")
             return ["", *filled(run.config, "")]
@@ -195,6 +192,6 @@ def wire(page: Page, tab: gr.Tab, widgets: dict[str, Any]) -> None:
     widgets["split"].click(split, [page.session, *form], [error, dataset, *page.outputs], **event)
     share_form.wire(page, widgets["share"])
     widgets["upload"].upload(bring, [page.session, widgets["name"], widgets["upload"]], [error, dataset, *page.outputs], **event)
-    page.bus.change(clone, [page.session, page.bus], [error, base, *fields.values()], **event)
+    page.buses["training"].change(clone, page.buses["training"], [error, base, *fields.values()], **event)
     gr.on([tab.select, fields["model"].focus], models, None, fields["model"], **event)
     gr.on([tab.select, base.change, *(widget.change for widget in [widgets["name"], *fields.values()])], tell, form, told, trigger_mode="always_last", **event)

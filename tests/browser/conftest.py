@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, e
 
 from studio_app import PATIENCE, StudioApp, chromium
 from tiny import save_tiny_model
+
+from studio.ui import VERSION_PATH
 
 ROOT = Path(__file__).resolve().parents[2]
 EMBEDDED = ROOT / "assets" / "models" / "mira-nano"
@@ -64,33 +67,63 @@ def browser() -> Iterator[Browser]:
         launched.close()
 
 
-@pytest.fixture
-def page(browser: Browser, studio_url: str) -> Iterator[Page]:
-    """The studio at 1440 pixels; the test fails when the page logged an error or fetched anything from another host."""
-    errors: list[tuple[float, str]] = []
-    arrivals: list[float] = []
+@dataclass
+class Window:
+    """A page, and what it has logged since its test began."""
 
-    def note(text: str) -> None:
-        errors.append((time.monotonic(), text))
+    page: Page
+    url: str
+    errors: list[tuple[float, str]] = field(default_factory=list)
+    arrivals: list[float] = field(default_factory=list)
 
-    def listen(message: ConsoleMessage) -> None:
+    def __post_init__(self) -> None:
+        page = self.page
+        page.on("console", self.listen)
+        page.on("pageerror", lambda error: self.note(str(error)))
+        page.on("request", lambda request: request.url.startswith((self.url, "data:", "blob:")) or self.note(f"fetched from elsewhere: {request.url}"))
+        page.on("framenavigated", lambda frame: self.arrivals.append(time.monotonic()) if frame == page.main_frame else None)
+
+    def note(self, text: str) -> None:
+        self.errors.append((time.monotonic(), text))
+
+    def listen(self, message: ConsoleMessage) -> None:
         if message.type == "error" and "/previews/" not in message.location["url"]:  # a preview goes when its video is done
-            note(message.text)
+            self.note(message.text)
 
-    def cut_off(when: float, text: str) -> bool:
-        """Whether a reload ended what was under way."""
-        return any(words in text for words in CUT_OFF) and any(abs(arrival - when) < 5 for arrival in arrivals)
+    def arrive(self) -> None:
+        """The page as it is for one who comes for the first time."""
+        self.page.unroute_all(behavior="ignoreErrors")
+        self.page.context.clear_permissions()
+        self.page.emulate_media(color_scheme="light", reduced_motion="reduce")
+        self.page.goto(f"{self.url}/{VERSION_PATH}")
+        self.page.evaluate("localStorage.clear()")
+        self.page.goto(self.url)
+        self.page.wait_for_selector("#queue h2")
+        self.page.wait_for_function("document.querySelector('#estimate p') !== null")
 
+    def complaints(self) -> list[str]:
+        """What was logged, but for what the arrival at a page cut off; from now on it begins anew."""
+
+        def cut_off(when: float, text: str) -> bool:
+            return any(words in text for words in CUT_OFF) and any(abs(arrival - when) < 5 for arrival in self.arrivals)
+
+        found = [text for when, text in self.errors if not cut_off(when, text)]
+        self.errors.clear()
+        return found
+
+
+@pytest.fixture(scope="module")
+def window(browser: Browser, studio_url: str) -> Iterator[Window]:
+    """One page for the tests of a file: what it has compiled it need not compile for each of them."""
     context = browser.new_context(viewport={"width": 1440, "height": 900})
-    page = context.new_page()
-    page.on("console", listen)
-    page.on("pageerror", lambda error: note(str(error)))
-    page.on("request", lambda request: request.url.startswith((studio_url, "data:", "blob:")) or note(f"fetched from elsewhere: {request.url}"))
-    page.on("framenavigated", lambda frame: arrivals.append(time.monotonic()) if frame == page.main_frame else None)
-    page.goto(studio_url)
-    page.wait_for_selector("#queue h2")
-    page.wait_for_function("document.querySelector('#estimate p') !== null")
-    yield page
+    yield Window(context.new_page(), studio_url)
     context.close()
-    left = [text for when, text in errors if not cut_off(when, text)]
+
+
+@pytest.fixture
+def page(window: Window) -> Iterator[Page]:
+    """The studio at 1440 pixels; the test fails when the page logged an error or fetched anything from another host."""
+    window.arrive()
+    yield window.page
+    left = window.complaints()
     assert not left, left
