@@ -90,7 +90,7 @@ def main() -> None:
         demo = ui.build(services)
         if services.executor.inside_events:
             services.executor.start()  # before the page: ZeroGPU lays weights ready when it is launched
-        page, _, _ = demo.launch(
+        demo.launch(
             server_name=args.host,
             server_port=args.port,
             allowed_paths=[str(services.library.videos_dir), str(data_dir / "previews"), str(services.exports), str(services.sources), str(services.runs.folder)],
@@ -98,10 +98,10 @@ def main() -> None:
             show_error=True,
             mcp_server=args.mcp,
             quiet=True,
+            app_kwargs={"routes": ui.routes(services)},
             prevent_thread_lock=True,
             **ui.launch_options(),
         )
-        ui.serve_version(page, services)
         if not services.executor.inside_events:
             services.executor.start()  # not before: the page comes first, and torch takes a while to import
         log.info("The studio is at %s (data in %s)", demo.local_url, data_dir)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
-from fastapi import FastAPI
-from fastapi.responses import PlainTextResponse
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 
 from . import api
 from .components.theme import launch_options
@@ -54,13 +55,13 @@ class Page:
             event.then(self.services.executor.work_through, None, None, **{**self.event, "queue": True}, concurrency_limit=None)
 
 
-def serve_version(app: FastAPI, services: Services) -> None:
-    """Have the launched page's ``app`` tell ``services.version()``; an endpoint of Gradio's would take ten times as long, and each page asks twice a second."""
+def routes(services: Services) -> list[Route]:
+    """What the page's server answers beside Gradio's own: ``services.version()``, which each page asks for twice a second; an endpoint of Gradio's would take ten times as long."""
 
-    async def version() -> str:  # a coroutine, and so without a thread of its own: it takes a tenth of a millisecond
-        return services.version()
+    async def version(_: Request) -> PlainTextResponse:  # a coroutine, and so without a thread of its own: it takes a tenth of a millisecond
+        return PlainTextResponse(services.version())
 
-    app.add_api_route(f"/{VERSION_PATH}", version, response_class=PlainTextResponse, include_in_schema=False)
+    return [Route(f"/{VERSION_PATH}", version)]
 
 
 def build(services: Services) -> gr.Blocks:
