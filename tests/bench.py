@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from diffusers import AutoencoderKLTemporalDecoder, LatteTransformer3DModel
 from torch.utils.flop_counter import FlopCounterMode
@@ -63,6 +64,8 @@ GROWTH = {"frames, 128x80": [(n, 80, 128, 1) for n in (8, 24, 60, 120)], "size, 
 """Frames, height, width and clips of what is measured to see how time and memory grow."""
 STARTS = 3
 """Of the studio, and how often its page is then opened."""
+IDLE_SECONDS = 10
+"""How long a studio is watched that does nothing, and how long it is left alone before."""
 
 
 @dataclass(frozen=True)
@@ -404,27 +407,29 @@ def _crowded_studio() -> Iterator[Row]:
 
 
 def _studio_app() -> Iterator[Row]:
-    """``python app.py`` until it answers, and in Chromium until its page takes a prompt and shows the queue: at once, while the worker is starting, and later."""
-    started, first, later = [], [], []
+    """``python app.py`` until it answers, and in Chromium until its page takes a prompt and shows the queue: at once, while the worker is starting, and later; and what both take when nothing happens."""
+    started, first, later, server, page = [], [], [], [], []
     for _ in range(STARTS):
         with tempfile.TemporaryDirectory() as folder:
             app, began = StudioApp(Path(folder) / "data", NANO), time.monotonic()
             try:
                 app.start()
                 started.append(time.monotonic() - began)
-                for open_page in _pages(app.url):
+                for open_page, idle in _pages(app.url):
                     first.append(open_page())
                     while app.call("workers")[0]["state"] != "ready":
                         time.sleep(0.2)
                     later += [open_page() for _ in range(STARTS)]
+                    for taken, seconds in zip((server, page), idle(app.process.pid), strict=True):
+                        taken.append(seconds)
             finally:
                 app.end()
-    rows = {"from start to first answer": started, "first page, until it can be used": first, "a later page, until it can be used": later}
+    rows = {"from start to first answer": started, "first page, until it can be used": first, "a later page, until it can be used": later, "a second of idling, CPU of the server": server, "a second of idling, CPU of an open page": page}
     yield from (Row("the studio", name, statistics.median(taken), len(taken), statistics.median(taken) / statistics.median(started)) for name, taken in rows.items() if taken)
 
 
-def _pages(url: str) -> Iterator[Callable[[], float]]:
-    """What opens a page at ``url`` in a Chromium with an empty cache, and how many seconds it took; nothing where Playwright is not installed (``make test`` installs it)."""
+def _pages(url: str) -> Iterator[tuple[Callable[[], float], Callable[[int], list[float]]]]:
+    """What opens a page at ``url`` in a Chromium with an empty cache, and how many seconds it took, and what measures the server with that process id and an open page while nothing happens; nothing where Playwright is not installed (``make test`` installs it)."""
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
@@ -441,7 +446,22 @@ def _pages(url: str) -> Iterator[Callable[[], float]]:
             page.close()
             return taken
 
-        yield open_page
+        def idle(server: int) -> list[float]:
+            page = browser.new_page(viewport={"width": 1440, "height": 900})
+            page.goto(url)
+            page.wait_for_timeout(1000 * IDLE_SECONDS)
+            groups = [psutil.Process(server)], [process for process in psutil.Process().children(recursive=True) if "chrom" in process.name()]
+
+            def used() -> list[float]:
+                return [sum(process.cpu_times().user + process.cpu_times().system for process in group) for group in groups]
+
+            before = used()
+            page.wait_for_timeout(1000 * IDLE_SECONDS)
+            taken = [(after - earlier) / IDLE_SECONDS for earlier, after in zip(before, used(), strict=True)]
+            page.close()
+            return taken
+
+        yield open_page, idle
         browser.close()
 
 

@@ -15,6 +15,7 @@ from core import read_settings
 from studio.db import StorageError
 from studio.queue import Queue
 from studio.services import Services
+from studio.ui import VERSION_PATH
 
 LONG = 400
 """Steps of a request that is still running when something is done to it."""
@@ -49,6 +50,22 @@ def test_a_request_becomes_a_video_with_its_settings(studio_app: StudioApp) -> N
 def test_bad_input_is_answered_in_words(studio_app: StudioApp, settings: dict, words: str) -> None:
     with pytest.raises(Exception, match=words):
         studio_app.enqueue(**settings)
+
+
+def test_the_version_changes_with_what_a_page_shows_and_with_nothing_else(studio_app: StudioApp) -> None:
+    def version() -> str:
+        return httpx.get(f"{studio_app.url}/{VERSION_PATH}").raise_for_status().text
+
+    studio_app.call("pause")
+    wait_for(lambda: version() == version(), "a version that stays while nothing happens")
+    seen = [version()]
+    id = studio_app.enqueue()
+    seen.append(version())
+    studio_app.call("cancel", id)
+    seen.append(version())
+    studio_app.call("resume")
+    seen.append(version())
+    assert len(set(seen)) == 4
 
 
 def test_no_button_depends_on_gradios_queue(studio_app: StudioApp) -> None:
