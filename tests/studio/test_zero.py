@@ -158,7 +158,7 @@ def test_a_zero_gpu_space_makes_videos_and_hides_training(tmp_path: Path, tiny_m
         tabs = [component["props"]["label"] for component in config["components"] if component["type"] == "tabitem"]
         assert "Generate" in tabs and "Training" not in tabs
         chained = [event for event in config["dependencies"] if event["api_visibility"] == "private" and event["queue"]]
-        assert len(chained) == 5, "Generate, the panes' buttons, an opened file, the grid and the drafts"
+        assert len(chained) == 6, "Generate, the panes' buttons that fill the form and those that do not, an opened file, the grid and the drafts"
         assert not (app.data_dir / "logs" / "worker.log").exists()
         waiting = Queue(app.data_dir / "studio.db").enqueue(GenerationRequest(prompt="left over", model=str(tiny_model), height=32, width=32, num_frames=4, num_inference_steps=2))
         httpx.post(f"{app.url}/gradio_api/queue/join", json={"data": [], "fn_index": chained[0]["id"], "session_hash": "test"}).raise_for_status()
