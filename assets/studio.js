@@ -89,7 +89,7 @@
     if (asking || since < LOOK || painted === undefined) return;
     asking = true;
     try {
-      const answer = await fetch(`${window.gradio_config.root}/studio/version`);
+      const answer = await fetch(`${window.gradio_config.root}/studio/version`, { signal: AbortSignal.timeout(IN_ANY_CASE) });
       if (!answer.ok) throw new Error(answer.statusText);
       const version = await answer.text();
       if (version !== known || painted !== confirmed || since > IN_ANY_CASE) {
