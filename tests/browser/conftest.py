@@ -94,7 +94,7 @@ class Window:
         """The page as it is for one who comes for the first time."""
         self.page.unroute_all(behavior="ignoreErrors")
         self.page.context.clear_permissions()
-        self.page.emulate_media(color_scheme="light", reduced_motion="reduce")
+        self.page.emulate_media(color_scheme="light")
         self.page.goto(f"{self.url}/{VERSION_PATH}")
         self.page.evaluate("localStorage.clear()")
         self.page.goto(self.url)
