@@ -1,8 +1,9 @@
 // The studio's page: buttons inside panes, keys, and what keeps the page calm while panes are drawn again.
 (() => {
   "use strict";
-  const DRAFT = "studio.prompt", SEEDS = 2 ** 31;
-  const typed = (box) => document.querySelector(`${box} :is(input, textarea)`)?.value;  // also what Gradio has not heard of: it listens later than there is a box
+  const DRAFT = "studio.prompt", SEEDS = 2 ** 31;  // those of draw_seed in studio/tabs/form.py, which draws all but a page's first
+  const boxOf = (widget) => document.querySelector(`${widget} :is(input, textarea)`);
+  const typed = (widget) => boxOf(widget)?.value;  // also what Gradio has not heard of: it listens later than there is a box
   window.studio = {
     draft() {
       try { return typed("#prompt") || localStorage.getItem(DRAFT) || ""; } catch { return ""; }
@@ -69,8 +70,8 @@
 
   // A button with data-action writes "action:id:nonce" into a textbox that the server listens to.
   let nonce = 0;
-  function tell(selector, text) {
-    const box = document.querySelector(`${selector} :is(input, textarea)`);
+  function tell(widget, text) {
+    const box = boxOf(widget);
     if (!box) return;
     const prototype = box instanceof HTMLTextAreaElement ? HTMLTextAreaElement.prototype : HTMLInputElement.prototype;
     Object.getOwnPropertyDescriptor(prototype, "value").set.call(box, `${text}:${++nonce}`);
@@ -99,6 +100,7 @@
     } catch { /* the studio is away: it is asked again */ }
     asking = false;
   }, ASK);
+
   // A pane that is drawn anew between press and release takes the pressed button with it, or moves it away, and the browser then sends it no click: a pointer
   // that stood still has pressed it all the same, and the one that is in its place now gets the click.
   // Or the button stays and now stands for another row, as Gradio fills the elements of a pane anew in their order: what was pressed is what is done.

@@ -103,5 +103,5 @@ def build(services: Services) -> gr.Blocks:
     # Gradio makes a component of each argument of an endpoint. Clients need them, but the studio's page would build 54 of them each time it opens.
     with demo.route("Endpoints", API_PAGE, show_in_navbar=False):
         api.layout(services)
-    demo._queue.sleep_when_free = QUEUE_SECONDS
+    demo._queue.sleep_when_free = QUEUE_SECONDS  # no argument of Gradio's sets it
     return demo
