@@ -21,7 +21,7 @@ PATIENCE = 300
 
 def chromium() -> str | None:
     """This machine's Chromium; None for Playwright's own."""
-    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    return next(filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome"))), None)
 
 
 class StudioApp:
