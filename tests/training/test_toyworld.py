@@ -12,11 +12,11 @@ from PIL import Image
 from tiny import save_tiny_model
 from training.toyworld import HELD_OUT_PAIRS, VOCABULARY, captions, detect, parse_caption, render, sample_spec, score
 from training.toyworld.__main__ import main
+from training.toyworld.captions import object_spans
 from training.toyworld.evaluate import Report, check, degrade, evaluate, still_change
 from training.toyworld.folder import write_folder
 from training.toyworld.prior import Prior, compare_means
 from training.toyworld.scene import BACKGROUNDS
-
 
 
 @pytest.mark.parametrize("blur", [False, True])
@@ -83,6 +83,15 @@ def test_captions_parse_back():
         words = "".join(c if c.isalpha() else " " for c in texts["dense_caption"].lower()).split()
         assert set(words) <= set(VOCABULARY)
     assert parse_caption("a dog runs") is None
+
+
+def test_the_words_of_each_object_are_found_in_any_caption():
+    rng = np.random.default_rng(6)
+    for _ in range(300):
+        spec = sample_spec(rng)
+        colors = [spec.color, spec.second_color][: 2 if spec.motion == "hits" else 1]
+        for text in (captions(spec, rng)[name] for name in ("short_caption", "dense_caption")):
+            assert [text[start:end].split()[1] for start, end in object_spans(text)] == colors, text
 
 
 def test_held_out_pairs_are_never_drawn_for_training():

@@ -82,6 +82,43 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
+def test_a_text_encoder_goes_on_from_a_models(base, tmp_path):
+    """Of what the transformer has learned to read little moves, and the tokens are the same."""
+    c = config(tmp_path, target="text_encoder", model=str(base / "base"), curriculum=[stage(train_batch_size=8)], max_train_steps=2, learning_rate=1e-4)
+    from training.targets import build_task
+
+    task = build_task(c, torch.device("cpu"))
+    batch = task.batch(0)
+    assert float(task.loss(batch, 0)[1]["moved"]) > 0, "two heads look one way each from the start"
+    told = {word: int(role) for (row, place), role in zip(zip(*batch["places"]), batch["word_labels"]["role"]) for word in [(int(row), int(place))]}
+    assert set(told.values()) == {0, 1} and len(told) == len(batch["word_labels"]["role"])
+    made = Trainer(c, task).run()
+    for name in ("tokenizer/tokenizer.json", "text_encoder/config.json"):
+        assert (made / name).is_file()
+    assert (made / "tokenizer/tokenizer.json").read_text() == (base / "base/tokenizer/tokenizer.json").read_text()
+
+
+def test_a_text_encoder_tells_order_from_the_start():
+    from transformers import T5Config, T5EncoderModel
+
+    from training.targets.text_encoder import look_both_ways
+
+    torch.manual_seed(0)
+    encoder = T5EncoderModel(T5Config(vocab_size=20, **{**T5, "num_heads": 4, "d_model": 32})).eval()
+    ids = torch.zeros(2, 77, dtype=torch.long)
+    ids[0, :3], ids[1, :3] = torch.tensor([5, 6, 7]), torch.tensor([7, 6, 5])
+
+    def told() -> float:
+        """How far a word's state depends on whether it comes first or last."""
+        with torch.no_grad():
+            one, other = encoder(input_ids=ids).last_hidden_state
+        return float((one[0] - other[2]).norm() / one[0].norm())
+
+    before = told()
+    look_both_ways(encoder)
+    assert told() > 5 * before
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_stopped_and_resumed_equals_never_stopped_bit_for_bit(base, tmp_path, optimizer):
     whole = train(transformer_config(base, tmp_path / "whole", optimizer=optimizer))

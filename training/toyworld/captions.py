@@ -76,6 +76,14 @@ def captions(spec: ClipSpec, rng: np.random.Generator) -> dict[str, str]:
     }
 
 
+_OBJECT = re.compile(rf"\ba ({'|'.join(w for size in SIZES for w in _SYNONYMS[size])}) ({'|'.join(COLORS)}) ({'|'.join(w for shape in SHAPES for w in _SYNONYMS[shape])})\b", re.IGNORECASE)
+
+
+def object_spans(text: str) -> list[tuple[int, int]]:
+    """Where in a caption, short or dense, the words of its objects' sizes, colours and shapes begin and end: the main object's first."""
+    return [(match.start(1), match.end()) for match in _OBJECT.finditer(text)]
+
+
 _SHORT = re.compile(
     rf"^a (?P<size>{'|'.join(SIZES)}) (?P<color>{'|'.join(COLORS)}) (?P<shape>{'|'.join(SHAPES)}) "
     rf"(?:(?P<motion>{'|'.join(m for m in MOTIONS if m != 'hits')})|hits a (?P<second_size>{'|'.join(SIZES)}) (?P<second_color>{'|'.join(COLORS)}) (?P<second_shape>{'|'.join(SHAPES)})) "

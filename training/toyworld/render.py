@@ -72,14 +72,14 @@ class World:
             drift = (r[5] - 0.5) * 0.3 * a * (u - 0.5) if s.camera == "still" else 0.0
             return [(np.clip(x0 + drift, margin, a - margin) if s.camera == "still" else x0, ground - height * 4 * phase * (1 - phase))]
         if s.motion == "circles":
-            radius = 0.2 + 0.08 * r[3]
-            turns = 1.05 + 0.15 * r[4]
-            angle = 2 * np.pi * (turns * u - 0.25)  # clockwise from the top: with any start and direction, what is left of a noisy clip is a ring
-            reach = radius + margin
-            cx = np.clip(x0, reach, a - reach) if s.camera == "still" else (x0 if self.pan else 0.5 * a)
-            cy = np.clip(y0, min(reach, 0.5), max(1 - reach, 0.5)) if s.camera != "zooms in" else 0.5
+            radius = 0.2 + 0.06 * r[3]
+            turns = 1.05 + 0.1 * r[4]
+            angle = 2 * np.pi * (turns * u - 0.25)  # clockwise from the top and about the middle: with any start, direction and centre, what is left of a noisy clip is a ring
+            cx = x0 if self.pan else (0.5 + 0.25 * (r[1] - 0.5)) * a
+            room = max(0.0, 0.5 - radius - margin)
+            cy = 0.5 + min(0.08, room) * (2 * r[2] - 1)
             if s.camera == "zooms in":
-                radius = 0.2
+                radius, cx, cy = 0.2, 0.5 * a, 0.5
             return [(cx + radius * np.cos(angle), cy + radius * np.sin(angle))]
         if s.motion == "passes behind a wall":
             own = 0.68 * a
