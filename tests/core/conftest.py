@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tiny import tiny_pipeline
+from tiny import original_checkpoint, tiny_pipeline
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -15,3 +15,9 @@ def one_thread():
 def shared_pipe():
     """For tests that leave the pipeline as it was."""
     return tiny_pipeline()
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """A checkpoint of the original with its config."""
+    return original_checkpoint(tmp_path_factory.mktemp("mira"))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import torch
 
 DATA = Path(__file__).parents[1] / "data"
+GB = 10**9
 TEXT_DIM = 32
 LATENT_RGB = [[0.3, 0.1, 0.0], [0.0, 0.2, -0.1], [-0.2, 0.0, 0.3], [0.1, -0.1, 0.1], [0.05, 0.0, -0.05]]
 
@@ -123,3 +125,24 @@ def original_checkpoint(folder: Path) -> tuple[Path, dict]:
     flat |= {f"cond_stage_model.transformer.{k}": v for k, v in tiny_text_encoder().state_dict().items()}
     flat["scale_arr"] = torch.ones(1000)
     return folder / "config.yaml", flat
+
+
+def layout(kind: str, flat: dict) -> dict:
+    """The tensors ``flat`` of an original in one of Mira's three layouts."""
+    if kind == "state_dict":
+        return {"state_dict": flat, "epoch": 3}
+    if kind == "module":
+        return {"module": {f"_forward_module.{k}": v for k, v in flat.items()}}
+    prefix = "model.diffusion_model."
+    return {"ema": {k.removeprefix(prefix): v for k, v in flat.items() if k.startswith(prefix)}}
+
+
+def saved(folder: Path, content: object, name: str = "mine.pt") -> Path:
+    """``content`` as a file of torch's."""
+    torch.save(content, folder / name)
+    return folder / name
+
+
+def disk_with(free: int):
+    """What ``shutil.disk_usage`` says of a disk with so many bytes free."""
+    return lambda _: shutil._ntuple_diskusage(100 * GB, 100 * GB - free, free)
