@@ -10,11 +10,11 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from typing import Any
 
 from core.types import GenerationRequest, RequestError
 
-from .components.words import number
 from .db import Database
 from .prompts import parse_value
 from .queue import Queue, new_id
@@ -211,7 +211,7 @@ def _range(field: str, word: str) -> list[str]:
     match = _RANGE.fullmatch(word)
     if match is None or bool(match["before"]) != (field == "loras"):
         return [word]
-    first, last, step = float(match["first"]), float(match["last"]), float(match["step"] or 1)
+    first, last, step = (Decimal(match[name] or 1) for name in ("first", "last", "step"))  # exact: a seed has up to nineteen digits
     if last < first or not step or (last - first) / step >= MAX_CELLS:
         raise RequestError(field, f"{word!r} must go upwards, in at most {MAX_CELLS} values.")
-    return [(match["before"] or "") + number(round(first + index * step, 6)) for index in range(int((last - first) / step + 1e-9) + 1)]
+    return [f"{match['before'] or ''}{(first + index * step).normalize():f}" for index in range(int((last - first) // step) + 1)]
