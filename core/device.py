@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
 import os
 import re
@@ -19,6 +20,10 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 class ResourceError(RuntimeError):
     """Memory or disk is too small for what was asked; the message has the numbers and says what to do."""
+
+
+class MemoryShortage(ResourceError, MemoryError):
+    """Less memory is free than was asked for. Nothing was begun, so the same may be tried with something else spared (``core.ladder``)."""
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
@@ -72,15 +77,29 @@ def available_cpus() -> int:
 
 
 def memory_available(device: str | torch.device = "cpu") -> int:
-    """Bytes free on ``device``; on the CPU within the container's limit, if it has one."""
+    """Bytes free on ``device``, those that torch keeps of freed tensors among them; on the CPU within the container's limit, if it has one."""
     device = torch.device(device)
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     free = psutil.virtual_memory().available
     limit, usage = _CGROUP / "memory.max", _CGROUP / "memory.current"
     if limit.exists() and (text := limit.read_text().strip()) != "max":
-        free = min(free, int(text) - int(usage.read_text()))
+        free = min(free, int(text) - int(usage.read_text()) + _cached_files())
     return max(0, free)
+
+
+def _cached_files() -> int:
+    """Bytes of files that the container's usage counts and the system drops when memory is asked for: a model that was just read, say."""
+    stat = _CGROUP / "memory.stat"
+    values = dict(line.split() for line in stat.read_text().splitlines()) if stat.exists() else {}
+    return sum(int(values.get(name, 0)) for name in ("active_file", "inactive_file"))
+
+
+def release_memory() -> None:
+    """Give back what the last pipeline or a failed request held."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def forget_peak(device: torch.device) -> None:
@@ -101,10 +120,10 @@ def peak_memory(device: torch.device) -> int | None:
 
 
 def require_memory(needed: int, device: str | torch.device, what: str) -> None:
-    """Raise ResourceError when ``what`` needs more bytes than ``device`` has free."""
+    """Raise MemoryShortage when ``what`` needs more bytes than ``device`` has free."""
     free = memory_available(device)
     if needed > free:
-        raise ResourceError(f"{what} takes {needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free ({device}). Close other programs, use a machine with more memory, or a smaller model.")
+        raise MemoryShortage(f"{what} takes {needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free ({device}). Close other programs, use a machine with more memory, or a smaller model.")
 
 
 def weights_memory(file: Path, dtype: torch.dtype) -> int:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-import torch
-
+from .device import MemoryShortage, release_memory
 from .economy import Economy, OutOfMemory
 from .types import GenerationRequest
 
@@ -18,12 +16,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Made = TypeVar("Made")
+_RAN_OUT = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
+"""What torch's allocators say, and cuBLAS and cuDNN, whose workspaces find no room."""
 
 
 def within_memory(pipe: MiraPipeline, request: GenerationRequest, make: Callable[[], Made], economy: Economy, spared: Callable[[Economy], None] = lambda economy: None) -> Made:
     """What ``make`` gives with ``economy``, or with as much more spared as it takes; ``spared`` hears of each rung.
 
-    ``make`` calls ``pipe`` for ``request`` (resolved). Raises OutOfMemory when nothing is left to spare, and whatever else ``make`` raises.
+    ``make`` calls ``pipe`` for ``request`` (resolved). Raises OutOfMemory when nothing is left to spare, or the MemoryShortage whose numbers tell more, and whatever else ``make`` raises.
     """
     device = str(pipe.transformer.device)
     while True:
@@ -33,12 +33,12 @@ def within_memory(pipe: MiraPipeline, request: GenerationRequest, make: Callable
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            ran_out = str(error)
+            ran_out, short = str(error), isinstance(error, MemoryShortage)
         release_memory()  # out here, where no exception holds the tensors any more
         log.warning("memory ran out (%s) with %s: %s", pipe.stage, economy, ran_out)
         more = economy.more(pipe.stage, request, device, pipe.lazy_text_encoder is not None and pipe.lazy_text_encoder.loaded)
         if more is None:
-            raise OutOfMemory(ran_out, economy)
+            raise MemoryShortage(ran_out) if short else OutOfMemory(ran_out, economy)
         economy = more
         spared(economy)
 
@@ -46,14 +46,7 @@ def within_memory(pipe: MiraPipeline, request: GenerationRequest, make: Callable
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, on any device."""
     text = str(error)
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text or "not enough memory" in text or "out of memory" in text
-
-
-def release_memory() -> None:
-    """Give back what the last pipeline or a failed request held."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or any(words in text for words in _RAN_OUT)
 
 
 def lack_of_memory(error: BaseException, request: GenerationRequest, advice: str = "") -> str:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .device import require_memory, weights_memory
+from .device import release_memory, require_memory, weights_memory
 from .files import replacing
 
 logger = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ class LazyTextEncoder:
         return all(self.cache.path(text).exists() for text in prompts)
 
     def load(self) -> tuple[Any, torch.nn.Module]:
-        """``(tokenizer, text_encoder)``, loaded now if they were not."""
+        """``(tokenizer, text_encoder)``, loaded now if they were not. Raises MemoryShortage where they do not fit."""
         if self._loaded is None:
             from transformers import AutoTokenizer, T5EncoderModel
 
@@ -147,8 +147,10 @@ class LazyTextEncoder:
         return self._loaded
 
     def release(self) -> None:
-        """Give the encoder's memory back; the next unknown prompt loads it again."""
-        self._loaded = None
+        """Give the encoder's memory back, to the device and all that work on it; the next unknown prompt loads it again."""
+        if self._loaded is not None:
+            self._loaded = None
+            release_memory()
 
     def to(self, device: torch.device | str) -> LazyTextEncoder:
         self.device = torch.device(device)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tiny import save_tiny_model, tiny_pipeline
 
-from core import GenerationRequest, RequestError, load_pipeline
+from core import GenerationRequest, MiraPipeline, RequestError, device, load_pipeline
+from core.device import MemoryShortage
 from core.economy import Economy
+from core.ladder import within_memory
+from core.text_encoder import LazyTextEncoder
 
 REQUEST = GenerationRequest("a small red ball", num_frames=24, guidance_scale=3.0).resolved()
 SMALL = dict(height=32, width=32, num_frames=4, num_inference_steps=2, guidance_scale=3.0, fps=6, sampler="ddim", seed=3)
@@ -55,6 +60,22 @@ def test_the_text_encoder_is_where_it_is_asked_to_be(tmp_path: Path) -> None:
         assert pipe.lazy_text_encoder.loaded == (place != "unload") and Economy.asked(request).told(request) == {}
     with pytest.raises(RequestError, match="no place 'gpu' for the text encoder"):
         REQUEST.replace(text_placement="gpu").resolved()
+
+
+@pytest.mark.parametrize("on_cpu", [10**9, 100])
+def test_a_text_encoder_that_the_device_has_no_room_for_works_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_cpu: int) -> None:
+    monkeypatch.setattr(device, "memory_available", lambda place: on_cpu if torch.device(place).type == "cpu" else 100)
+    part = SimpleNamespace(device=torch.device("cuda:0"), to=lambda place: None)
+    gpu = SimpleNamespace(transformer=part, vae=part, stage="text", _execution_device=part.device)
+    gpu.lazy_text_encoder = lazy = LazyTextEncoder(save_tiny_model(tmp_path / "tiny"), tmp_path, "cuda:0")
+    gpu.spare = partial(MiraPipeline.spare, gpu)
+    rungs: list[Economy] = []
+    if on_cpu > 100:
+        assert within_memory(gpu, REQUEST, lambda: lazy(["a red ball"]).device.type, Economy(), rungs.append) == "cpu"
+        assert rungs == [Economy(text_on_cpu=True)]
+    else:
+        with pytest.raises(MemoryShortage, match=r"The text encoder of tiny takes .* free \(cpu\)"):
+            within_memory(gpu, REQUEST, lambda: lazy(["a red ball"]), Economy(), rungs.append)
 
 
 def test_guidance_in_two_passes_is_the_same_but_for_rounding(pipe) -> None:

@@ -116,6 +116,18 @@ def test_lazy_equals_in_memory_and_can_be_released(folder, tmp_path):
     assert not lazy.loaded and lazy(["a night"]).shape == (1, 77, TEXT_DIM)
 
 
+def test_what_is_released_goes_back_to_the_device_and_only_then(folder, tmp_path, monkeypatch):
+    emptied = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append("cuda"))
+    lazy = LazyTextEncoder(folder, tmp_path)
+    lazy.release()
+    lazy.load()
+    assert not emptied
+    lazy.release()
+    assert emptied == ["cuda"]
+
+
 def test_eight_bits_are_near_and_have_a_cache_of_their_own(folder, tmp_path):
     plain, small = LazyTextEncoder(folder, tmp_path), LazyTextEncoder(folder, tmp_path, dtype=torch.bfloat16, eight_bits=True)
     exact, near = plain(PROMPTS), small(PROMPTS)

@@ -1,0 +1,45 @@
+"""How much memory is said to be free, and what counts as having run out of it. CUDA and the container are stood in for."""
+
+import argparse
+
+import psutil
+import pytest
+import torch
+from tiny import GB
+
+from core import device
+from core.device import MemoryShortage, ResourceError, memory_available, require_memory
+from core.ladder import is_out_of_memory
+
+
+def test_what_torch_keeps_of_freed_tensors_counts_as_free(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2 * GB, 80 * GB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 50 * GB)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 20 * GB)
+    assert memory_available("cuda:0") == 32 * GB
+
+
+@pytest.mark.parametrize("limit, free", [(str(10 * GB), 7 * GB), ("max", 30 * GB), (str(2 * GB), 0)])
+def test_files_that_the_container_has_read_count_as_free(tmp_path, monkeypatch, limit, free):
+    monkeypatch.setattr(device, "_CGROUP", tmp_path)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: argparse.Namespace(available=30 * GB))
+    (tmp_path / "memory.max").write_text(f"{limit}\n")
+    (tmp_path / "memory.current").write_text(f"{9 * GB}\n")
+    (tmp_path / "memory.stat").write_text(f"anon {3 * GB}\nfile {6 * GB}\nactive_file {2 * GB}\ninactive_file {4 * GB}\n")
+    assert memory_available("cpu") == free
+
+
+def test_a_shortage_is_told_in_numbers_and_is_an_error_of_memory(monkeypatch):
+    monkeypatch.setattr(device, "memory_available", lambda _: GB)
+    with pytest.raises(MemoryShortage, match=r"^The model takes 3.0 GB of memory and 1.0 GB are free \(cpu\)\.") as caught:
+        require_memory(3 * GB, "cpu", "The model")
+    assert isinstance(caught.value, ResourceError) and is_out_of_memory(caught.value)
+
+
+@pytest.mark.parametrize("words, ran_out", [
+    ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+    ("CUDA error: out of memory", True),
+    ("CUDA error: an illegal memory access was encountered", False),
+])  # fmt: skip
+def test_workspaces_without_room_are_told_from_a_broken_device(words, ran_out):
+    assert is_out_of_memory(RuntimeError(words)) == ran_out
