@@ -216,10 +216,12 @@ class Trainer:
             with self.processes.apart(self.task.network) if number + 1 < len(batches) else contextlib.nullcontext():
                 with self.autocast():
                     loss, figures = self.task.loss(batch, self.step * len(batches) + number)
-                value += self.processes.mean(loss.detach()) / len(batches)
+                part = self.processes.mean(loss.detach())
+                self.require_finite(part, rate)
+                value += part / len(batches)
                 told.append(figures)
-                self.check(value, rate)
                 self.scaler.scale(loss / len(batches)).backward()
+        self.require_steady(value, rate)
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
         norm = self.processes.whole(torch.nn.utils.clip_grad_norm_(self.task.model.parameters(), self.config.max_grad_norm))
@@ -233,10 +235,13 @@ class Trainer:
         means = {name: float(np.mean([figures[name] for figures in told if name in figures])) for name in sorted(names)}
         return {"loss": value, "grad_norm": float(norm), **means}
 
-    def check(self, value: float, rate: float) -> None:
-        """Raises NonFiniteLoss, or Diverged when the mean of the last DIVERGENCE_STEPS losses is DIVERGENCE times the lowest that it was."""
+    def require_finite(self, value: float, rate: float) -> None:
+        """Raises NonFiniteLoss for the loss of a batch that is no number."""
         if not math.isfinite(value):
             raise NonFiniteLoss(f"The loss is {value} at step {self.step}. {self.remedy(rate)}")
+
+    def require_steady(self, value: float, rate: float) -> None:
+        """Raises Diverged when the mean loss of the last DIVERGENCE_STEPS steps is DIVERGENCE times the lowest that it was."""
         self.recent.append(value)
         if len(self.recent) == DIVERGENCE_STEPS:
             mean = float(np.mean(self.recent))

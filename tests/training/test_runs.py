@@ -169,6 +169,23 @@ def test_a_gradient_that_is_no_number_stops_the_run_before_it_spoils_the_weights
     assert task.model.weight.item() == before and latest_checkpoint(tmp_path) is None
 
 
+def test_a_constant_loss_does_not_diverge_however_many_batches_make_a_step(tmp_path):
+    task = Line()
+    task.loss = lambda batch, index: (task.network(torch.ones(1, 1)).mean() * 0 + 1, {})
+    run(tmp_path, "gradient_accumulation_steps=160", "max_train_steps=2", task=task)
+    assert [row["loss"] for row in read_run(tmp_path).metrics()] == [1, 1]
+    seen = []
+
+    def breaks(batch, index):
+        seen.append(index)
+        return task.network(torch.ones(1, 1)).mean() * (float("nan") if index == 323 else 1), {}
+
+    task.loss = breaks
+    with pytest.raises(NonFiniteLoss, match="at step 2"):
+        run(tmp_path, "gradient_accumulation_steps=160", "max_train_steps=9", task=task)
+    assert seen == [320, 321, 322, 323], "the rest of a step that is of no use is not computed"
+
+
 def test_every_run_that_is_listed_can_be_had(tmp_path):
     for name in ("my run", "ünïcode", "a" * 80):
         (tmp_path / name).mkdir()
