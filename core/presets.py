@@ -82,7 +82,7 @@ def get_preset(name: str) -> Preset:
 
 
 def presets_for(model: str) -> list[Preset]:
-    """The presets made for ``model``; all of them for a model that no preset names (a fine-tuned folder, say)."""
+    """The presets made for ``model``; all of them for a model that no preset names. One that was made of another has the presets of its ``core.lineage.base_model``."""
     return [p for p in PRESETS.values() if model in p.models] or list(PRESETS.values())
 
 

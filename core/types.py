@@ -14,6 +14,7 @@ import sys
 import types
 import typing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 MADE_WITH = "made_with"
@@ -183,18 +184,23 @@ class GenerationRequest:
         """Size in pixels and frames (of a resolved request)."""
         return VideoShape(self.num_frames, self.height, self.width)
 
-    def filled(self) -> GenerationRequest:
-        """A copy in which every None is filled, and no value checked. Raises RequestError for a preset that there is not."""
+    def filled(self, data_dir: str | Path | None = None) -> GenerationRequest:
+        """A copy in which every None is filled, and no value checked. Raises RequestError for a preset that there is not.
+
+        A model in ``data_dir`` that was made of another one has that one's presets.
+        """
+        from .lineage import base_model
         from .presets import decided, get_preset, preset_for
 
-        preset = get_preset(self.preset) if self.preset else preset_for(self.model, self.num_frames)
-        filled = {name: value for name, value in decided(preset, self.model).items() if getattr(self, name) is None}
+        model = self.model if data_dir is None else base_model(self.model, data_dir)
+        preset = get_preset(self.preset) if self.preset else preset_for(model, self.num_frames)
+        filled = {name: value for name, value in decided(preset, model).items() if getattr(self, name) is None}
         seed = secrets.randbelow(2**31) if self.seed is None else self.seed
         return self.replace(**filled, preset=preset.name, seed=seed, start_from=self.start_from or None, loras=self.loras or None)
 
-    def resolved(self) -> GenerationRequest:
-        """A copy in which every None is filled and every value checked. Raises RequestError."""
-        request = self.filled()
+    def resolved(self, data_dir: str | Path | None = None) -> GenerationRequest:
+        """A copy in which every None is filled, as ``filled`` does, and every value checked. Raises RequestError."""
+        request = self.filled(data_dir)
         if request.start_from and request.strength is None and request.start_frames is None:
             from .start import default_start_frames
 

@@ -96,7 +96,7 @@ def words_hint(requests: Sequence[GenerationRequest]) -> str:
 def estimate(services: Services, requests: Sequence[GenerationRequest]) -> str:
     """One line below the Generate button: what the requests make and how long that takes, as far as it is known."""
     try:
-        filled = [request.replace(prompt=request.prompt or "any").resolved() for request in requests]
+        filled = [request.replace(prompt=request.prompt or "any").resolved(services.data_dir) for request in requests]
     except RequestError as error:
         return f'<p class="bad">{escape(error)}</p>'
     first = filled[0]

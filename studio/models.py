@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.lineage import SOURCE_FILE
 from core.presets import NANO
 from core.provenance import TRAINED, model_hash
 from core.releases import EMBEDDED, RELEASES, Release, installed_folder
@@ -119,7 +120,7 @@ def _source(folder: Path | None) -> str:
         return ""
     if folder.parent == EMBEDDED:
         return "comes with the studio"
-    for name, words in ((TRAINED, "step {step} of the run {run}, which began with {model}"), ("source.json", "made of {checkpoint}")):
+    for name, words in ((TRAINED, "step {step} of the run {run}, which began with {model}"), (SOURCE_FILE, "made of {checkpoint}")):
         try:
             return words.format(**json.loads((folder / name).read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError):

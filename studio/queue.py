@@ -403,7 +403,7 @@ class Queue:
 
     def _checked(self, request: GenerationRequest) -> GenerationRequest:
         """``request`` resolved. A file that it starts from, and its LoRAs, must be the studio's own: whoever reaches the page must not read others."""
-        request = request.resolved()
+        request = request.resolved(self.db.path.parent)
         if self.models is not None:
             self.models.require(request.model)
         for name, _ in parse_loras(request.loras):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from core.lineage import base_model
 from core.loras import FOLDER
 from core.types import GenerationRequest
 from training.config import ConfigError
@@ -69,7 +70,7 @@ def training_act(services: Services, session: Session, action: str, id: str) -> 
         case "run-sample":
             runs.sample_now(id)
         case "run-delete":
-            session.undo = (f"The run {id} was deleted, with its checkpoints.", "run", (runs.delete(id),))
+            session.offer_undo(f"The run {id} was deleted, with its checkpoints.", "run", (runs.delete(id),))
             session.run = None
         case "run-scale":
             session.log_scale = not session.log_scale
@@ -89,13 +90,13 @@ def compare_checkpoints(services: Services, run: Run) -> str:
     used = [request_with(services, run, step, "any") for step in steps]
     field = "loras" if used[0].loras else "model"
     values = (None if field == "loras" else run.config.model, *(getattr(request, field) for request in used))
-    prompts = run.config.validation_prompts or [example_prompts(run.config.model)[0]]
+    prompts = run.config.validation_prompts or [example_prompts(base_model(run.config.model, services.data_dir))[0]]
     axes = [Axis(field, values), *([Axis("prompt", tuple(prompts))] if len(prompts) > 1 else [])]
     return services.walls.enqueue_grid(used[0].replace(prompt=prompts[0], seed=run.config.seed), axes)
 
 
 def request_with(services: Services, run: Run, step: int, prompt: str) -> GenerationRequest:
-    """A request that uses a checkpoint, which is made a model or a LoRA now, sampled like the model that the run began with. Raises ConfigError."""
-    made, began = use_checkpoint(run, services.data_dir, step), GenerationRequest("any", model=run.config.model).resolved()
+    """A request that uses a checkpoint, which is made a model or a LoRA now, with the defaults of the model that the run began with. Raises ConfigError."""
+    made = use_checkpoint(run, services.data_dir, step)
     used = {"model": run.config.model, "loras": made.stem} if made.parent.name == FOLDER else {"model": made.name}
-    return GenerationRequest(prompt, temporal_guidance_scale=began.temporal_guidance_scale, **used)
+    return GenerationRequest(prompt, **used).filled(services.data_dir)

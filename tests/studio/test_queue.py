@@ -40,6 +40,17 @@ def test_requests_are_resolved_and_leased_in_order(queue: Queue) -> None:
     assert queue.lease("w", 60) is None
 
 
+def test_a_request_has_the_defaults_of_what_its_model_was_made_of(queue: Queue, tmp_path: Path) -> None:
+    folder = tmp_path / "models" / "128-v0"
+    folder.mkdir(parents=True)
+    (folder / "model_index.json").write_text("{}")
+    (folder / "source.json").write_text('{"checkpoint": "128-v0.pt"}')
+    id = queue.enqueue(request(model="128-v0"))
+    assert (queue.get(id).request.preset, queue.get(id).request.guidance_scale) == ("128-20s", 12.0)
+    queue.edit(id, request(model="mira-nano"))
+    assert queue.get(id).request.preset == "nano-4s"
+
+
 def test_enqueue_many_stores_all_or_none(queue: Queue) -> None:
     with pytest.raises(RequestError, match="prompt is empty"):
         queue.enqueue_many([request(), request("  ")])

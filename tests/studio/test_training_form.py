@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import shlex
 import subprocess
@@ -17,9 +18,10 @@ from core.types import RequestError
 from studio.chores import Chore
 from studio.components.chart import render_chart, smoothed, ticks
 from studio.components.run_list import render_chore, render_run
+from studio.examples import REAL_PROMPTS
 from studio.services import Services
 from studio.training_form import BESIDE, CHOICES, FIELDS, OURS, PRESETS, command, config_of, free_name, hint, label, preflight_line, preset_config, preset_words, texts_of
-from studio.training_screen import runs_before
+from studio.training_screen import compare_checkpoints, request_with, runs_before
 from training.config import ConfigError, TrainConfig, as_words, load_config
 from training.runs import Run
 
@@ -122,6 +124,20 @@ def test_a_waiting_run_says_which_runs_come_first(tmp_path):
     assert "first and second have it first" in render_run(runs[0], False, runs_before(runs, runs[0]))
     assert "a video is being made on it" in render_run(runs[1], False, [])
     assert 'data-action="run-sample"' in render_run(runs[2], False) and 'data-action="run-sample"' not in render_run(runs[1], False)
+
+
+def test_a_checkpoint_is_used_with_the_defaults_of_the_model_that_its_run_began_with(services, tmp_path):
+    folder, run = services.data_dir / "models" / "128-v0", tmp_path / "tuned"
+    for path in (folder, run / "checkpoints" / "step-2" / "transformer", run / "checkpoints" / "step-4" / "transformer"):
+        path.mkdir(parents=True)
+        (path.parent / ".complete").touch()
+    (folder / "model_index.json").write_text("{}")
+    (folder / "source.json").write_text(json.dumps({"checkpoint": "128-v0.pt"}))
+    tuned = Run(run, "finished", 4, "", 1, TrainConfig(target="transformer", model="128-v0", dataset="d", data_dir=str(services.data_dir)))
+    request = request_with(services, tuned, 4, "")
+    assert (request.model, request.preset, request.num_frames, request.sampler, request.temporal_guidance_scale) == ("tuned-step-4", "128-20s", 120, "ddim", 0.0)
+    cells = [services.queue.get(id).request for id in services.walls.get(compare_checkpoints(services, tuned)).cells]
+    assert [(cell.model, cell.preset, cell.prompt) for cell in cells] == [(name, "128-20s", REAL_PROMPTS[0]) for name in ("128-v0", "tuned-step-2", "tuned-step-4")]
 
 
 def test_one_chore_at_a_time_and_words_of_its_own_end_nothing(services):
