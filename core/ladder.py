@@ -25,7 +25,7 @@ def within_memory(pipe: MiraPipeline, request: GenerationRequest, make: Callable
 
     ``make`` calls ``pipe`` for ``request`` (resolved). Raises OutOfMemory when nothing is left to spare, or the MemoryShortage whose numbers tell more, and whatever else ``make`` raises.
     """
-    device = str(pipe.transformer.device)
+    device = str(pipe.execution_device)
     while True:
         pipe.spare(economy)
         try:

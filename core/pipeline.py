@@ -157,6 +157,11 @@ class MiraPipeline(DiffusionPipeline):
     def _execution_device(self) -> torch.device:
         return torch.device(self.economy.turns_on) if self.economy.turns_on else super()._execution_device
 
+    @property
+    def execution_device(self) -> torch.device:
+        """Where clips are made, wherever the parts lie that take turns there."""
+        return self._execution_device
+
     def _turn(self, part: str) -> None:
         """Where parts take turns on the device, it is that of ``part``: 'text', 'transformer' or 'vae'."""
         if self.economy.turns_on:

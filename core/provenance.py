@@ -30,7 +30,7 @@ def made_with(pipe: MiraPipeline, loras: str | None = None) -> dict[str, Any]:
     """Plain JSON values: versions (this program's own as ``commit``), device, number format, ``model_hash`` and ``text_hash`` of a pipeline from a folder, and the training runs behind it and behind its ``loras``."""
     from .attention import get_attention_backend
 
-    device = pipe.transformer.device
+    device = pipe.execution_device
     name = platform.processor() or platform.machine() if device.type == "cpu" else _gpu_name(device)
     return {
         "python": platform.python_version(),

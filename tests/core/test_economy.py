@@ -14,6 +14,7 @@ from core import GenerationRequest, MiraPipeline, RequestError, device, load_pip
 from core.device import MemoryShortage
 from core.economy import Economy
 from core.ladder import within_memory
+from core.provenance import made_with
 from core.text_encoder import LazyTextEncoder
 
 REQUEST = GenerationRequest("a small red ball", num_frames=24, guidance_scale=3.0).resolved()
@@ -66,7 +67,7 @@ def test_the_text_encoder_is_where_it_is_asked_to_be(tmp_path: Path) -> None:
 def test_a_text_encoder_that_the_device_has_no_room_for_works_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_cpu: int) -> None:
     monkeypatch.setattr(device, "memory_available", lambda place: on_cpu if torch.device(place).type == "cpu" else 100)
     part = SimpleNamespace(device=torch.device("cuda:0"), to=lambda place: None)
-    gpu = SimpleNamespace(transformer=part, vae=part, stage="text", _execution_device=part.device)
+    gpu = SimpleNamespace(transformer=part, vae=part, stage="text", _execution_device=part.device, execution_device=part.device)
     gpu.lazy_text_encoder = lazy = LazyTextEncoder(save_tiny_model(tmp_path / "tiny"), tmp_path, "cuda:0")
     gpu.spare = partial(MiraPipeline.spare, gpu)
     rungs: list[Economy] = []
@@ -102,3 +103,21 @@ def test_parts_take_turns_and_come_back(pipe, monkeypatch: pytest.MonkeyPatch) -
     pipe.spare(Economy())
     text, denoise, decode = [("transformer", "cpu"), ("vae", "cpu")], [("vae", "cpu"), ("transformer", "cpu:0")], [("transformer", "cpu"), ("vae", "cpu:0")]
     assert moves == [*text, *denoise, *decode, ("transformer", "cpu:0"), ("vae", "cpu:0")]
+
+
+def test_after_parts_took_turns_the_device_is_still_the_one_that_they_took_them_on(pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "H200")
+    rungs: list[Economy] = []
+
+    def make() -> None:
+        if not rungs:
+            raise MemoryError
+
+    pipe.spare(Economy(turns_on="cpu:0"))  # stands in for a GPU
+    pipe.stage = "denoise"
+    within_memory(pipe, REQUEST, make, Economy(), rungs.append)
+    assert rungs == [Economy(turns_on="cpu:0")]
+    monkeypatch.setattr(pipe, "economy", Economy(turns_on="cuda:0"))
+    assert made_with(pipe)["device"] == "cuda (H200)"
+    pipe.economy = Economy(turns_on="cpu:0")
+    pipe.spare(Economy())
