@@ -13,7 +13,7 @@ from core.files import replacing
 from core.types import nearest
 
 from .config import ConfigError
-from .dataset import MIRADATA_CAPTIONS, TABLES, TEXT_COLUMNS, captions_of, column_of, decoded, encoded, find_clips, plain_row, table_rows
+from .dataset import MIRADATA_CAPTIONS, TABLES, TEXT_COLUMNS, _path_of, captions_of, decoded, encoded, find_clips, plain_row, table_rows
 
 MOST_ROWS = 5000
 """Captions that are edited at once."""
@@ -22,7 +22,7 @@ MOST_ROWS = 5000
 def caption_columns(source: str | Path) -> list[str]:
     """The columns of a table whose texts training reads as captions: MiraData's, or one; none for name.txt beside each video. Raises ConfigError."""
     table = _table(source)[1]
-    return [] if table is None else _columns(table)[2]
+    return [] if table is None else _columns(table)[1]
 
 
 def read_captions(source: str | Path, column: str = "") -> dict[str, str]:
@@ -62,8 +62,8 @@ def write_captions(source: str | Path, captions: Mapping[str, str]) -> int:
         texts = {file: changed[name] + "\n" for name in changed for file in [(source / name).with_suffix(".txt")]}
         contents = {file: _encoded(text, file, decoded(file)[1] if file.is_file() else "utf-8") for file, text in texts.items()}
     else:
-        rows, where, columns = _columns(table)
-        for name, row in zip(_names(rows, where), rows):
+        rows, columns = _columns(table)
+        for name, row in zip(_names(rows), rows):
             ours = {column: changed[full] for column in columns if (full := _full_name(name, column, columns)) in changed}
             row.update(ours)
             if not all(ours.values()) and not captions_of(plain_row(row)):
@@ -82,8 +82,8 @@ def _captions(source: str | Path) -> dict[str, str]:
         clips, rejects = find_clips(source)
         missing = {reject.name: "" for reject in rejects if reject.reason.startswith("has no caption")}
         return dict(sorted(({str(clip.path.relative_to(source)): clip.captions[0] for clip in clips} | missing).items()))
-    rows, where, columns = _columns(table)
-    return {_full_name(name, column, columns): str(row.get(column) or "") for name, row in zip(_names(rows, where), rows) for column in columns}
+    rows, columns = _columns(table)
+    return {_full_name(name, column, columns): str(row.get(column) or "") for name, row in zip(_names(rows), rows) for column in columns}
 
 
 def _full_name(name: str, column: str, columns: Sequence[str]) -> str:
@@ -112,26 +112,25 @@ def _table(source: str | Path) -> tuple[Path, Path | None]:
     return source, source
 
 
-def _columns(table: Path) -> tuple[list[dict], str, list[str]]:
-    """The rows, and the names of the columns of files and of captions."""
+def _columns(table: Path) -> tuple[list[dict], list[str]]:
+    """The rows, and the names of the columns of captions. Raises ConfigError for a table without any, or whose rows name no file."""
     rows = table_rows(table)
     if long := next((number for number, row in enumerate(rows, 1) if None in row), None):
         raise ConfigError(f"Row {long} of {table} has more cells than the table has columns. Put its caption in double quotes if there are commas in it.")
     names = list(rows[0]) if rows else []
-    where = column_of(names)
     known = {name.strip().lower(): name for name in names}
     if "short_caption" in known or "dense_caption" in known:
         columns = [known[name] for name in MIRADATA_CAPTIONS if name in known]
     else:
         columns = [known[name] for name in TEXT_COLUMNS if name in known][:1]
-    if where is None or not columns:
+    if not columns or not any(_path_of(plain_row(row)) for row in rows):
         raise ConfigError(f"The captions of {table} cannot be edited here: it has the columns {', '.join(names) or 'none'}, and one for files and one of {', '.join((*TEXT_COLUMNS, *MIRADATA_CAPTIONS[:2]))} are needed.")
-    return rows, where, columns
+    return rows, columns
 
 
-def _names(rows: list[dict], where: str) -> list[str]:
-    """What each row is called: its file, with its number where others name the same."""
-    files = [str(row.get(where) or "") for row in rows]
+def _names(rows: list[dict]) -> list[str]:
+    """What each row is called: its file as training finds it, with its number where others name the same."""
+    files = [_path_of(plain_row(row)) or "" for row in rows]
     count = Counter(files)
     return [file if count[file] == 1 else f"{file}, row {number}" for number, file in enumerate(files, 1)]
 

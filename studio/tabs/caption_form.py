@@ -35,15 +35,16 @@ def layout() -> dict[str, Any]:
             widgets["all"] = gr.Button("Replace in all", size="sm", min_width=88, elem_id="caption-replace-all")
             widgets["save"] = gr.Button("Save captions", size="sm", min_width=88, elem_id="save-captions")
         widgets["line"] = gr.HTML(elem_id="caption-line")
+        widgets["read"] = gr.State(None)
     return widgets
 
 
 def wire(page: Page, dataset: gr.Textbox, widgets: dict[str, Any]) -> None:
     """Connect the widgets; ``dataset`` names the clips."""
-    table, column, line, event = widgets["table"], widgets["column"], widgets["line"], page.event
+    table, column, line, read, event = widgets["table"], widgets["column"], widgets["line"], widgets["read"], page.event
 
-    def load(source: str, chosen: str) -> tuple[Any, Any, str]:
-        """Gives table, columns and line."""
+    def load(source: str, chosen: str) -> tuple[Any, Any, str, Any]:
+        """Gives table, columns, line, and what was read: the dataset and its captions."""
         choice = gr.skip()
         try:
             columns = _source(page, source, caption_columns)
@@ -51,13 +52,13 @@ def wire(page: Page, dataset: gr.Textbox, widgets: dict[str, Any]) -> None:
             choice = gr.update(choices=[ALL, *columns], value=chosen, visible=len(columns) > 1)
             captions = _source(page, source, lambda path: read_captions(path, chosen))
         except ConfigError as error:
-            return gr.skip(), choice, alert(str(error))
+            return gr.skip(), choice, alert(str(error)), gr.skip()
         empty = sum(not text for text in captions.values())
         if len(columns) > 1:
             words = f"{len(captions)} captions in {1 if chosen else len(columns)} of {len(columns)} columns{f', {empty} of them empty' if empty else ''}."
         else:
             words = f"{len(captions)} clips{f', {empty} of them without a caption' if empty else ''}."
-        return [list(row) for row in captions.items()], choice, note(f"{words} Click a caption to change it, then save.")
+        return [list(row) for row in captions.items()], choice, note(f"{words} Click a caption to change it, then save."), (source.strip(), captions)
 
     def replace_all(rows: list[list[str]], chosen: str, find: str, put: str) -> tuple[Any, str]:
         if not find:
@@ -65,16 +66,27 @@ def wire(page: Page, dataset: gr.Textbox, widgets: dict[str, Any]) -> None:
         there = [find in text and (not chosen or is_of(name, chosen)) for name, text in rows]
         return [[name, text.replace(find, put) if found else text] for (name, text), found in zip(rows, there)], note(f"Changed in {sum(there)} captions; not saved yet.")
 
-    def save(source: str, rows: list[list[str]]) -> str:
+    def save(source: str, rows: list[list[str]], read: tuple[str, dict[str, str]] | None) -> tuple[str, Any]:
+        """Write what was edited here, and nothing over what others have written since. Gives line and what was read."""
         try:
-            changed = _source(page, source, lambda path: write_captions(path, {name: text for name, text in rows if name}))
+            edited = edits(source.strip(), rows, read)
+            changed = _source(page, source, lambda path: write_captions(path, edited))
         except (ConfigError, WriteError) as error:
-            return alert(str(error))
-        return note(f"{changed} captions saved." if changed else "Nothing had changed.")
+            return alert(str(error)), gr.skip()
+        return note(f"{changed} captions saved." if changed else "Nothing had changed."), (source.strip(), {**read[1], **edited})
 
-    widgets["load"].click(load, [dataset, column], [table, column, line], **event)
+    widgets["load"].click(load, [dataset, column], [table, column, line, read], **event)
     widgets["all"].click(replace_all, [table, column, widgets["find"], widgets["replace"]], [table, line], **event)
-    widgets["save"].click(save, [dataset, table], line, **event)
+    widgets["save"].click(save, [dataset, table, read], [line, read], **event)
+
+
+def edits(source: str, rows: list[list[str]], read: tuple[str, dict[str, str]] | None) -> dict[str, str]:
+    """The captions that differ from those that were read. Raises ConfigError where these are of another dataset than ``source``."""
+    if read is None:
+        raise ConfigError("Read the captions first.")
+    if read[0] != source:
+        raise ConfigError(f"These captions are those of {read[0]}, and the clips above are now {source or 'not named'}. Read them again; nothing was saved.")
+    return {name: text for name, text in rows if name and text != read[1].get(name)}
 
 
 def _source(page: Page, source: str, use: Any) -> Any:

@@ -8,7 +8,9 @@ import re
 import shlex
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import gradio as gr
 import numpy as np
 import pytest
 from studio_app import wait_for
@@ -20,6 +22,7 @@ from studio.components.chart import render_chart, smoothed, ticks
 from studio.components.run_list import render_chore, render_run
 from studio.examples import REAL_PROMPTS
 from studio.services import Services
+from studio.tabs import caption_form
 from studio.training_form import BESIDE, CHOICES, FIELDS, OURS, PRESETS, command, config_of, free_name, hint, label, preflight_line, preset_config, preset_words, texts_of
 from studio.training_screen import compare_checkpoints, request_with, runs_before
 from training.config import ConfigError, TrainConfig, as_words, load_config
@@ -105,6 +108,37 @@ def test_a_run_without_a_name_gets_a_free_one(services):
     (services.data_dir / "loras" / "lora-4-step-250.safetensors").touch()
     (services.data_dir / "models" / "lora-5-step-250").mkdir(parents=True)
     assert free_name(services, "lora") == "lora-6", "a deleted run can come back, and what was made of runs stays what it is"
+
+
+@pytest.fixture
+def captions_page(services):
+    """The functions behind the caption editor's buttons, by name."""
+    page = SimpleNamespace(services=services, event={})
+    with gr.Blocks() as demo:
+        caption_form.wire(page, gr.Textbox(), caption_form.layout())
+    return {block.fn.__name__: block.fn for block in demo.fns.values()}
+
+
+def test_an_edited_caption_leaves_what_others_wrote_since_and_other_datasets_alone(captions_page, tmp_path):
+    folders = tmp_path / "a", tmp_path / "b"
+    for folder in folders:
+        folder.mkdir()
+        for name in ("one", "two"):
+            (folder / f"{name}.mp4").write_bytes(b"video")
+            (folder / f"{name}.txt").write_text(f"{name} of {folder.name}")
+    source, other = map(str, folders)
+    load, save, texts = captions_page["load"], captions_page["save"], lambda folder: [(folder / f"{name}.txt").read_text().strip() for name in ("one", "two")]
+    rows, _, _, read = load(source, "")
+    (folders[0] / "one.txt").write_text("by another page")
+    rows[1][1] = "mine"
+    line, read = save(f" {source} ", rows, read)
+    assert "1 captions saved" in line and texts(folders[0]) == ["by another page", "mine"]
+    (folders[0] / "two.txt").write_text("by another page")
+    assert "Nothing had changed" in save(source, rows, read)[0] and texts(folders[0])[1] == "by another page"
+    rows[1][1] = "two of a"
+    assert "Read them again" in save(other, rows, read)[0] and texts(folders[1]) == ["one of b", "two of b"]
+    assert "1 captions saved" in save(source, rows, read)[0] and texts(folders[0])[1] == "two of a"
+    assert "Read the captions first" in save(source, [], None)[0]
 
 
 def fake_run(tmp_path, name, state, began, **settings):

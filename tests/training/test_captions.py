@@ -74,6 +74,16 @@ def test_stretches_of_one_file_keep_their_own_captions(tmp_path):
     assert table.read_text().splitlines()[1:3] == ["a.mp4,first,0,1", "a.mp4,new,1,2"]
 
 
+def test_webvids_captions_are_edited_by_the_file_that_training_finds(tmp_path):
+    (tmp_path / "0001").mkdir()
+    for name in ("7.mp4", "0001/8.mp4"):
+        (tmp_path / name).write_bytes(b"video")
+    (table := tmp_path / "webvid.csv").write_text("videoid,duration,page_dir,name\n7,PT1S,,a ball\n8,PT1S,0001,a star\n")
+    assert read_captions(table) == {"7.mp4": "a ball", "0001/8.mp4": "a star"}
+    assert write_captions(table, {"0001/8.mp4": "a red star"}) == 1
+    assert [(clip.path.name, clip.captions) for clip in find_clips(table)[0]] == [("7.mp4", ("a ball",)), ("8.mp4", ("a red star",))]
+
+
 @pytest.mark.parametrize("rows", ["a.mp4,a red, round ball\nb.mp4,x\n", "a.mp4,x\nb.mp4,a red, round ball\n"])
 def test_a_comma_without_quotes_is_named(tmp_path, rows):
     (tmp_path / "t.csv").write_text("file_name,text\n" + rows)
