@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,11 @@ from av.error import FFmpegError
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif", ".mpg", ".mpeg", ".ts", ".wmv", ".flv")
+
+LEADS = (0.0, 2.0, 10.0)
+"""Seconds before the first asked time that are sought, one after the other, until a key frame is found that has begun by then; after these the file is read from its beginning."""
+SLACK = 1e-4
+"""Seconds after an asked time by which a frame may begin and still be that of the time."""
 
 
 class UnusableVideo(ValueError):
@@ -56,30 +62,58 @@ def probe_video(path: Path) -> VideoFacts:
 def read_frames(path: Path, times: Sequence[float], width: int, height: int) -> np.ndarray:
     """Frames uint8 [T, height, width, 3] at ``times`` (rising, seconds from the first frame): scaled to cover the size, the middle cut out.
 
-    The frame of a time is the last one that has begun by then, whatever the distances between frames. It starts at the key frame before
+    The frame of a time is the last one that has begun by then, whatever the distances between frames. It starts at a key frame before
     the first time, so that a short stretch of a long file is quick. Raises UnusableVideo where the file ends, or breaks, before the last time.
     """
     if not len(times):
         raise ValueError("No times are given.")
     frames: list[np.ndarray] = []
     last: av.VideoFrame | None = None
-    with _opened(path) as (container, stream):
-        origin = float((stream.start_time or 0) * stream.time_base)
-        if times[0] > 1:
-            container.seek(int((times[0] + origin) / stream.time_base), stream=stream)
-        for frame in _decoded(container, stream):
-            begins = (frame.time or 0.0) - origin
-            due = sum(time + 1e-4 < begins for time in times[len(frames) :])  # times that the frame before this one covers
-            if due:
-                frames += [_fitted(last or frame, width, height)] * due
-            last = frame
-            if len(frames) == len(times):
-                break
+    for begins, frame in _frames_from(path, times[0]):
+        due = sum(time < begins for time in times[len(frames) :])  # times that the frame before this one covers
+        if due:
+            frames += [_fitted(last or frame, width, height)] * due
+        last = frame
+        if len(frames) == len(times):
+            break
     if len(frames) == len(times) - 1 and last is not None:
         frames.append(_fitted(last, width, height))
     if len(frames) < len(times):
         raise UnusableVideo(f"ends or breaks after {len(frames) + (last is not None)} of {len(times)} frames")
     return np.stack(frames)
+
+
+def _frames_from(path: Path, time: float) -> Iterator[tuple[float, av.VideoFrame]]:
+    """When frames begin, and the frames as they are when the whole file is read: from one on that has begun by ``time``, or from the first one.
+
+    A seek may end behind the time (MPEG-TS), and what comes before a key frame but refers to the one before that is lost (open GOP): then one farther back is tried.
+    After a seek into MPEG-PS, which does not say of every frame when it begins, times are guessed: it is always read from its beginning.
+    """
+    for lead in LEADS:
+        if time - lead > 1:
+            with _opened(path) as (container, stream):
+                if container.format.name == "mpeg":
+                    break
+                container.seek(int((time - lead + _origin(stream)) / stream.time_base), stream=stream)
+                timed = _timed(container, stream)
+                early = itertools.takewhile(lambda item: item[0] <= time, timed)
+                if (first := next((item for item in early if item[1].key_frame and not item[1].is_corrupt), None)) is not None:
+                    yield first
+                    yield from timed
+                    return
+    with _opened(path) as (container, stream):
+        yield from _timed(container, stream)
+
+
+def _origin(stream: av.VideoStream) -> float:
+    """When the first frame begins by the file's clock, in seconds."""
+    return float((stream.start_time or 0) * stream.time_base)
+
+
+def _timed(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[tuple[float, av.VideoFrame]]:
+    """When each frame begins, in seconds from the first one of the file, and the frame."""
+    shift = _origin(stream) + SLACK
+    return (((frame.time or 0.0) - shift, frame) for frame in _decoded(container, stream))
 
 
 def _fitted(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:

@@ -1,0 +1,47 @@
+"""Frames by their times, out of the containers that people have."""
+
+import av
+import numpy as np
+import pytest
+
+from training.video import probe_video, read_frames
+
+OPEN_GOP = "keyint=25:min-keyint=25:open-gop=1:scenecut=0:bframes=3:b-adapt=0"
+HEVC = f"{OPEN_GOP}:log-level=none:pools=none:frame-threads=1"
+
+
+def write_moving(path, codec, count, rate=25, options=None):
+    """A square that moves on a background that brightens: no frame is like another."""
+    if codec not in av.codecs_available:
+        pytest.skip(f"PyAV has no {codec} here")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, options=options or {})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "rgb8" if codec == "gif" else "yuv420p"
+        stream.codec_context.gop_size, stream.codec_context.thread_count = 25, 1
+        if codec in ("mpeg2video", "libx264"):
+            stream.codec_context.max_b_frames = 2
+        for t in range(count):
+            image = np.full((48, 64, 3), 20 + 2 * t, np.uint8)
+            image[2 * t % 40 :, 3 * t % 56 :][:8, :8] = 255 - 2 * t
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+
+
+@pytest.mark.parametrize(
+    "name, codec, options",
+    [
+        ("v.ts", "libx264", {}),
+        ("v.mpg", "mpeg2video", {}),
+        ("open.mp4", "libx264", {"x264-params": OPEN_GOP}),
+        ("open.ts", "libx264", {"x264-params": OPEN_GOP}),
+        ("hevc.mp4", "libx265", {"x265-params": HEVC}),
+        ("hevc.ts", "libx265", {"x265-params": HEVC}),
+        ("refreshed.mp4", "libx264", {"x264-params": "keyint=25:intra-refresh=1:scenecut=0"}),
+    ],
+)
+def test_a_stretch_is_what_reading_the_whole_file_shows_wherever_a_seek_ends(tmp_path, name, codec, options):
+    write_moving(tmp_path / name, codec, 80, options=options)
+    times = [t / 25 for t in range(80)]
+    whole = read_frames(tmp_path / name, times, 64, 48)
+    for first in range(40, 60):
+        assert np.array_equal(read_frames(tmp_path / name, times[first : first + 3], 64, 48), whole[first : first + 3]), first
