@@ -69,7 +69,7 @@ class Job:
     progress: float
     """0 to 1."""
     stage: str
-    """What the worker is at: 'model', 'text', 'denoise', 'decode', 'save', or '' when it is not running."""
+    """What the worker is at: 'model', 'text', 'denoise', 'decode', 'save', the words of a download, or '' when it is not running."""
     step: int
     num_steps: int
     seconds_left: float | None

@@ -23,12 +23,12 @@ PICKED = (
 
 
 def stage_words(job: Job) -> str:
-    """What a running request is at: ``Step 5 of 20``."""
+    """What a running request is at, as HTML: ``Step 5 of 20``."""
     if job.pausing and job.stage in ("text", "denoise"):
         return "Pausing after this step"
     if job.stage == "denoise":
         return f"Step {job.step} of {job.num_steps}"
-    return {"model": "Loading the model", "text": "Reading the prompt", "decode": "Decoding the frames", "save": "Saving the file"}.get(job.stage, "Starting")
+    return {"model": "Loading the model", "text": "Reading the prompt", "decode": "Decoding the frames", "save": "Saving the file", "": "Starting"}.get(job.stage, escape(job.stage))
 
 
 def render_queue(jobs: Sequence[Job], counts: dict[str, int], paused: bool, seconds_left: float | None, faults: Mapping[str, str] = MappingProxyType({}), shown: int = SHOWN) -> str:

@@ -159,7 +159,7 @@ class VideoMaker:
         """Have ``model`` in memory. Raises GenerationCancelled when the request is cancelled during a download or conversion."""
         if self.model != model:
             progress.stage("model", progress.job.progress)
-            self.pipeline(model, lambda *_: progress.check())
+            self.pipeline(model, progress.on_download)
             progress.stage("text", progress.job.progress)
 
     def frames(self, request: GenerationRequest, on_step_end: StepCallback, place: Place | None = None) -> tuple[np.ndarray, dict[str, Any]]:

@@ -18,7 +18,7 @@ from core import GenerationCancelled, MiraPipeline
 from core.files import WriteError
 from core.snapshot import Snapshot
 
-from ..db import StorageError
+from ..db import StorageError, size_words
 from ..queue import DENOISED, Job, Queue
 from .parking import Place
 
@@ -82,6 +82,11 @@ class Progress:
         """A new stage begins."""
         self.check()
         self._tell(stage=name, progress=progress)
+
+    def on_download(self, words: str, done: int, of: int) -> None:
+        """What hears of a download or conversion (``core.files.Tell``): the stage is what is being done; once that is whole, the model is loaded."""
+        amount = f" {size_words(done)} of {size_words(of)}" if of else ""
+        self.stage("model" if 0 < of <= done else words + amount, self.job.progress)
 
     def on_step_end(self, pipe: MiraPipeline, step: int, timestep: int, report: dict[str, Any]) -> None:
         """The pipeline's ``callback_on_step_end``; ``step`` counts from 0."""

@@ -178,7 +178,7 @@ class EventMaker(VideoMaker):
         """Only on this machine: it comes into memory where the GPU is, and a download needs none."""
         if installed_folder(model, self.data_dir) is None:
             progress.stage("model", progress.job.progress)
-            install(model, self.data_dir, lambda *_: progress.check())
+            install(model, self.data_dir, progress.on_download)
             progress.stage("text", progress.job.progress)
 
     def leave(self) -> None:

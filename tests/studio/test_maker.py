@@ -17,6 +17,7 @@ from core import GenerationCancelled, GenerationRequest, read_settings, save_vid
 from core import pipeline as pipeline_module
 from core.device_lock import device_held, lock_path
 from studio import db as db_module
+from studio.components.queue_list import stage_words
 from studio.downloads import file_facts
 from studio.executors import maker as maker_module
 from studio.executors.maker import VideoMaker
@@ -336,14 +337,15 @@ def test_a_model_is_loaded_only_when_no_training_has_the_device(maker: VideoMake
     assert not maker.turn() and maker.model == small.model and maker.orders.empty()
 
 
-def test_cancel_stops_a_download(maker: VideoMaker, small: GenerationRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_is_told_in_the_queue_and_stops_when_the_request_is_cancelled(maker: VideoMaker, small: GenerationRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     job, stages = lease(maker, small), []
 
     def download(name: str, data_dir: Path, tell: Callable[[str, int, int], None]) -> None:
-        tell("Downloading", 1, 9)
-        wait_for(lambda: maker.queue.get(job.id).stage == "model", "the stage to be told")
+        for words, done, of, told in (("Downloading <b>.pt", 2**30, 3 * 2**30, "Downloading &lt;b&gt;.pt 1 GiB of 3 GiB"), ("Downloading <b>.pt", 9, 9, "Loading the model"), ("Looking for the text encoder", 0, 0, "Looking for the text encoder")):
+            tell(words, done, of)
+            wait_for(lambda told=told: stage_words(maker.queue.get(job.id)) == told, told)
         maker.queue.cancel(job.id)
-        tell("Downloading", 2, 9)
+        tell("Downloading <b>.pt", 2, 9)
         stages.append("went on")
 
     monkeypatch.setattr("core.checkpoints.find_model", download)

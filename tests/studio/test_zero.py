@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 import torch
-from studio_app import StudioApp
+from studio_app import StudioApp, wait_for
 
 from core import GenerationRequest, read_settings
 from studio.executors import zero
@@ -125,6 +125,21 @@ def test_a_cancelled_request_stops_on_the_gpu(executor: ZeroExecutor, small: Gen
     queue.cancel(id)
     event.join(60)
     assert queue.get(id).state == "cancelled" and queue.get(id).step < 1000 and queue.get(after).state == "done"
+
+
+def test_a_download_for_a_request_is_told_before_a_gpu_is_asked_for(executor: ZeroExecutor, small: GenerationRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = executor.maker.queue
+    id = queue.enqueue(small.replace(model="someone/their-model"))
+
+    def download(name: str, data_dir: Path, tell: Callable[[str, int, int], None]) -> None:
+        tell("Downloading model.safetensors", 2**20, 2**30)
+        wait_for(lambda: queue.get(id).stage == "Downloading model.safetensors 1 MiB of 1 GiB", "the stage to be told")
+        queue.cancel(id)
+        tell("Downloading model.safetensors", 2**21, 2**30)
+
+    monkeypatch.setattr(zero, "install", download)
+    executor.work_through()
+    assert queue.get(id).state == "cancelled" and not zero.spaces.asked
 
 
 def test_what_the_gpu_or_its_lender_says_reaches_the_user(executor: ZeroExecutor, small: GenerationRequest, monkeypatch: pytest.MonkeyPatch) -> None:
