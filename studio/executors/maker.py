@@ -133,8 +133,8 @@ class VideoMaker:
         """Text, denoise, decode, save. Raises GenerationCancelled when the request is no longer this worker's."""
         request = job.request
         require_space(self.data_dir, video_bytes(request))
-        started = time.monotonic()
         self.prepare(request.model, progress)
+        progress.place.begin()
         frames, made = self.frames(request, progress.on_step_end, progress.place)
         progress.stage("save", DECODED)
         peak = None if made.get("memory") else made[PEAK]  # where memory was saved it tells nothing of the next one
@@ -149,7 +149,7 @@ class VideoMaker:
             with self.queue.db.write():
                 if not self.queue.finish(job.id, self.worker_id, job.attempts, str(final)):
                     raise GenerationCancelled(f"Request {job.id} was cancelled.")
-                self.library.add(job.id, request, part, part.with_suffix(".jpg"), elapsed=progress.place.seconds + time.monotonic() - started, faults=wrong, peak_memory=peak)
+                self.library.add(job.id, request, part, part.with_suffix(".jpg"), elapsed=progress.place.seconds, faults=wrong, peak_memory=peak)
                 self.library.set_runs(job.id, runs_of(made))
         finally:
             for file in (part, part.with_suffix(".jpg")):

@@ -29,10 +29,19 @@ class Place:
         self.path = None if job is None else folder / f"{job.id}.pt"
         self.economy: Economy | None = None
         """What the request is spared; None for what it asks for."""
-        self.seconds = 0.0
+        self._seconds = 0.0
         """How long the steps took that were found here."""
-        self._started = time.monotonic()
+        self._began = time.monotonic()
         self._of: str | None = None
+
+    def begin(self) -> None:
+        """The model is there: what is made of the clip from now on counts as the time that it takes."""
+        self._began = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """How long the clip took so far, with the steps that were found here."""
+        return self._seconds + time.monotonic() - self._began
 
     @property
     def ready(self) -> bool:
@@ -50,13 +59,13 @@ class Place:
             log.warning("request %s starts anew: %s", self.job.id, error)
             self.queue.unpark(self.job.id, self.worker_id, self.job.attempts)
             return None
-        self.seconds, self.economy = notes["seconds"], Economy(**notes["economy"])
+        self._seconds, self.economy = notes["seconds"], Economy(**notes["economy"])
         return snapshot
 
     def keep(self, snapshot: Snapshot) -> None:
         """Write ``snapshot``. Raises StorageError or WriteError."""
         require_space(self.path.parent, snapshot.num_bytes)
-        snapshot.save(self.path, self._of, {"seconds": self.seconds + time.monotonic() - self._started, "economy": dataclasses.asdict(self.economy)})
+        snapshot.save(self.path, self._of, {"seconds": self.seconds, "economy": dataclasses.asdict(self.economy)})
 
 
 def sweep(folder: Path, queue: Queue) -> None:

@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -134,6 +135,22 @@ def test_a_pause_that_the_disk_does_not_take_is_said_and_the_request_goes_on(mak
     maker.work(job)
     assert told[0].state == "running" and not told[0].pausing and re.search("could not be paused and goes on.*disk is full", told[0].error)
     assert maker.queue.get(job.id).state == "done" and maker.queue.get(job.id).error is None
+
+
+def test_the_time_that_a_video_took_is_without_its_model_but_with_what_was_done_before_a_pause(maker: VideoMaker, small: GenerationRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, prepare = [0.0], VideoMaker.prepare
+    monkeypatch.setattr("studio.executors.parking.time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def passes(seconds: float) -> None:
+        now[0] += seconds
+
+    monkeypatch.setattr(VideoMaker, "prepare", lambda *arguments: (prepare(*arguments), passes(1000.0)))
+    job = lease(maker, small)
+    at_step(monkeypatch, 1, lambda: (passes(10.0), maker.queue.pause_request(job.id)))
+    maker.work(job)
+    maker.queue.resume_request(job.id)
+    at_step(monkeypatch, 3, lambda: passes(5.0))
+    assert maker.turn() and maker.library.get(job.id).elapsed == 15.0
 
 
 def test_a_lost_lease_leaves_no_video(maker: VideoMaker, small: GenerationRequest, monkeypatch: pytest.MonkeyPatch) -> None:
