@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 import statistics
 from collections.abc import Sequence
@@ -39,17 +40,23 @@ def last_made(services: Services, model: str, quality: str) -> list[tuple[float,
     return [(work(video.request), video.elapsed) for video in alike]
 
 
-def seconds_for(services: Services, requests: Sequence[GenerationRequest]) -> float | None:
-    """About how long resolved requests take, one after the other: each in proportion to what took most nearly as much work. None where one is out of REACH."""
+def seconds_of_each(services: Services, requests: Sequence[GenerationRequest]) -> list[float] | None:
+    """About how long each of resolved requests takes, in proportion to what took most nearly as much work. None where one is out of REACH."""
     made = {kind: last_made(services, *kind) for kind in {(request.model, request.quality) for request in requests}}
-    total = 0.0
+    each = []
     for request in requests:
         asked = work(request)
         known, seconds = min(made[request.model, request.quality], key=lambda one: abs(math.log(one[0] / asked)), default=(0.0, 0.0))
         if asked > REACH * known:
             return None
-        total += seconds * asked / known
-    return total
+        each.append(seconds * asked / known)
+    return each
+
+
+def seconds_for(services: Services, requests: Sequence[GenerationRequest]) -> float | None:
+    """About how long resolved requests take, one after the other. None where one is out of REACH."""
+    each = seconds_of_each(services, requests)
+    return None if each is None else sum(each)
 
 
 def memory_for(services: Services, requests: Sequence[GenerationRequest]) -> float | None:
@@ -76,12 +83,18 @@ def memory_for(services: Services, requests: Sequence[GenerationRequest]) -> flo
 
 
 def seconds_left(services: Services, jobs: Sequence[Job], waiting: int) -> float | None:
-    """About how long the queue still takes; None when there is nothing to go by. ``jobs`` may be its first part: the rest is taken to be like that."""
-    listed = [job.request for job in jobs if job.state == "waiting"]
-    each = seconds_for(services, listed)
-    total = None if each is None else each * waiting / max(1, len(listed))
+    """About how long the queue still takes, with the next request going to the worker that is free first; None when there is nothing to go by.
+    ``jobs`` may be its first part: the rest is taken to be like that, and shared evenly."""
+    each = seconds_of_each(services, [job.request for job in jobs if job.state == "waiting"])
     running = [job.seconds_left if job.seconds_left is not None else seconds_for(services, [job.request]) for job in jobs if job.state == "running"]
-    return None if total is None or None in running else total + max(running, default=0.0)
+    if each is None or None in running:
+        return None
+    free = running + [0.0] * (len(services.executor.statuses()) - len(running))
+    heapq.heapify(free)
+    for seconds in each:
+        heapq.heapreplace(free, free[0] + seconds)
+    unlisted = (waiting - len(each)) * statistics.mean(each) if each else 0.0
+    return max(free) + unlisted / len(free)
 
 
 def words_hint(requests: Sequence[GenerationRequest]) -> str:

@@ -31,6 +31,11 @@ def stage_words(job: Job) -> str:
     return {"model": "Loading the model", "text": "Reading the prompt", "decode": "Decoding the frames", "save": "Saving the file", "": "Starting"}.get(job.stage, escape(job.stage))
 
 
+def time_left(job: Job) -> str:
+    """``0:14 left`` of a running request; nothing where that is not known, or no whole second."""
+    return f"{clock(job.seconds_left)} left" if round(job.seconds_left or 0) > 0 else ""
+
+
 def render_queue(jobs: Sequence[Job], counts: dict[str, int], paused: bool, seconds_left: float | None, faults: Mapping[str, str] = MappingProxyType({}), shown: int = SHOWN) -> str:
     """HTML of the whole panel: heading, pause and clear, the time that all of it takes, one row for each of the first ``shown`` requests; ``faults`` tells what is wrong with videos."""
     open_count = counts["running"] + counts["paused"] + counts["waiting"]
@@ -107,8 +112,7 @@ def _row(job: Job, first: bool, several: bool, fault: str | None) -> str:
 
 def _right(job: Job) -> str:
     if job.state == "running":
-        left = "" if job.seconds_left is None else f" · {clock(job.seconds_left)} left"
-        return f"{round(100 * job.progress)} %{left}"
+        return " · ".join(filter(None, (f"{round(100 * job.progress)} %", time_left(job))))
     if job.state == "paused":
         return f"{round(100 * job.progress)} %"
     if job.state == "waiting":

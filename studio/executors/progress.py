@@ -59,6 +59,7 @@ class Progress:
         self._lost = threading.Event()
         self._first_step: tuple[int, float] | None = None
         self._previewed_at, self._preview_cost = 0.0, 0.0
+        self._tail_told: int | None = None
         self._thread = threading.Thread(target=self._keep_lease, name="lease", daemon=True)
 
     def __enter__(self) -> Progress:
@@ -128,11 +129,19 @@ class Progress:
         with self._lock:
             self._news.update(news)
 
+    def _tail_left(self) -> dict[str, float]:
+        """The time left of decoding and saving, each time that its whole seconds change; nothing while there is denoising, and where it is not known."""
+        if self.denoised_at is None or self.tail_seconds is None:
+            return {}
+        left = max(0.0, self.denoised_at + self.tail_seconds - time.monotonic())
+        before, self._tail_told = self._tail_told, round(left)
+        return {} if before == self._tail_told else {"seconds_left": left}
+
     def _keep_lease(self) -> None:
         renewed = time.monotonic()
         while not self._over.wait(TELL_SECONDS):
             with self._lock:
-                news, self._news = self._news, {}
+                news, self._news = self._tail_left() | self._news, {}
             if not news and time.monotonic() - renewed < LEASE_SECONDS / 6:
                 continue
             try:

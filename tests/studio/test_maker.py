@@ -18,14 +18,14 @@ from core import GenerationCancelled, GenerationRequest, read_settings, save_vid
 from core import pipeline as pipeline_module
 from core.device_lock import device_held, lock_path
 from studio import db as db_module
-from studio.components.queue_list import stage_words
+from studio.components.queue_list import render_queue, stage_words
 from studio.downloads import file_facts
 from studio.executors import maker as maker_module
 from studio.executors.maker import VideoMaker
 from studio.executors.parking import Place
 from studio.executors.progress import Progress
 from studio.executors.verify import verdict
-from studio.queue import Job
+from studio.queue import STATES, Job
 
 
 @pytest.fixture
@@ -206,6 +206,22 @@ def test_a_cancelled_request_stops_the_decode_from_being_saved(maker: VideoMaker
         maker.queue.cancel(job.id)
         with pytest.raises(GenerationCancelled):
             progress.stage("save", 0.97)
+
+
+@pytest.mark.parametrize(("tail_seconds", "words"), [(None, [None]), (3.0, ["0:03", "0:02", None])])
+def test_the_time_left_counts_down_while_a_clip_is_decoded_if_it_is_known(
+    maker: VideoMaker, small: GenerationRequest, monkeypatch: pytest.MonkeyPatch, tail_seconds: float | None, words: list[str | None]
+) -> None:
+    job, now, drawn = lease(maker, small), [0.0], []
+    monkeypatch.setattr("studio.executors.progress.time", SimpleNamespace(monotonic=lambda: now[0]))
+    with Progress(maker.queue, "w", job, maker.previews_dir / "p.webp", Place(), lambda: False, tail_seconds) as progress:
+        for step in range(4):
+            progress.on_step_end(None, step, 0, {"num_steps": 4, "preview": None})
+        wait_for(lambda: maker.queue.get(job.id).stage == "decode", "the last step to be told")
+        for now[0], left in ((0.0, 3.0), (1.0, 2.0), (2.75, 0.25))[: len(words)]:
+            wait_for(lambda left=left: maker.queue.get(job.id).seconds_left == (left if tail_seconds else 0.0), "the time left to be told")
+            drawn.append(re.search(r"90 %(?: · (\S+) left)?<", render_queue([maker.queue.get(job.id)], dict.fromkeys(STATES, 0), False, None)).group(1))
+    assert drawn == words
 
 
 def test_a_video_is_made_again_and_judged(maker: VideoMaker, small: GenerationRequest) -> None:
