@@ -6,14 +6,16 @@ Nothing is downloaded: until weights are there, a value says "not installed" and
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .video_io import require_alike
 
 CLIP_MODEL = "ViT-B-32"
-CLIP_REPO, CLIP_FILE = "laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "open_clip_model.safetensors"
+CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+"""What open_clip calls its weights on the Hub."""
+CLIP_REPO, CLIP_FILE = "laion/CLIP-ViT-B-32-laion2B-s34B-b79K", CLIP_FILES[0]
 CLIP_MISSING = f"not installed: hf download {CLIP_REPO} {CLIP_FILE}"
 AESTHETIC_URL = "https://github.com/LAION-AI/aesthetic-predictor/raw/main/sa_0_4_vit_b_32_linear.pth"
 AESTHETIC_MISSING = f"not installed: download {AESTHETIC_URL}, and OpenAI's weights that it is for (hf download timm/vit_base_patch32_clip_224.openai), and name them: --aesthetic, --clip and --clip-model ViT-B-32-quickgelu"
@@ -23,6 +25,16 @@ CLIP_METRICS = {"clip_text": "Fits its prompt (CLIP)", "clip_text_change": "Fits
 """What ``ClipScorer.score`` finds, as it is shown; higher is better in all."""
 
 
+class Clip(NamedTuple):
+    """CLIP's weights on this machine, and how they were trained."""
+
+    weights: Path
+    model: str = CLIP_MODEL
+    """open_clip's name of the architecture."""
+    tag: str | None = None
+    """open_clip's name of the weights, which knows their activation and how they want pictures prepared; None for what the architecture usually has."""
+
+
 class ClipScorer:
     """CLIP (Radford et al. 2021, arXiv:2103.00020) through open_clip, from a file of weights on this machine.
 
@@ -30,13 +42,16 @@ class ClipScorer:
         weights: A safetensors or .pt file of ``model``.
         model: open_clip's name of the architecture.
         aesthetic: LAION's linear head for these weights (a .pth file with weight [1, D] and bias [1]), for the aesthetic score. Raises ValueError for one of another width.
+        tag: open_clip's name of the weights; from a file it reads neither their activation nor their preprocessing.
     """
 
-    def __init__(self, weights: str | Path, model: str = CLIP_MODEL, aesthetic: str | Path | None = None):
+    def __init__(self, weights: str | Path, model: str = CLIP_MODEL, aesthetic: str | Path | None = None, tag: str | None = None):
         import open_clip
         import torch
 
-        self.model, _, self.preprocess = open_clip.create_model_and_transforms(model, pretrained=str(weights))
+        trained = open_clip.get_pretrained_cfg(model, tag) if tag else {}
+        prepared = {f"image_{name}": trained.get(name) for name in ("mean", "std", "interpolation", "resize_mode")}
+        self.model, _, self.preprocess = open_clip.create_model_and_transforms(model, pretrained=str(weights), force_quick_gelu=trained.get("quick_gelu", False), **prepared)
         self.tokenizer = open_clip.get_tokenizer(model)
         self.model.eval()
         self.head = None if aesthetic is None else torch.load(aesthetic, map_location="cpu", weights_only=True)
@@ -66,49 +81,55 @@ class ClipScorer:
         return found
 
 
-def default_clip() -> tuple[Path, str] | None:
-    """CLIP_MODEL's weights in Hugging Face's cache, with its name; None where they were not downloaded. No torch."""
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(CLIP_REPO, CLIP_FILE)
-    return (Path(found), CLIP_MODEL) if isinstance(found, str) else None
-
-
-def installed_clip() -> tuple[Path, str] | None:
-    """``default_clip``, or any other weights in that cache that open_clip knows, with its name of their architecture."""
+def clip_files() -> list[Path]:
+    """Files in Hugging Face's cache that are called as open_clip's weights are, those of CLIP_REPO first. No torch."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    if found := default_clip():
-        return found
-    if not any(Path(HF_HUB_CACHE).glob("models--*")):
-        return None  # and open_clip, with torch, need not be loaded to know
+    repos = [folder.name.removeprefix("models--").replace("--", "/") for folder in sorted(Path(HF_HUB_CACHE).glob("models--*--*"))]
+    found = [try_to_load_from_cache(repo, name) for repo in sorted(repos, key=lambda repo: repo != CLIP_REPO) for name in CLIP_FILES]
+    return [Path(file) for file in found if isinstance(file, str)]
+
+
+def known_clip(weights: Path) -> Clip | None:
+    """What a file in Hugging Face's cache holds, if open_clip knows that repository or its config lies beside it."""
     import open_clip
 
-    for model, tag in open_clip.list_pretrained():
-        repo = (open_clip.get_pretrained_cfg(model, tag).get("hf_hub") or "").strip("/")
-        for name in ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"):
-            found = try_to_load_from_cache(repo, name) if repo.count("/") == 1 else None
-            if isinstance(found, str):
-                return Path(found), model
-    return None
+    repo = next((part.removeprefix("models--").replace("--", "/") for part in weights.parts if part.startswith("models--")), None)
+    for model, tag in open_clip.list_pretrained() if repo else ():
+        if (open_clip.get_pretrained_cfg(model, tag).get("hf_hub") or "").strip("/") == repo:
+            return Clip(weights, model, tag)
+    return Clip(weights, f"local-dir:{weights.parent}") if (weights.parent / "open_clip_config.json").is_file() else None
 
 
-def lpips_distance(a: np.ndarray, b: np.ndarray) -> float | str:
-    """LPIPS (Zhang et al. 2018, arXiv:1801.03924; version 0.1 on AlexNet) of each pair of frames, their mean: 0 (equal) and up, about 1 for unrelated
-    ones; lower is more alike. LPIPS_MISSING without the package, or without AlexNet in torch's cache. Raises VideoError for videos of different shapes."""
+def installed_clip() -> Clip | None:
+    """The first of ``clip_files`` that is known; None where none is."""
+    return next((clip for file in clip_files() if (clip := known_clip(file))), None)
+
+
+def installed_lpips() -> Any | None:
+    """LPIPS (Zhang et al. 2018, arXiv:1801.03924; version 0.1 on AlexNet) as a module; None without the package, or without AlexNet in torch's cache."""
     from importlib.util import find_spec
 
-    require_alike(a, b)
     if find_spec("lpips") is None:
-        return LPIPS_MISSING
+        return None
     import torch
 
     if not (Path(torch.hub.get_dir()) / "checkpoints" / LPIPS_BACKBONE).is_file():
-        return LPIPS_MISSING
+        return None
     import lpips
 
-    model = lpips.LPIPS(net="alex", verbose=False).eval()
+    return lpips.LPIPS(net="alex", verbose=False).eval()
+
+
+def lpips_distance(a: np.ndarray, b: np.ndarray) -> float | str:
+    """``installed_lpips`` of each pair of frames, their mean: 0 (equal) and up, about 1 for unrelated ones; lower is more alike. LPIPS_MISSING without it.
+    Raises VideoError for videos of different shapes."""
+    require_alike(a, b)
+    if (model := installed_lpips()) is None:
+        return LPIPS_MISSING
+    import torch
+
     tensor = lambda frames: torch.from_numpy(frames).permute(0, 3, 1, 2).float().div(127.5).sub(1)  # noqa: E731  T 3 H W in -1..1
     with torch.no_grad():
         return round(float(torch.cat([model(x, y).flatten() for x, y in zip(tensor(a).split(8), tensor(b).split(8))]).mean()), 4)

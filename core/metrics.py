@@ -26,7 +26,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from .learned_metrics import AESTHETIC_MISSING, AESTHETIC_URL, CLIP_FILE, CLIP_MISSING, CLIP_MODEL, CLIP_REPO, ClipScorer, installed_clip, lpips_distance
+from .learned_metrics import AESTHETIC_MISSING, AESTHETIC_URL, CLIP_FILE, CLIP_MISSING, CLIP_MODEL, CLIP_REPO, Clip, ClipScorer, installed_clip, known_clip, lpips_distance
 from .video_io import VideoError, read_settings, read_video, require_alike
 
 CUT = 60.0
@@ -402,16 +402,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("videos", nargs="+", metavar="VIDEO", type=Path)
     parser.add_argument("--against", type=Path, help="also PSNR, SSIM and LPIPS to this video")
     parser.add_argument("--clip", type=Path, help=f"CLIP's weights; found by themselves when downloaded with: hf download {CLIP_REPO} {CLIP_FILE}")
-    parser.add_argument("--clip-model", help=f"open_clip's name of the architecture of --clip, {CLIP_MODEL} if nothing is said")
+    parser.add_argument("--clip-model", help=f"open_clip's name of the architecture of --clip; that of a file in Hugging Face's cache is known, and else {CLIP_MODEL}")
     parser.add_argument("--aesthetic", type=Path, help=f"the aesthetic score's head, made for the weights of --clip; for OpenAI's ViT-B-32-quickgelu: {AESTHETIC_URL}")
     parser.add_argument("--clip-only", action="store_true", help="only what CLIP and the aesthetic score tell")
     shape = parser.add_mutually_exclusive_group()
     shape.add_argument("--json", action="store_true")
     shape.add_argument("--csv", action="store_true")
     args = parser.parse_args(argv)
-    clip = (args.clip, args.clip_model or CLIP_MODEL) if args.clip else installed_clip()
+    clip = known_clip(args.clip) or Clip(args.clip) if args.clip else installed_clip()
     try:
-        scorer = ClipScorer(*clip, args.aesthetic) if clip else None
+        scorer = ClipScorer(clip.weights, args.clip_model or clip.model, args.aesthetic, clip.tag) if clip else None
         other = read_video(args.against) if args.against else None
         rows = [_row(path, other, scorer, args.clip_only) for path in args.videos]
     except (OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:

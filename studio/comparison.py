@@ -108,13 +108,12 @@ def measures(videos: Sequence[Video], tick: Callable[[], object] = lambda: None)
 
 def clip_measures(videos: Sequence[Video], tick: Callable[[], object] = lambda: None) -> list[dict[str, float | None]]:
     """What CLIP_METRICS are of each video, by a process of its own, as torch is not for this one; nothing where CLIP's weights are not there, or fail (the log says why)."""
-    from core.learned_metrics import CLIP_METRICS, default_clip
+    from core.learned_metrics import CLIP_METRICS, clip_files
 
     nothing: list[dict[str, float | None]] = [{} for _ in videos]
-    if (clip := default_clip()) is None:
+    if not clip_files():
         return nothing
-    weights, model = clip
-    command = [sys.executable, "-m", "core.metrics", "--json", "--clip-only", "--clip", str(weights), "--clip-model", model, *(video.path for video in videos)]
+    command = [sys.executable, "-m", "core.metrics", "--json", "--clip-only", *(video.path for video in videos)]
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=errors, text=True)
         try:
@@ -128,7 +127,7 @@ def clip_measures(videos: Sequence[Video], tick: Callable[[], object] = lambda: 
         if process.returncode:
             log.warning("CLIP could not look at the videos: %s", errors.read()[-2000:])
             return nothing
-        return [{name: row.get(name) for name in CLIP_METRICS} for row in json.load(out)]
+        return [{name: row.get(name) for name in CLIP_METRICS if not isinstance(row.get(name), str)} for row in json.load(out)]  # words, where open_clip knows none of the weights
 
 
 def measured_facts(work: Work) -> list[tuple[str, str]]:
@@ -307,10 +306,11 @@ def _name(videos: Sequence[Video]) -> str:
 
 
 def measures_file(videos: Sequence[Video]) -> str:
-    """Where in the cache the measures of these videos are: elsewhere once CLIP is there."""
-    from core.learned_metrics import default_clip
+    """Where in the cache the measures of these videos are: elsewhere once CLIP is there, or another one."""
+    from core.learned_metrics import clip_files
 
-    return f"{_name(videos)}-{MEASURES}{'-clip' if default_clip() else ''}.json"
+    weights = "\n".join(map(str, clip_files()))
+    return f"{_name(videos)}-{MEASURES}{f'-clip-{hashlib.sha256(weights.encode()).hexdigest()[:8]}' if weights else ''}.json"
 
 
 def _shrink(frames: np.ndarray) -> np.ndarray:

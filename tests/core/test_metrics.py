@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 import json
@@ -12,7 +13,7 @@ import torch
 from scipy.ndimage import affine_transform, gaussian_filter, map_coordinates, shift
 
 from core import save_video
-from core.learned_metrics import AESTHETIC_MISSING, CLIP_FILE, CLIP_MISSING, CLIP_MODEL, CLIP_REPO, LPIPS_MISSING, ClipScorer, installed_clip, lpips_distance
+from core.learned_metrics import AESTHETIC_MISSING, CLIP_FILE, CLIP_MISSING, CLIP_MODEL, CLIP_REPO, LPIPS_MISSING, Clip, ClipScorer, clip_files, installed_clip, known_clip, lpips_distance
 from core.metrics import METRICS, Frames, compare, cuts, faults, main, measure, psnr, ssim
 from core.video_io import VideoError, read_video
 from tiny import tiny_clip
@@ -194,20 +195,54 @@ def test_the_aesthetic_score_is_a_line_over_clips_embedding(clip, tmp_path, caps
     assert f"a head for embeddings of 512; {clip[1]} gives 16" in capsys.readouterr().err
 
 
-def test_any_clip_in_the_cache_is_found(tmp_path, monkeypatch):
+@pytest.fixture
+def in_cache(tmp_path, monkeypatch):
+    """Puts weights into an empty cache of the Hub's, under a repository's name."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    assert installed_clip() is None
-    for repo, name, model in (("timm/vit_base_patch32_clip_224.openai", "open_clip_model.safetensors", "ViT-B-32-quickgelu"), (CLIP_REPO, CLIP_FILE, CLIP_MODEL)):
+
+    def put(repo, name):
         folder = tmp_path / f"models--{repo.replace('/', '--')}"
         (folder / "refs").mkdir(parents=True)
         (folder / "refs" / "main").write_text("abc")
         (folder / "snapshots" / "abc").mkdir(parents=True)
         (folder / "snapshots" / "abc" / name).write_bytes(b"weights")
-        found = installed_clip()
-        assert found is not None and found[0] == folder / "snapshots" / "abc" / name and found[1].startswith(CLIP_MODEL)
-    assert found[1] == model
+        return folder / "snapshots" / "abc" / name
+
+    return put
+
+
+def test_any_clip_in_the_cache_is_found_with_how_it_was_trained(in_cache):
+    assert clip_files() == [] and installed_clip() is None
+    unknown = in_cache("a/first", "open_clip_pytorch_model.bin")
+    assert clip_files() == [unknown] and installed_clip() is None
+    openai = in_cache("timm/vit_base_patch32_clip_224.openai", "open_clip_model.safetensors")
+    assert installed_clip() == Clip(openai, "ViT-B-32", "openai")
+    default = in_cache(CLIP_REPO, CLIP_FILE)
+    assert clip_files()[0] == default and installed_clip() == Clip(default, CLIP_MODEL, "laion2b_s34b_b79k")
+    (unknown.parent / "open_clip_config.json").write_text("{}")
+    assert known_clip(unknown) == Clip(unknown, f"local-dir:{unknown.parent}")
+
+
+@pytest.mark.parametrize("model, tag, activation, mean", [
+    ("ViT-B-32", "openai", "QuickGELU", (0.48145466, 0.4578275, 0.40821073)),
+    ("ViT-B-32", "laion2b_s34b_b79k", "GELU", (0.48145466, 0.4578275, 0.40821073)),
+    ("ViT-B-16-SigLIP", "webli", "GELU", (0.5, 0.5, 0.5)),
+])  # fmt: skip
+def test_weights_in_a_file_work_as_they_were_trained(model, tag, activation, mean, tmp_path, monkeypatch):
+    """The real configurations with a small model in the place of the large one."""
+    import open_clip
+
+    small = {"embed_dim": 16, "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16}, "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}}
+    monkeypatch.setattr(open_clip.factory, "get_model_config", lambda name: copy.deepcopy(small))
+    monkeypatch.setattr(open_clip, "get_tokenizer", lambda name: None)
+    torch.save(open_clip.create_model(model).state_dict(), tmp_path / "weights.pt")
+    scorer = ClipScorer(tmp_path / "weights.pt", model, tag=tag)
+    used = {type(module).__name__ for module in scorer.model.modules() if "GELU" in type(module).__name__}
+    trained = open_clip.get_pretrained_cfg(model, tag)
+    assert used == {activation} and tuple(scorer.preprocess.transforms[-1].mean) == mean
+    assert {name: scorer.model.visual.preprocess_cfg[name] for name in ("mean", "std", "interpolation", "resize_mode")} == {name: trained[name] for name in ("mean", "std", "interpolation", "resize_mode")}
 
 
 def test_lpips_says_what_it_needs_and_is_never_a_number_without_it(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from core.metrics import faults, measure
 from core.types import GenerationRequest, RequestError
 from core.video_io import read_settings, read_video, save_video
 from studio import comparison, db
-from studio.comparison import Comparisons, Timeline, Work, clip_measures, differences, measured_facts, parting, write_side_by_side
+from studio.comparison import Comparisons, Timeline, Work, clip_measures, differences, measured_facts, measures_file, parting, write_side_by_side
 from studio.components.comparing import best_of, render_facts, render_verdict
 from studio.components.player import TEMPLATE, blind_value, player_value
 from studio.db import Database, StorageError
@@ -302,18 +302,24 @@ def test_videos_are_measured_in_the_background_and_the_better_one_is_marked(tmp_
 
 def test_clip_looks_at_compared_videos_once_its_weights_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A CLIP of random weights, through the process that looks at the videos with the real ones."""
-    from core import learned_metrics
+    from huggingface_hub import constants
 
+    cache = tmp_path / "hub"
+    monkeypatch.setenv("HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     services = Services.open(tmp_path / "data", start_worker=False)
     for name, seed in (("one", 0), ("two", 1)):
         frames = np.repeat(np.random.default_rng(seed).integers(0, 255, (1, 32, 32, 3), dtype=np.uint8), 4, 0)
         save_video(frames, tmp_path / "one.mp4", 6, {"prompt": "a red ball"})
         services.library.add(name, request(), tmp_path / "one.mp4")
     videos = [services.library.get(name) for name in ("one", "two")]
-    monkeypatch.setattr(learned_metrics, "default_clip", lambda: None)
+    before = measures_file(videos)
     without = finished(lambda: services.comparisons.measures(videos))
     assert "clip_text" not in without.result[0] and "not installed: hf download" in render_facts(videos, None, None, without)
-    monkeypatch.setattr(learned_metrics, "default_clip", lambda: tiny_clip(tmp_path / "clip"))
+    (cache / "models--someone--clip" / "refs").mkdir(parents=True)
+    (cache / "models--someone--clip" / "refs" / "main").write_text("abc")
+    tiny_clip(cache / "models--someone--clip" / "snapshots" / "abc")
+    assert measures_file(videos) != before
     with monkeypatch.context() as patch:
         patch.setattr(comparison.sys, "executable", "false")
         assert clip_measures(videos) == [{}, {}]  # why is in the log, and the other figures are there
