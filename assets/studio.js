@@ -4,14 +4,26 @@
   const DRAFT = "studio.prompt", SEEDS = 2 ** 31;  // those of draw_seed in studio/tabs/form.py, which draws all but a page's first
   const boxOf = (widget) => document.querySelector(`${widget} :is(input, textarea)`);
   const typed = (widget) => boxOf(widget)?.value;  // also what Gradio has not heard of: it listens later than there is a box
+  const FORM = "studio.form";
+  const stored = (key) => { try { return localStorage.getItem(key) || ""; } catch { return ""; } };
+  const store = (key, text) => { try { localStorage.setItem(key, text); } catch { /* a private window keeps nothing */ } };
+  const formKept = (model) => { try { const kept = JSON.parse(stored(FORM)); return kept.model === model ? kept.values : null; } catch { return null; } };
+  let keeping = false, writing = 0;
   window.studio = {
-    draft() {
-      try { return typed("#prompt") || localStorage.getItem(DRAFT) || ""; } catch { return ""; }
+    draft: () => typed("#prompt") || stored(DRAFT),
+    keepDraft: (text) => store(DRAFT, text || ""),
+    seed(model) {
+      const [seed, keep] = (formKept(model) || []).slice(-3);
+      return typed("#seed") || (keep && seed) || String(Math.floor(Math.random() * SEEDS));
     },
-    keepDraft(text) {
-      try { localStorage.setItem(DRAFT, text || ""); } catch { /* a private window keeps no drafts */ }
+    // The whole form as it is left, in the order of GenerateTab.form, for the model that the studio was started with.
+    keptForm: (model) => JSON.stringify(formKept(model)),
+    startKeeping() { keeping = true; },
+    keepForm(model, values) {
+      if (!keeping) return;
+      clearTimeout(writing);
+      writing = setTimeout(() => store(FORM, JSON.stringify({ model, values })), 300);
     },
-    seed: () => typed("#seed") || String(Math.floor(Math.random() * SEEDS)),
   };
 
   // Ticks of the gallery and of the queue: they outlive a pane that is drawn anew. A request that has left the list is not ticked any more.
@@ -78,7 +90,7 @@
     box.dispatchEvent(new Event("input", { bubbles: true }));
   }
   const FILLS_FORM = /^(use|edit|continue|change|use-model|use-lora|run-use)$/;
-  const busOf = (action) => action === "run-clone" ? "training" : FILLS_FORM.test(action) || /^(example|edit-stop)$/.test(action) ? "form" : "action";
+  const busOf = (action) => action === "run-clone" ? "training" : FILLS_FORM.test(action) || /^(example|edit-stop|form-back)$/.test(action) ? "form" : "action";
   const send = (action, id) => tell(`#${busOf(action)}-bus`, `${action}:${id || ""}`);
 
   // The page asks for the studio's version, which costs little, and has its panes drawn when that is a new one, at most once a second; when it was painted anew,
@@ -211,7 +223,9 @@
     if (!batch || now.done < batch.done || now.failed < batch.failed) batch = { done: Math.min(now.done, batch ? batch.done : now.done), failed: Math.min(now.failed, batch ? batch.failed : now.failed) };
     const done = now.done - batch.done, failed = now.failed - batch.failed;
     if (ended && wanted() && document.hidden) {
-      new Notification("The queue is done", { body: [done && `${done} ${done === 1 ? "video" : "videos"}`, failed && `${failed} failed`].filter(Boolean).join(", "), tag: "mira-studio" });
+      try {
+        new Notification("The queue is done", { body: [done && `${done} ${done === 1 ? "video" : "videos"}`, failed && `${failed} failed`].filter(Boolean).join(", "), tag: "mira-studio" });
+      } catch { /* Chrome on Android lets only service workers tell */ }
     }
     if (now.open === 0) batch = now;
     before = now;
@@ -232,7 +246,12 @@
     event.preventDefault();
     if (opening) { menu = summary.parentElement.dataset.menu; showMenu(); }
   });
-  document.addEventListener("keydown", (event) => { if (event.key === "Escape" && menu) closeMenu(); });
+  const CLOSED_BY_ESCAPE = [".tour [data-tour=end]", ".toast [data-action=dismiss]", "#viewer [data-action=wall-close]"];
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape") return;
+    if (menu) closeMenu();
+    else if (!typing(event.target)) CLOSED_BY_ESCAPE.map((closer) => document.querySelector(closer)).find((button) => button?.offsetParent)?.click();
+  });
 
   // An export starts its download by itself.
   function download() {
@@ -257,12 +276,13 @@
     }
   });
 
-  // A waiting request is dragged to the place before another one.
+  // A waiting request is dragged before or after another one: to the side of it that the pointer is on.
   let dragged = null;
   const row = (event) => event.target.closest?.(".job[draggable]");
-  const mark = (target) => {
-    document.querySelectorAll(".job.over").forEach((job) => job.classList.remove("over"));
-    target?.classList.add("over");
+  const below = (event, target) => { const box = target.getBoundingClientRect(); return event.clientY > box.top + box.height / 2; };
+  const mark = (target, after) => {
+    document.querySelectorAll(".job:is(.over, .over-after)").forEach((job) => job.classList.remove("over", "over-after"));
+    target?.classList.add(after ? "over-after" : "over");
   };
   document.addEventListener("dragstart", (event) => {
     dragged = row(event)?.dataset.job || null;
@@ -272,13 +292,16 @@
     const target = dragged && row(event);
     if (!target || target.dataset.job === dragged) return;
     event.preventDefault();
-    mark(target);
+    mark(target, below(event, target));
   });
   document.addEventListener("drop", (event) => {
     const target = dragged && row(event);
     if (!target || target.dataset.job === dragged) return;
     event.preventDefault();
-    send("place", `${dragged}>${target.dataset.job}`);
+    const others = [...document.querySelectorAll(".job[draggable]")].map((job) => job.dataset.job).filter((id) => id !== dragged);
+    const place = others.indexOf(target.dataset.job) + (below(event, target) ? 1 : 0);
+    const hidden = document.querySelector("#queue [data-action=more-requests]");  // then the last row is not the last request
+    send("place", `${dragged}>${others[place] || (hidden ? target.dataset.job : "last")}`);
   });
   document.addEventListener("dragend", () => { dragged = null; mark(null); });
 
@@ -305,6 +328,7 @@
 
   // The viewer's transport: steps by frames; speed and loop, which the next video has too.
   const playback = { speed: "1", loop: true };
+  const calm = matchMedia("(prefers-reduced-motion: reduce)");  // then nothing plays until it is asked to
   const viewed = () => document.querySelector("#viewer .stage video");
   function step(video, frames) {
     video.pause();
@@ -316,6 +340,10 @@
     video.dataset.playback = JSON.stringify(playback);
     video.playbackRate = Number(speed.value = playback.speed);
     video.loop = loop.checked = playback.loop;
+    if (calm.matches && video.autoplay) {
+      video.autoplay = false;
+      video.pause();
+    }
     if (playback.loop && video.ended) video.play().catch(() => {});
   }
   document.addEventListener("click", (event) => {
@@ -392,7 +420,7 @@
       Object.assign(button.dataset, { action: "show", id });
       button.setAttribute("aria-label", `Show: ${cell.dataset.label}`);
       const video = document.createElement("video");
-      Object.assign(video, { src: shown.video, poster: shown.poster, muted: true, loop: true, autoplay: true, playsInline: true, preload: "auto" });
+      Object.assign(video, { src: shown.video, poster: shown.poster, muted: true, loop: true, autoplay: !calm.matches, playsInline: true, preload: "auto" });
       button.append(video);
       cell.replaceChildren(button);
     }

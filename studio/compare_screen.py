@@ -61,7 +61,7 @@ def compare_act(services: Services, session: Session, action: str, id: str) -> N
     before = session.compared
     here = tuple(video.id for video in _videos(services, before))
     if session.undo is not None and session.undo[1] == "compare":
-        session.undo = None
+        session.undos.pop()
     match action:
         case "compare":
             _add(services, session, here, id)
@@ -73,7 +73,7 @@ def compare_act(services: Services, session: Session, action: str, id: str) -> N
             if len(made) < 2:
                 raise RequestError("id", "Two of its videos must be there to be compared. Wait for them.")
             session.compared = tuple(made[:MOST])
-            session.undo = (f"{len(session.compared)} of its {len(wall.cells)} videos are compared.", "compare", before)
+            session.offer_undo(f"{len(session.compared)} of its {len(wall.cells)} videos are compared.", "compare", before)
         case "compare-remove":
             session.compared = tuple(other for other in here if other != id)
         case "compare-earlier" if id in here[1:]:
@@ -81,7 +81,7 @@ def compare_act(services: Services, session: Session, action: str, id: str) -> N
             session.compared = (*here[: place - 1], id, here[place - 1], *here[place + 1 :])
         case "compare-clear":
             session.compared = ()
-            session.undo = ("The comparison is empty; the videos stay.", "compare", before)
+            session.offer_undo("The comparison is empty; the videos stay.", "compare", before)
         case "compare-export" if len(here) > 1:
             services.comparisons.export(_videos(services, here))
         case "blind-open":
@@ -96,7 +96,7 @@ def compare_act(services: Services, session: Session, action: str, id: str) -> N
             if blind.setting and blind.pair == tuple(ids):  # else a second press, on a pair that is gone
                 vote = services.votes.add(blind.setting, blind.pair, choice)
                 blind.pair = services.votes.draw(blind.setting)
-                session.undo = ("Your vote is stored.", "vote", (str(vote),))
+                session.offer_undo("Your vote is stored.", "vote", (str(vote),))
 
 
 def _add(services: Services, session: Session, here: tuple[str, ...], id: str) -> None:
@@ -109,7 +109,7 @@ def _add(services: Services, session: Session, here: tuple[str, ...], id: str) -
     else:
         now = (*here, id)
         words = f"Added to the comparison: {len(now)} of {MOST}."
-    session.undo = (words, "compare", here)
+    session.offer_undo(words, "compare", here)
     session.compared = now
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,9 @@ from .walls import Wall
 PANES = ("painted", "device", "viewer", "cells", "strip", "queue", "gallery", "models", "toast", *COMPARE_PANES, *TRAINING_PANES)
 STRIP_VIDEOS = 24
 GALLERY_PAGE = 24
+UNDOS = 20
+"""How many steps back there are."""
+
 
 @dataclass
 class Session:
@@ -53,8 +57,10 @@ class Session:
     """The grid or drafts that the viewer shows while no video is picked."""
     editing: str | None = None
     """The waiting request that the form holds."""
-    undo: tuple[str, str, tuple[str, ...]] | None = None
-    """What the Undo button does: words, 'video', 'cleared', 'cancelled', 'imported', 'preset', 'compare', 'vote' or 'run', ids (of a preset its name and settings, of an import what its presets replaced and then ids)."""
+    draft: tuple[Any, ...] | None = None
+    """What the form held before a request or a video was put into it."""
+    undos: list[tuple[str, str, tuple[str, ...]]] = field(default_factory=list)
+    """What Undo does, again and again, the newest last: words, 'video', 'cleared', 'cancelled', 'imported', 'preset', 'compare', 'vote' or 'run', ids (of a preset its name and settings, of an import what its presets replaced and then ids)."""
     trouble: str | None = None
     """Why the last button could not do what it says."""
     exported: str | None = None
@@ -95,13 +101,23 @@ class Session:
     """In which of them each pane was last drawn."""
 
     @property
+    def undo(self) -> tuple[str, str, tuple[str, ...]] | None:
+        """What Undo does now."""
+        return self.undos[-1] if self.undos else None
+
+    @property
     def toast(self) -> str:
         """Which message the page shows: what its buttons mean, when others have come meanwhile."""
-        return f"{zlib.crc32(repr((self.trouble, self.exported, self.handed_out, self.undo)).encode()):08x}"
+        return f"{zlib.crc32(repr((self.trouble, self.exported, self.handed_out, self.undos)).encode()):08x}"
+
+    def offer_undo(self, words: str, kind: str, ids: Iterable[str]) -> None:
+        """Say what was done, with a way back beside it; when that has been gone, the ones before it come up again."""
+        self.undos = [*self.undos, (words, kind, tuple(ids))][-UNDOS:]
+        self.exported = None
 
     def hand_out(self, file: Path) -> None:
         """Have the browser download ``file``, also when it has had it before."""
-        self.exported, self.undo, self.key = str(file), None, None
+        self.exported, self.key = str(file), None
         self.handed_out += 1
         self.sent.pop("toast", None)
 
@@ -139,7 +155,7 @@ class Screen:
     def _paint(self, session: Session) -> list[Any]:
         services = self.services
         status = services.executor.status()
-        chosen = session.selected, session.wall, session.undo, session.trouble, session.exported, session.smooth, session.details, session.table, session.table_order, session.query, session.shown, session.queue_shown
+        chosen = session.selected, session.wall, session.toast, session.smooth, session.details, session.table, session.table_order, session.query, session.shown, session.queue_shown
         key = services.version(), chosen, compare_key(session), training_key(session)
         if key == session.key:
             return [gr.skip()] * len(self.names)
@@ -228,7 +244,9 @@ class Screen:
 
     def act(self, session: Session, action: str, id: str) -> bool:
         """Do what a button of a pane says. False when it could not be done; the page then says why, on any tab."""
-        shown, session.trouble = session.toast, None
+        shown, trouble, session.trouble = session.toast, session.trouble, None
+        if action == "dismiss" and trouble is not None:
+            return True
         try:
             self._act(session, action, id, shown)
         except (ConfigError, RequestError, StorageError, VideoError, WriteError) as error:
@@ -240,7 +258,7 @@ class Screen:
         match action:
             case "cancel":
                 if queue.cancel(id):
-                    session.undo = ("Request cancelled.", "cancelled", (id,))
+                    session.offer_undo("Request cancelled.", "cancelled", (id,))
             case "retry":
                 queue.retry(id)
                 session.selected = None
@@ -254,15 +272,15 @@ class Screen:
                 queue.resume()
             case "clear":
                 ids = tuple(queue.clear_finished())
-                session.undo = (f"{len(ids)} finished {'request' if len(ids) == 1 else 'requests'} cleared; the videos stay.", "cleared", ids)
+                session.offer_undo(f"{len(ids)} finished {'request' if len(ids) == 1 else 'requests'} cleared; the videos stay.", "cleared", ids)
             case "cancel-waiting":
                 ids = tuple(queue.cancel_waiting())
-                session.undo = (f"{len(ids)} waiting {'request' if len(ids) == 1 else 'requests'} cancelled.", "cancelled", ids)
+                session.offer_undo(f"{len(ids)} waiting {'request' if len(ids) == 1 else 'requests'} cancelled.", "cancelled", ids)
             case "cancel-many":
                 ids = tuple(queue.cancel_many(id.split(",")))
                 if not ids:
                     raise RequestError("id", "All of the ticked requests are finished; there is nothing to cancel.")
-                session.undo = (f"{len(ids)} {'request' if len(ids) == 1 else 'requests'} cancelled.", "cancelled", ids)
+                session.offer_undo(f"{len(ids)} {'request' if len(ids) == 1 else 'requests'} cancelled.", "cancelled", ids)
             case "retry-many":
                 if not queue.retry_many(id.split(",")):
                     raise RequestError("id", "None of the ticked requests has failed or was cancelled; there is nothing to retry.")
@@ -329,11 +347,11 @@ class Screen:
                 library.set_favourite(id, not (video is not None and video.favourite))
             case "delete":
                 library.delete(id)
-                session.undo = ("Video deleted.", "video", (id,))
+                session.offer_undo("Video deleted.", "video", (id,))
             case "delete-many":
                 ids = tuple(video.id for video in self._picked(id))
                 library.delete(*ids)
-                session.undo = ("Video deleted." if len(ids) == 1 else f"{len(ids)} videos deleted.", "video", ids)
+                session.offer_undo("Video deleted." if len(ids) == 1 else f"{len(ids)} videos deleted.", "video", ids)
             case "star-many" | "unstar-many":
                 for video in self._picked(id):
                     library.set_favourite(video.id, action == "star-many")
@@ -346,8 +364,7 @@ class Screen:
                 write = write_gif if action == "gif" else write_plain
                 session.hand_out(write(library.require_file(id), self.services.exports))
             case "undo" if session.undo is not None and id in ("", shown):
-                _, kind, ids = session.undo
-                session.undo = None
+                _, kind, ids = session.undos.pop()
                 if kind == "video":
                     library.undelete(*ids)
                     session.selected = ids[0] if len(ids) == 1 else session.selected
@@ -370,9 +387,13 @@ class Screen:
                 compare_act(self.services, session, action, id)
             case _ if action in TRAINING_ACTIONS and self.services.trains:
                 training_act(self.services, session, action, id)
-            case "dismiss" | "compare-open":
-                if id in ("", shown):
-                    session.undo = session.exported = None
+            case "dismiss" if id in ("", shown):
+                if session.exported is not None:
+                    session.exported = None
+                else:
+                    session.undos.clear()
+            case "compare-open" if session.undo is not None and id in ("", shown):
+                session.undos.pop()
             case "more":
                 session.shown += GALLERY_PAGE
             case "more-requests":
@@ -399,7 +420,7 @@ def render_toast(session: Session) -> str:
     mine = f'data-id="{session.toast}"'
     if session.trouble is not None:
         return f'<div class="toast bad" role="alert"><span>{escape(session.trouble)}</span><button class="quiet" data-action="dismiss" {mine} aria-label="Dismiss">✕</button></div>'
-    if session.exported is not None and session.undo is None:
+    if session.exported is not None:
         link = f'<a class="strong" href="{file_url(session.exported)}" download="{escape(Path(session.exported).name)}" data-now>Download</a>'
         return f'<div class="toast" role="status"><span>Your file is ready.</span>{link}<button class="quiet" data-action="dismiss" {mine} aria-label="Dismiss">✕</button></div>'
     if session.undo is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,14 @@ def fill(request: GenerationRequest) -> dict[str, Any]:
     values["guidance_scale"] = _guidance(request.guidance_scale)
     values["start_from"], values["loras"] = request.start_from or "", request.loras or ""
     return values
+
+
+def as_it_was(values: Sequence[Any]) -> dict[str, Any]:
+    """What the widgets of FIELDS show for what they have shown before, the first of GenerateTab.form's ``values``."""
+    shown = dict(zip(FIELDS, values))
+    choices = preset_choices(shown["model"])
+    shown["preset"] = gr.update(choices=choices, value=shown["preset"] if shown["preset"] in dict(map(reversed, choices)) else None)
+    return shown | {"guidance_scale": _guidance(shown["guidance_scale"])}
 
 
 def draw_seed() -> str:

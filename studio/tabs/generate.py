@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,14 +26,15 @@ from ..examples import example_prompts, surprise
 from ..screen import Session, read_message
 from ..training_screen import request_with
 from . import preset_form, start_form, wall_form
-from .form import FIELDS, MAX_QUEUE_BYTES, SLIDER_GUIDANCE, draw_seed, fill, has_settings, preset_choices, preset_values, read_text, request_in, requests_of
+from .form import FIELDS, MAX_QUEUE_BYTES, SLIDER_GUIDANCE, as_it_was, draw_seed, fill, has_settings, preset_choices, preset_values, read_text, request_in, requests_of
 
 if TYPE_CHECKING:
     from ..ui import Page
 
 LEADS_TO = {"show": "generate", "compare-open": "compare", "run-compare": "generate"}
 """The tab that an action's outcome is seen on."""
-SEED_TOO = '<p class="note">The video\'s settings are in the form, its seed too. <button class="quiet" data-press="#dice">Another seed</button></p>'
+FILLED = '<p class="note">{} <button class="quiet" data-action="form-back">Back to what was there</button></p>'
+SEED_TOO = FILLED.format('The video\'s settings are in the form, its seed too. <button class="quiet" data-press="#dice">Another seed</button>')
 SETTINGS_FILES = (".mp4", ".gif", ".png")
 MANY_HINT = (
     '<ul class="hint"><li>Each line of the prompt is a video of its own.</li>'
@@ -68,6 +69,20 @@ class GenerateTab:
     def form(self) -> list[gr.components.Component]:
         """Everything that ``Generate`` reads."""
         return [*self.fields.values(), self.seed, self.keep_seed, self.count]
+
+
+@dataclass
+class Answer:
+    """What an event does to the form; it leaves alone what isn't named."""
+
+    error: str = ""
+    """HTML below the button."""
+    seed: Any = field(default_factory=gr.skip)
+    keep: Any = field(default_factory=gr.skip)
+    count: Any = field(default_factory=gr.skip)
+    tabs: Any = field(default_factory=gr.skip)
+    form: dict[str, Any] = field(default_factory=dict)
+    """By the names of FIELDS."""
 
 
 def layout(page: Page) -> GenerateTab:
@@ -154,8 +169,26 @@ def wire(page: Page, tab: GenerateTab) -> None:
     sampling = [tab.fields[name] for name in PRESET_FIELDS]
     prompt, model, preset = tab.fields["prompt"], tab.fields["model"], tab.fields["preset"]
 
-    def enqueue(session: Session, values: tuple[Any, ...]) -> tuple[str, Any]:
-        """Queue what the form says, or put it in place of the request that is edited: the error's HTML (empty when there is none), and the next seed."""
+    def send(session: Session, values: tuple[Any, ...], answer: Answer) -> list[Any]:
+        """``answer`` as the values of ``filled``."""
+        form = [answer.form.get(name, gr.skip()) for name in FIELDS]
+        return [answer.error, *tell(session, *values), answer.tabs, answer.seed, answer.keep, answer.count, *form, *page.screen.paint(session)]
+
+    def keep_draft(session: Session, values: tuple[Any, ...]) -> None:
+        """Remember what is in the form, which is about to be filled with something else; while a request is edited, what was there before that."""
+        if session.editing is None:
+            session.draft = values
+
+    def back(session: Session, error: str = "") -> Answer:
+        """The form as it was before it was filled."""
+        draft, session.editing, session.draft = session.draft, None, None
+        if draft is None:
+            return Answer(error)
+        *_, seed, keep, count = draft
+        return Answer(error, seed, keep, count, form=as_it_was(draft))
+
+    def enqueue(session: Session, values: tuple[Any, ...]) -> Answer:
+        """Queue what the form says, or put it in place of the request that is edited, which leaves the form as it was before that."""
         queue, id = page.services.queue, session.editing
         try:
             requests = requests_of(page.services, values)
@@ -168,14 +201,16 @@ def wire(page: Page, tab: GenerateTab) -> None:
         except (RequestError, StorageError) as error:
             if id is not None and queue.get(id).state != "waiting":
                 session.editing = None
-            return alert(str(error)), gr.skip()
-        session.selected = session.editing = session.wall = None
+            return Answer(alert(str(error)))
+        session.selected = session.wall = None
+        if id is not None:
+            return back(session)
         keep = values[-2]
-        return "", gr.skip() if keep else draw_seed()
+        return Answer(seed=gr.skip() if keep else draw_seed())
 
     def submit(session: Session, *values: Any) -> list[Any]:
-        error, seed = enqueue(session, values)
-        return [error, *tell(session, *values), seed, *page.screen.paint(session)]
+        answer = enqueue(session, values)
+        return send(session, values, answer)
 
     def act(session: Session, message: str) -> list[Any]:
         """A button inside a pane that leaves the form alone. Gives error, tab and panes."""
@@ -184,41 +219,42 @@ def wire(page: Page, tab: GenerateTab) -> None:
         return ["", gr.Tabs(selected=LEADS_TO[action]) if done and action in LEADS_TO else gr.skip(), *page.screen.paint(session)]
 
     def act_on_form(session: Session, message: str, *values: Any) -> list[Any]:
-        """A button inside a pane that reads or fills the form. Gives error, estimate, button, hint, tab, seed, keep, FIELDS and panes."""
-        action, id = read_message(message)
-        error, seed, keep, tabs = "", gr.skip(), gr.skip(), gr.skip()
-        form = [gr.skip()] * len(FIELDS)
+        """A button inside a pane that reads or fills the form."""
+        return send(session, values, answer_to(session, *read_message(message), values))
+
+    def answer_to(session: Session, action: str, id: str, values: tuple[Any, ...]) -> Answer:
+        here = gr.Tabs(selected="generate")
+        typed = (values[0] or "").strip()
         if action == "example":
+            session.editing = None
             text = example_prompts(page.services.default_model)[int(id)]
-            form[0] = gr.skip() if (values[0] or "").strip() else text
-            error, seed = enqueue(session, (text, *values[1:]))
-            tabs = gr.Tabs(selected="generate")
-        elif action in ("use", "edit"):
+            answer = enqueue(session, (text, *values[1:]))
+            answer.tabs, answer.form = here, {} if typed else {"prompt": text}
+            return answer
+        if action in ("edit-stop", "form-back"):
+            return back(session)
+        if action in ("use", "edit"):
             found = page.services.library.get(id) if action == "use" else page.services.queue.get(id)
             if found is None or action == "edit" and found.state != "waiting":
-                error = alert("That video was deleted." if action == "use" else "That request is not waiting any more.")
-            else:
-                session.editing = id if action == "edit" else None
-                request, dropped = start_form.without_strange_start(found.request, page.services.data_dir)
-                error = (SEED_TOO if action == "use" else "") + dropped
-                form, seed, keep, tabs = list(fill(request).values()), str(request.seed), True, gr.Tabs(selected="generate")
-        elif action in ("continue", "change"):
+                return Answer(alert("That video was deleted." if action == "use" else "That request is not waiting any more."))
+            keep_draft(session, values)
+            session.editing = id if action == "edit" else None
+            request, dropped = start_form.without_strange_start(found.request, page.services.data_dir)
+            return Answer((SEED_TOO if action == "use" else "") + dropped, str(request.seed), True, 1 if action == "edit" else gr.skip(), here, fill(request))
+        if action in ("continue", "change"):
             video = page.services.library.get(id)
             if video is None:
-                error = alert("That video was deleted.")
-            else:
-                session.editing = None
-                filled = fill(start_form.continued(video) if action == "continue" else start_form.changed(video))
-                filled["prompt"] = gr.skip() if (values[0] or "").strip() else filled["prompt"]
-                form, seed, tabs = list(filled.values()), draw_seed(), gr.Tabs(selected="generate")
-        elif action == "use-model":
-            updates = dict(zip(("preset", *PRESET_FIELDS), change_model(id), strict=True)) | {"model": id}
-            form, tabs = [updates.get(name, gr.skip()) for name in FIELDS], gr.Tabs(selected="generate")
-        elif action == "use-lora":
+                return Answer(alert("That video was deleted."))
+            keep_draft(session, values)
+            session.editing = None
+            form = fill(start_form.continued(video) if action == "continue" else start_form.changed(video))
+            return Answer(FILLED.format("The video's settings are in the form."), draw_seed(), tabs=here, form=form | ({"prompt": gr.skip()} if typed else {}))
+        if action == "use-model":
+            return Answer(tabs=here, form=dict(zip(("preset", *PRESET_FIELDS), change_model(id), strict=True)) | {"model": id})
+        if action == "use-lora":
             chosen = [entry.strip() for entry in (values[FIELDS.index("loras")] or "").split(",") if entry.strip()]
-            form[FIELDS.index("loras")] = ", ".join(chosen if id in [entry.partition("@")[0].strip() for entry in chosen] else [*chosen, id])
-            tabs = gr.Tabs(selected="generate")
-        elif action == "run-use":
+            return Answer(tabs=here, form={"loras": ", ".join(chosen if id in [entry.partition("@")[0].strip() for entry in chosen] else [*chosen, id])})
+        if action == "run-use":
             name, _, step = id.rpartition("|")
             try:
                 request = request_with(page.services, page.services.runs.get(name), int(step), "")
@@ -226,35 +262,46 @@ def wire(page: Page, tab: GenerateTab) -> None:
                 session.trouble = str(problem)
             else:
                 session.editing = None
-                updates = dict(zip(("preset", *PRESET_FIELDS), change_model(request.model), strict=True)) | {"model": request.model, "loras": request.loras or "", "temporal_guidance_scale": request.temporal_guidance_scale}
-                form, tabs = [updates.get(name, gr.skip()) for name in FIELDS], gr.Tabs(selected="generate")
-        elif action == "edit-stop":
-            session.editing = None
-        return [error, *tell(session, *values), tabs, seed, keep, *form, *page.screen.paint(session)]
+                updates = dict(zip(("preset", *PRESET_FIELDS), change_model(request.model), strict=True))
+                return Answer(tabs=here, form=updates | {"model": request.model, "loras": request.loras or "", "temporal_guidance_scale": request.temporal_guidance_scale})
+        return Answer()
 
-    def open_files(session: Session, paths: list[str]) -> list[Any]:
-        """Prompts from text files, the settings of a video, or an exported queue. Gives error, seed, keep, FIELDS and panes."""
-        form = read_files(session, paths)
-        return [*form, *page.screen.paint(session)]
-
-    def read_files(session: Session, paths: list[str]) -> list[Any]:
-        path = paths[0]
+    def open_files(session: Session, paths: list[str], *values: Any) -> list[Any]:
+        """Prompts from text files, the settings of a video, a picture to start from, or an exported queue."""
         try:
-            if all(Path(path).suffix.lower() == ".txt" for path in paths):
-                return ["", gr.skip(), gr.skip(), "\n".join(filter(None, map(read_text, paths))), *[gr.skip()] * (len(FIELDS) - 1)]
-            if len(paths) > 1:
-                raise RequestError("file", f"{len(paths)} files came at once. Text files of prompts may come together; a picture, a video or a queue comes alone.")
-            if Path(path).suffix.lower() == ".json":
-                ids, before = import_queue(page.services, read_text(path, MAX_QUEUE_BYTES))
-                session.undo = (f"{len(ids)} requests and {len(before)} presets imported.", "imported", (json.dumps(before), *ids))
-                return ["", *[gr.skip()] * (len(FIELDS) + 2)]
-            if Path(path).suffix.lower() in PICTURES and not has_settings(path):
-                source = start_form.from_picture(page.services.keep_source(path))
-                return ["", gr.skip(), gr.skip(), *(source.get(name, gr.skip()) for name in FIELDS)]
-            request, dropped = start_form.without_strange_start(request_in(path), page.services.data_dir)
+            answer = read_files(session, paths, values)
         except (RequestError, StorageError, WriteError) as error:
-            return [alert(str(error)), *[gr.skip()] * (len(FIELDS) + 2)]
-        return [SEED_TOO + dropped, str(request.seed), True, *fill(request).values()]
+            answer = Answer(alert(str(error)))
+        return send(session, values, answer)
+
+    def read_files(session: Session, paths: list[str], values: tuple[Any, ...]) -> Answer:
+        path = paths[0]
+        if all(Path(path).suffix.lower() == ".txt" for path in paths):
+            prompts = "\n".join(filter(None, map(read_text, paths)))
+            keep_draft(session, values)
+            return Answer(FILLED.format("Prompts from a file are in the form.") if (values[0] or "").strip() else "", form={"prompt": prompts})
+        if len(paths) > 1:
+            raise RequestError("file", f"{len(paths)} files came at once. Text files of prompts may come together; a picture, a video or a queue comes alone.")
+        if Path(path).suffix.lower() == ".json":
+            ids, before = import_queue(page.services, read_text(path, MAX_QUEUE_BYTES))
+            session.offer_undo(f"{len(ids)} requests and {len(before)} presets imported.", "imported", (json.dumps(before), *ids))
+            return Answer()
+        if Path(path).suffix.lower() in PICTURES and not has_settings(path):
+            return Answer(form=start_form.from_picture(page.services.keep_source(path)))
+        request, dropped = start_form.without_strange_start(request_in(path), page.services.data_dir)
+        keep_draft(session, values)
+        session.editing = None
+        return Answer(SEED_TOO + dropped, str(request.seed), True, form=fill(request))
+
+    def restore(text: str) -> list[Any]:
+        """What the form held when the page was left; nothing where the browser has kept none, or the studio can't make it any more. Gives keep, count and FIELDS but for the prompt."""
+        try:
+            values = json.loads(text)
+            requests_of(page.services, ("any", *values[1:]))
+        except (RequestError, TypeError, ValueError):
+            return [gr.skip()] * (len(FIELDS) + 1)
+        form = as_it_was(values)
+        return [*values[-2:], *(form[name] for name in FIELDS[1:])]
 
     def change_model(name: str) -> list[Any]:
         chosen = default_preset(name)
@@ -270,12 +317,13 @@ def wire(page: Page, tab: GenerateTab) -> None:
             return [f'<p class="bad">{escape(error)}</p>', "Generate", ""]
         return [estimate(page.services, requests), "Generate" if len(requests) == 1 else f"Generate {len(requests)} videos", words_hint(requests)]
 
-    event, outputs = page.event, page.outputs
+    event = page.event
     go = [tab.estimate, tab.button, tab.hint]
-    page.then_work(tab.button.click(submit, [page.session, *tab.form], [tab.error, *go, tab.seed, *outputs], trigger_mode="multiple", **event))
-    page.then_work(page.buses["action"].change(act, [page.session, page.buses["action"]], [tab.error, page.tabs, *outputs], trigger_mode="multiple", **event))
-    page.then_work(page.buses["form"].change(act_on_form, [page.session, page.buses["form"], *tab.form], [tab.error, *go, page.tabs, tab.seed, tab.keep_seed, *tab.fields.values(), *outputs], trigger_mode="multiple", **event))
-    page.then_work(tab.opener.upload(open_files, [page.session, tab.opener], [tab.error, tab.seed, tab.keep_seed, *tab.fields.values(), *page.outputs], **event))
+    filled = [tab.error, *go, page.tabs, tab.seed, tab.keep_seed, tab.count, *tab.fields.values(), *page.outputs]
+    page.then_work(tab.button.click(submit, [page.session, *tab.form], filled, trigger_mode="multiple", **event))
+    page.then_work(page.buses["action"].change(act, [page.session, page.buses["action"]], [tab.error, page.tabs, *page.outputs], trigger_mode="multiple", **event))
+    page.then_work(page.buses["form"].change(act_on_form, [page.session, page.buses["form"], *tab.form], filled, trigger_mode="multiple", **event))
+    page.then_work(tab.opener.upload(open_files, [page.session, tab.opener, *tab.form], filled, **event))
     tab.surprise.click(surprise, model, prompt, **event)
     tab.dice.click(draw_seed, None, tab.seed, **event)
     preset.input(lambda name, model: preset_values(PRESETS[name], model), [preset, model], sampling, **event)
@@ -288,5 +336,10 @@ def wire(page: Page, tab: GenerateTab) -> None:
     start_form.wire(page, tab, tab.start)
     preset_form.wire(page, tab, tab.own_presets)
     wall_form.wire(page, tab, tab.walls, [*costly, tab.count.change])
-    demo.load(None, None, [prompt, tab.seed], js="() => [window.studio.draft(), window.studio.seed()]", **event)
+    mine = json.dumps(page.services.default_model)  # a studio that is started with another model begins with that one's settings
+    demo.load(None, None, [prompt, tab.seed], js=f"() => [window.studio.draft(), window.studio.seed({mine})]", **event)
     prompt.change(None, prompt, None, js="(text) => window.studio.keepDraft(text)", **event)
+    others = [tab.keep_seed, tab.count, *(tab.fields[name] for name in FIELDS[1:])]
+    kept = demo.load(restore, page.buses["form"], others, js=f"() => window.studio.keptForm({mine})", **event)
+    kept.then(None, js="() => window.studio.startKeeping()", **event)
+    gr.on([widget.change for widget in tab.form], None, tab.form, js=f"(...values) => window.studio.keepForm({mine}, values)", **event)

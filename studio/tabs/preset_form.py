@@ -66,7 +66,7 @@ def wire(page: Page, tab: GenerateTab, form: PresetForm) -> None:
         except (RequestError, WriteError) as error:
             return [gr.skip(), alert(str(error)), *page.screen.paint(session)]
         if replaced:
-            session.undo = (f"Preset {name.strip()} replaced.", "preset", (name.strip(), dump_request(replaced)))
+            session.offer_undo(f"Preset {name.strip()} replaced.", "preset", (name.strip(), dump_request(replaced)))
         return [names(), note(f"{name.strip()}: {'saved in place of the old one' if replaced else 'saved'}."), *page.screen.paint(session)]
 
     def delete(session: Session, name: str | None) -> list[Any]:
@@ -74,7 +74,7 @@ def wire(page: Page, tab: GenerateTab, form: PresetForm) -> None:
             settings = presets.delete(name or "")
         except (RequestError, WriteError) as error:
             return [gr.skip(), alert(str(error)), *page.screen.paint(session)]
-        session.undo = (f"Preset {name} deleted.", "preset", (name, dump_request(settings)))
+        session.offer_undo(f"Preset {name} deleted.", "preset", (name, dump_request(settings)))
         return [gr.update(choices=presets.list(), value=None), "", *page.screen.paint(session)]
 
     form.name.focus(names, None, form.name, **event)

@@ -56,6 +56,8 @@ def wire(page: Page, tab: GenerateTab, form: StartForm) -> None:
 
     gr.on([widget.change for widget in fields], tell, fields, form.line, trigger_mode="always_last", **page.event)
     fields[0].change(lambda path: gr.update(open=bool(path)), fields[0], form.box, **page.event)
+    for typed, other in (fields[1:], fields[:0:-1]):  # one of the two: a start that is kept, or one that is changed
+        typed.input(lambda value: None if value else gr.skip(), typed, other, **page.event)
     form.clear.click(lambda: ["", None, None], None, fields, **page.event)
 
 

@@ -54,6 +54,42 @@ def job(page: Page, prompt: str, state: str) -> Locator:
     return page.locator(f".job.{state}").filter(has_text=prompt)
 
 
+def drag(moved: Locator, other: Locator, side: str) -> None:
+    """Drag a row to above or below another one."""
+    box = other.bounding_box()
+    moved.drag_to(other, target_position={"x": box["width"] / 2, "y": box["height"] * (0.2 if side == "above" else 0.8)})
+
+
+def test_the_form_is_as_it_was_left_and_as_it_was_before_it_was_filled(api: Api, page: Page, tmp_path: Path) -> None:
+    page.get_by_role("button", name="More settings").click()
+    typed = {"steps": "9", "height": "32", "width": "48", "guidance": "4.5", "count": "2", "seed": "123"}
+    for field, value in typed.items():
+        page.locator(f"#{field} :is(input[type=number], input[type=text], textarea)").first.fill(value)
+    page.locator("#keep-seed input").check()
+    page.locator("#prompt textarea").fill("Mine.")
+    page.wait_for_function("localStorage.getItem('studio.prompt') === 'Mine.' && localStorage.getItem('studio.form').includes('Mine.')")
+    page.reload()
+
+    def shown() -> None:
+        for field, value in typed.items():
+            if field in ("count", "seed", "guidance") or page.is_visible(f"#{field}"):
+                expect(page.locator(f"#{field} :is(input[type=number], input[type=text], textarea)").first).to_have_value(value)
+        expect(page.locator("#prompt textarea")).to_have_value("Mine.")
+        expect(page.locator("#keep-seed input")).to_be_checked()
+
+    shown()
+    expect(page.locator("#generate")).to_have_text("Generate 2 videos")
+    page.get_by_role("button", name="More settings").click()
+    shown()
+    id = api.enqueue("Of another day.", seed=5)
+    assert api.finish(id) == "done"
+    drop(page, Path(api.call("status", id)["video"]))
+    expect(page.locator("#prompt textarea")).to_have_value("Of another day.")
+    page.get_by_role("button", name="Back to what was there").click()
+    shown()
+    expect(page.locator("#form-error")).to_be_empty()
+
+
 def test_a_poll_leaves_the_playing_video_and_the_focus_alone(api: Api, page: Page) -> None:
     assert api.finish(api.enqueue("Watch me.")) == "done"
     page.locator(".strip").get_by_role("button", name="Show: Watch me.").click()
@@ -272,7 +308,11 @@ def test_waiting_requests_are_reordered_edited_copied_and_cancelled_with_a_way_b
     expect(waiting).to_have_text(["Three.", "One.", "Two."])
     page.get_by_role("button", name="Move up: Two.").click()
     expect(waiting).to_have_text(["Three.", "Two.", "One."])
-    job(page, "One.", "waiting").drag_to(job(page, "Three.", "waiting"))
+    drag(job(page, "Three.", "waiting"), job(page, "Two.", "waiting"), "below")
+    expect(waiting).to_have_text(["Two.", "Three.", "One."])
+    drag(job(page, "Two.", "waiting"), job(page, "One.", "waiting"), "below")
+    expect(waiting).to_have_text(["Three.", "One.", "Two."])
+    drag(job(page, "One.", "waiting"), job(page, "Three.", "waiting"), "above")
     expect(waiting).to_have_text(["One.", "Three.", "Two."])
     page.get_by_role("button", name="Copy: Two.").click()
     expect(waiting).to_have_text(["One.", "Three.", "Two.", "Two."])
@@ -291,21 +331,29 @@ def test_waiting_requests_are_reordered_edited_copied_and_cancelled_with_a_way_b
     expect(waiting).to_have_text(["Two.", "Three."])
     page.get_by_role("button", name="Undo").click()
     expect(waiting).to_have_text(["Two.", "Two.", "One.", "Three."])
-    job(page, "One.", "waiting").drag_to(job(page, "Two.", "waiting").first)
+    drag(job(page, "One.", "waiting"), job(page, "Two.", "waiting").first, "above")
     expect(waiting).to_have_text(["One.", "Two.", "Two.", "Three."])
 
+    prompt, count, button = page.locator("#prompt textarea"), page.locator("#count input"), page.locator("#generate")
+    prompt.fill("A long draft.")
+    count.fill("3")
     page.get_by_role("button", name="Edit: Three.").click()
-    prompt, button = page.locator("#prompt textarea"), page.locator("#generate")
     expect(prompt).to_have_value("Three.")
     expect(button).to_have_text("Save the request")
+    expect(count).to_have_value("1")
     prompt.fill("Three, but better.")
     button.click()
     expect(waiting).to_have_text(["One.", "Two.", "Two.", "Three, but better."])
-    expect(button).to_have_text("Generate")
+    expect(button).to_have_text("Generate 3 videos")
+    expect(prompt).to_have_value("A long draft.")
+    expect(page.locator("#keep-seed input")).not_to_be_checked()
 
     page.get_by_role("button", name="Edit: One.").click()
+    expect(prompt).to_have_value("One.")
     page.get_by_role("button", name="Leave it as it is").click()
-    expect(button).to_have_text("Generate")
+    expect(button).to_have_text("Generate 3 videos")
+    expect(prompt).to_have_value("A long draft.")
+    expect(count).to_have_value("3")
     page.locator("#queue summary").click()
     page.get_by_role("button", name="Cancel waiting").click()
     expect(waiting).to_have_count(0)

@@ -100,6 +100,6 @@ def test_undo_of_an_import_brings_the_presets_back(services: Services, other: Se
     services.queue.enqueue(GenerationRequest(prompt="One."))
     ids, before = import_queue(other, export_queue(services).read_text())
     assert other.own_presets.get("Soft").guidance_scale == 2.0
-    assert Screen(other).act(Session(undo=("Imported.", "imported", (json.dumps(before), *ids))), "undo", "")
+    assert Screen(other).act(Session(undos=[("Imported.", "imported", (json.dumps(before), *ids))]), "undo", "")
     assert other.own_presets.list() == ["Soft"] and other.own_presets.get("Soft").guidance_scale == 5.0
     assert [job.state for job in other.queue.list()] == ["cancelled"]

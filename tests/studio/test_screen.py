@@ -67,14 +67,35 @@ def test_what_a_browser_missed_is_drawn_again(tmp_path: Path) -> None:
 def test_a_late_click_on_an_older_message_leaves_the_newer_one_alone(tmp_path: Path) -> None:
     services = Services.open(tmp_path / "data", start_worker=False)
     try:
-        screen, session = Screen(services), Session(undo=("Video deleted.", "video", ("one",)))
+        screen, session = Screen(services), Session(undos=[("Video deleted.", "video", ("one",))])
         older = session.toast
-        session.undo = ("2 videos deleted.", "video", ("two", "three"))
+        session.offer_undo("2 videos deleted.", "video", ("two", "three"))
         for late in ("dismiss", "undo"):
             screen.act(session, late, older)
             assert session.undo is not None and f'data-id="{session.toast}"' in render_toast(session)
         screen.act(session, "dismiss", session.toast)
         assert session.undo is None
+    finally:
+        services.close()
+
+
+def test_each_step_back_brings_the_one_before_it_up(tmp_path: Path) -> None:
+    services = Services.open(tmp_path / "data", start_worker=False)
+    try:
+        screen, session = Screen(services), Session()
+        made = [services.queue.enqueue(GenerationRequest(f"Number {number}.")) for number in range(3)]
+        for id in made:
+            assert screen.act(session, "cancel", id)
+        session.hand_out(tmp_path / "many.zip")
+        assert "many.zip" in render_toast(session)
+        screen.act(session, "dismiss", session.toast)
+        assert not screen.act(session, "retry", "gone") and "gone" in render_toast(session)
+        screen.act(session, "dismiss", session.toast)
+        for left in (2, 1, 0):
+            assert "Undo" in render_toast(session)
+            screen.act(session, "undo", session.toast)
+            assert [services.queue.get(id).state for id in made].count("cancelled") == left
+        assert render_toast(session) == ""
     finally:
         services.close()
 
