@@ -18,8 +18,6 @@ VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif", ".mpg", ".mpe
 
 LEADS = (0.0, 2.0, 10.0)
 """Seconds before the first asked time that are sought, one after the other, until a key frame is found that has begun by then; after these the file is read from its beginning."""
-SLACK = 1e-4
-"""Seconds after an asked time by which a frame may begin and still be that of the time."""
 
 
 class UnusableVideo(ValueError):
@@ -110,9 +108,17 @@ def _origin(stream: av.VideoStream) -> float:
     return float((stream.start_time or 0) * stream.time_base)
 
 
+def _slack(stream: av.VideoStream) -> float:
+    """Seconds after an asked time by which a frame may begin and still be that of the time.
+
+    The first, the last and this frame's time are each rounded (Matroska and FLV: to 1 ms), which makes up to one unit of the file's clock. Where a unit is a whole frame (AVI) times are exact.
+    """
+    return max(1e-4, min(1.1 * float(stream.time_base), 0.25 / float(stream.average_rate or 100)))
+
+
 def _timed(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[tuple[float, av.VideoFrame]]:
-    """When each frame begins, in seconds from the first one of the file, and the frame."""
-    shift = _origin(stream) + SLACK
+    """When each frame begins, in seconds from the first one of the file and early by the slack, and the frame."""
+    shift = _origin(stream) + _slack(stream)
     return (((frame.time or 0.0) - shift, frame) for frame in _decoded(container, stream))
 
 

@@ -45,3 +45,22 @@ def test_a_stretch_is_what_reading_the_whole_file_shows_wherever_a_seek_ends(tmp
     whole = read_frames(tmp_path / name, times, 64, 48)
     for first in range(40, 60):
         assert np.array_equal(read_frames(tmp_path / name, times[first : first + 3], 64, 48), whole[first : first + 3]), first
+
+
+@pytest.mark.parametrize("rate", [24, 30, 60])
+@pytest.mark.parametrize("name, codec", [("v.mkv", "libx264"), ("v.webm", "libvpx"), ("v.flv", "flv"), ("v.mp4", "libx264")])
+def test_every_frame_comes_once_where_times_are_rounded(tmp_path, name, codec, rate):
+    write_moving(tmp_path / name, codec, 60, rate)
+    with av.open(str(tmp_path / name)) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    fps = probe_video(tmp_path / name).fps
+    for first, stride in ((0, 1), (1, 2), (40, 1)):
+        read = read_frames(tmp_path / name, [t / fps for t in range(first, 60, stride)], 64, 48)
+        nearest = [int(np.argmin([np.abs(frame.astype(int) - image).mean() for frame in frames])) for image in read]
+        assert nearest == list(range(first, 60, stride))
+
+
+def test_every_picture_of_a_gif_comes_once(tmp_path):
+    write_moving(tmp_path / "v.gif", "gif", 40, 24)
+    fps = probe_video(tmp_path / "v.gif").fps
+    assert len({frame.tobytes() for frame in read_frames(tmp_path / "v.gif", [t / fps for t in range(40)], 64, 48)}) == 40
