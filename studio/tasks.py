@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from core.files import replacing
 from core.types import RequestError
 from training.config import ConfigError, TrainConfig, save_config
 from training.runs import Run
+from training.split import split_of
 from training.use import NAME, checkpoint_of
 from training.video import PICTURES, VIDEOS
 
@@ -58,9 +60,14 @@ def split_clips(services: Services, dataset: str, root: str) -> Path:
         require_allowed(services, path)
     if not dataset.strip() or not Path(dataset).exists():
         raise ConfigError(f"There is nothing at {dataset!r}. Name a folder of videos, or a table of them, on this machine.")
-    folder = services.datasets / f"{Path(dataset).stem}-split"
+    folder = next(folder for folder in _folders(services, f"{Path(dataset).stem}-split") if not folder.exists() or split_of(folder) == Path(dataset).resolve())
     services.chores.split(dataset, root, folder)
     return folder
+
+
+def _folders(services: Services, name: str) -> Iterator[Path]:
+    """Folders of the data folder for clips, of which the first has that name and the others a number behind it."""
+    return (services.datasets / (name if number == 1 else f"{name}-{number}") for number in itertools.count(1))
 
 
 def bring_clips(services: Services, name: str, files: Sequence[Path]) -> Path:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import imageio_ffmpeg
 
@@ -22,6 +24,8 @@ SHORTEST = 0.5
 
 MARGIN = 0.002
 """Seconds by which a cut is made earlier, so that rounding leaves no frame on the wrong side."""
+RECORD = "split.json"
+"""File beside the pieces that says of what each was made: {"source": ..., "pieces": {"NAME-000.mp4": {"path", "size", "mtime_ns", "start", "end", "caption"}}}."""
 
 
 def find_shots(path: Path, threshold: float = THRESHOLD) -> list[tuple[float, float]]:
@@ -41,7 +45,8 @@ def find_shots(path: Path, threshold: float = THRESHOLD) -> list[tuple[float, fl
 def split_videos(source: str | Path, out: str | Path, threshold: float = THRESHOLD, root: str | Path | None = None, progress: Callable[[int, int], None] | None = None) -> tuple[list[Path], list[Reject]]:
     """Write each shot of a dataset's videos as ``out/NAME-000.mp4``, with its caption beside it if it has one; the pieces, and what was left out and why.
 
-    Pieces of a video in a folder below lie in a folder of that name. Of several captions (MiraData's) the fullest is kept. Videos without a caption are split too. Pieces that are there already stay.
+    Pieces of a video in a folder below lie in a folder of that name. Of several captions (MiraData's) the fullest is kept. Videos without a caption are split too.
+    A piece that was made of the same stretch of the same file stays, and its caption with it unless the source's has changed; one that this source does not give any more is removed. Pieces of other sources are not touched.
     Raises ConfigError for a source that names no videos, WriteError.
     """
     source, out = Path(source), Path(out)
@@ -53,8 +58,11 @@ def split_videos(source: str | Path, out: str | Path, threshold: float = THRESHO
         videos += [(source / reject.name, "", 0.0, None) for reject in rejects if reject.reason.startswith("has no caption") and (source / reject.name).suffix.lower() in VIDEOS]
     left_out = [reject for reject in rejects if not reject.reason.startswith("has no caption")]
     begin = Path(root or (source if source.is_dir() else source.parent)).resolve()
-    pieces: list[Path] = []
-    taken: set[Path] = set()
+    before = _record(out)["pieces"]
+    ours = {path.resolve() for path, *_ in videos}
+    of_others = {name: made for name, made in before.items() if Path(made["path"]) not in ours and not (source.is_dir() and Path(made["path"]).is_relative_to(begin))}
+    pieces: dict[Path, dict[str, Any]] = {}
+    taken = {(out / name).with_name(Path(name).stem.rpartition("-")[0]) for name in of_others}
     for number, (path, caption, start, end) in enumerate(sorted(videos), 1):
         stem = _free(out / path.resolve().relative_to(begin).with_name(f"{path.stem}{f'-{start:g}s' if start else ''}"), taken)
         try:
@@ -64,17 +72,56 @@ def split_videos(source: str | Path, out: str | Path, threshold: float = THRESHO
                 if last - first < SHORTEST:
                     left_out.append(Reject(f"{path.name}, shot {place}", f"is too short: {last - first:.2f} s, and {SHORTEST:g} are needed"))
                     continue
-                if not piece.exists():
-                    _cut(path, piece, first, last)
-                if caption:
-                    with replacing(piece.with_suffix(".txt")) as file:
-                        file.write_text(caption + "\n", encoding="utf-8")
-                pieces.append(piece)
+                made = {"path": str(path.resolve()), "size": path.stat().st_size, "mtime_ns": path.stat().st_mtime_ns, "start": round(first, 6), "end": round(last, 6), "caption": caption}
+                _make(piece, made, before.get(_name(piece, out), {}))
+                pieces[piece] = made
         except UnusableVideo as error:
             left_out.append(Reject(path.name, str(error)))
+        _keep(out, source, {**before, **{_name(piece, out): made for piece, made in pieces.items()}})
         if progress is not None:
             progress(number, len(videos))
-    return pieces, left_out
+    made_now = {_name(piece, out): made for piece, made in pieces.items()}
+    for name in before.keys() - of_others.keys() - made_now.keys():
+        for file in (out / name, (out / name).with_suffix(".txt")):
+            file.unlink(missing_ok=True)
+    _keep(out, source, {**of_others, **made_now})
+    return list(pieces), left_out
+
+
+def split_of(out: Path) -> Path | None:
+    """The source that a folder's pieces were last made of; None for a folder that says of none."""
+    source = _record(out)["source"]
+    return Path(source) if source else None
+
+
+def _make(piece: Path, made: dict[str, Any], before: dict[str, Any]) -> None:
+    """Cut a piece and write its caption, except what is there and was made of the same. Raises UnusableVideo or WriteError."""
+    text = piece.with_suffix(".txt")
+    same = piece.exists() and {**before, "caption": ""} == {**made, "caption": ""}
+    if not same:
+        text.unlink(missing_ok=True)
+        _cut(Path(made["path"]), piece, made["start"], made["end"])
+    if made["caption"] and not (same and text.exists() and before["caption"] == made["caption"]):
+        with replacing(text) as file:
+            file.write_text(made["caption"] + "\n", encoding="utf-8")
+
+
+def _name(piece: Path, out: Path) -> str:
+    return piece.relative_to(out).as_posix()
+
+
+def _record(out: Path) -> dict[str, Any]:
+    """What RECORD says; nothing where it is not there or cannot be read."""
+    try:
+        record = json.loads((out / RECORD).read_text(encoding="utf-8"))
+        return {"source": str(record["source"]), "pieces": {str(name): dict(made) for name, made in record["pieces"].items() if made["path"]}}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return {"source": "", "pieces": {}}
+
+
+def _keep(out: Path, source: Path, pieces: dict[str, dict[str, Any]]) -> None:
+    with replacing(out / RECORD) as file:
+        file.write_text(json.dumps({"source": str(source.resolve()), "pieces": pieces}, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def _free(stem: Path, taken: set[Path]) -> Path:

@@ -285,7 +285,7 @@ def test_long_videos_are_split_at_their_cuts_frame_by_frame(tmp_path, capsys):
     assert main(["split", str(source), str(out)]) == 0
     told = capsys.readouterr().out
     assert "4 clips are in" in told and "left out: a.mp4, shot 3 is too short: 0.17 s" in told and "left out: broken.mp4 cannot be read" in told
-    assert sorted(p.name for p in out.iterdir()) == ["a-000.mp4", "a-000.txt", "a-001.mp4", "a-001.txt", "a-002.mp4", "a-002.txt", "mute-000.mp4"]
+    assert sorted(p.name for p in out.iterdir()) == ["a-000.mp4", "a-000.txt", "a-001.mp4", "a-001.txt", "a-002.mp4", "a-002.txt", "mute-000.mp4", "split.json"]
     for number, shot in enumerate(shots):
         frames = read_video(out / f"a-{number:03}.mp4")
         assert frames.shape == shot.shape and np.abs(frames.astype(float) - shot).mean(axis=(1, 2, 3)).max() < 8
@@ -303,6 +303,33 @@ def test_pieces_of_videos_of_one_name_do_not_meet(tmp_path):
     assert [round((read_video(piece).mean() - 40) / 50) for piece in pieces] == [0, 2, 1, 3]  # x.mov comes before x.mp4
     clips, rejects = find_clips(tmp_path / "out")
     assert [clip.captions[0] for clip in clips] == ["a", "b", "b", "x"] and not rejects
+
+
+def test_pieces_of_another_video_of_the_same_name_are_not_taken_for_this_ones(tmp_path):
+    def film(folder, grey, caption):
+        save_video(np.full((8, 32, 32, 3), grey, np.uint8), tmp_path / folder / "a.mp4", fps=8)
+        (tmp_path / folder / "a.txt").write_text(caption)
+
+    def shown(out):
+        return [(piece.name, round(float(read_video(piece).mean()), -1), piece.with_suffix(".txt").read_text().strip()) for piece in sorted(out.glob("*.mp4"))]
+
+    out = tmp_path / "out"
+    film("one", 40, "dark")
+    split_videos(tmp_path / "one", out)
+    (out / "a-000.txt").write_text("very dark")
+    cut = (out / "a-000.mp4").stat().st_mtime_ns
+    split_videos(tmp_path / "one", out)
+    assert shown(out) == [("a-000.mp4", 40, "very dark")] and (out / "a-000.mp4").stat().st_mtime_ns == cut, "what is there already stays"
+    film("two", 200, "light")
+    split_videos(tmp_path / "two", out)
+    assert shown(out) == [("a-000.mp4", 40, "very dark"), ("a-2-000.mp4", 200, "light")], "another source has pieces of its own"
+    film("one", 120, "grey")
+    split_videos(tmp_path / "one", out)
+    assert shown(out) == [("a-000.mp4", 120, "grey"), ("a-2-000.mp4", 200, "light")], "a changed file is cut anew"
+    (tmp_path / "one" / "a.mp4").rename(tmp_path / "one" / "b.mp4")
+    (tmp_path / "one" / "a.txt").rename(tmp_path / "one" / "b.txt")
+    split_videos(tmp_path / "one", out)
+    assert shown(out) == [("a-2-000.mp4", 200, "light"), ("b-000.mp4", 120, "grey")] and not (out / "a-000.txt").exists(), "pieces of a video that is gone go with it"
 
 
 def test_lookalikes_are_those_of_comparing_all_with_all():
