@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import itertools
 import shutil
 from collections.abc import Iterator, Sequence
@@ -70,16 +71,30 @@ def _folders(services: Services, name: str) -> Iterator[Path]:
     return (services.datasets / (name if number == 1 else f"{name}-{number}") for number in itertools.count(1))
 
 
-def bring_clips(services: Services, name: str, files: Sequence[Path]) -> Path:
-    """Keep uploaded clips, captions or a table in the data folder, under ``name``; their folder. Raises ConfigError, StorageError or WriteError."""
+def bring_clips(services: Services, name: str, files: Sequence[Path], dataset: str | None = None) -> Path:
+    """Keep uploaded clips, captions or a table in the data folder: all or none, and beside what is there already; their folder.
+
+    They are added to ``dataset`` where that is one of the data folder's; other words there ask for a folder of their own, and None for the one called ``name``. Raises ConfigError, StorageError or WriteError.
+    """
     folder = folder_for_upload(services, name)
-    require_space(services.data_dir, sum(file.stat().st_size for file in files))
+    if dataset is not None:
+        named = Path(dataset.strip() or ".").resolve()
+        own = named.is_dir() and named.parent.is_relative_to(services.datasets.resolve())
+        folder = named if own else next(other for other in _folders(services, folder.name) if not other.exists())
+    copies: dict[Path, Path] = {}
     for file in files:
         if file.suffix.lower() not in UPLOADED:
             raise ConfigError(f"{file.name} is neither a video, a picture, a caption (.txt) nor a table (.csv, .jsonl).")
         table = file.suffix.lower() in (".csv", ".jsonl")
-        with replacing(folder / (f"metadata{file.suffix.lower()}" if table else file.name)) as copy:
-            shutil.copyfile(file, copy)
+        copy = folder / (f"metadata{file.suffix.lower()}" if table else file.name)
+        there = copies.get(copy, copy)
+        if there.exists() and not filecmp.cmp(file, there, shallow=False):
+            raise ConfigError(f"{copy.name} is there already, in {folder}. Nothing was copied: {'clear the Clips field for a folder of its own' if table else 'rename the file'}, or delete the other one first.")
+        copies[copy] = file
+    require_space(services.data_dir, sum(file.stat().st_size for file in files))
+    for copy, file in copies.items():
+        with replacing(copy) as work:
+            shutil.copyfile(file, work)
     return folder
 
 

@@ -159,10 +159,10 @@ def wire(page: Page, tab: gr.Tab, widgets: dict[str, Any]) -> None:
             return [alert(str(error)), gr.skip(), *page.screen.paint(session)]
         return ["", str(folder), *page.screen.paint(session)]
 
-    def bring(session: Session, name: str, files: list[str]) -> list[Any]:
-        """Keep uploaded clips and captions in the data folder. Gives error, dataset and panes."""
+    def bring(session: Session, name: str, dataset: str, files: list[str]) -> list[Any]:
+        """Keep uploaded clips and captions in the data folder, with those that the form names or by themselves. Gives error, dataset and panes."""
         try:
-            folder = bring_clips(services, name, [Path(file) for file in files])
+            folder = bring_clips(services, name, [Path(file) for file in files], dataset)
         except (ConfigError, StorageError, WriteError) as error:
             return [alert(str(error)), gr.skip(), *page.screen.paint(session)]
         return ["", str(folder), *page.screen.paint(session)]
@@ -191,7 +191,7 @@ def wire(page: Page, tab: gr.Tab, widgets: dict[str, Any]) -> None:
     widgets["render"].click(render, [page.session], [error, dataset, *page.outputs], **event)
     widgets["split"].click(split, [page.session, *form], [error, dataset, *page.outputs], **event)
     share_form.wire(page, widgets["share"])
-    widgets["upload"].upload(bring, [page.session, widgets["name"], widgets["upload"]], [error, dataset, *page.outputs], **event)
+    widgets["upload"].upload(bring, [page.session, widgets["name"], dataset, widgets["upload"]], [error, dataset, *page.outputs], **event)
     page.buses["training"].change(clone, page.buses["training"], [error, base, *fields.values()], **event)
     gr.on([tab.select, fields["model"].focus], models, None, fields["model"], **event)
     gr.on([tab.select, base.change, *(widget.change for widget in [widgets["name"], *fields.values()])], tell, form, told, trigger_mode="always_last", **event)
