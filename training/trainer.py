@@ -371,7 +371,10 @@ class Trainer:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             for number, moments in of_it["state"].items():
                 of_it["state"][number] = {k: self.processes.part_of(v, parameters[number]) if torch.is_tensor(v) and v.shape == parameters[number].shape else v for k, v in moments.items()}
+            settings = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
             optimizer.load_state_dict(of_it)
+            for group, own_settings in zip(optimizer.param_groups, settings):
+                group.update(own_settings)  # the run's as they are now, not as they were at the checkpoint
         self.ema.load_state_dict(state["ema"])
         self.scaler.load_state_dict(state.get("scaler") or self.scaler.state_dict())
         self.step, self.saved = state["step"], folder

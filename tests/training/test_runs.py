@@ -197,6 +197,15 @@ def test_every_run_that_is_listed_can_be_had(tmp_path):
             runs.get(name)
 
 
+def test_a_resumed_run_has_the_optimizers_settings_of_now_with_the_moments_of_its_checkpoint(tmp_path):
+    last = run(tmp_path, "weight_decay=0.1", "adam_beta2=0.9")
+    trainer = Trainer(config(tmp_path, "weight_decay=0.3", "adam_beta2=0.99"), Line())
+    trainer.resume()
+    (group,) = trainer.optimizers[0].param_groups
+    saved = torch.load(last / "training_state.pt", weights_only=True)["optimizers"][0]["state"][0]
+    assert (group["weight_decay"], group["betas"]) == (0.3, (0.9, 0.99)) and torch.equal(trainer.optimizers[0].state[group["params"][0]]["exp_avg_sq"], saved["exp_avg_sq"])
+
+
 def test_copies_beside_the_checkpoints_are_passed_over(tmp_path):
     last = run(tmp_path)
     shutil.copytree(last, last.with_name("step-best"))
