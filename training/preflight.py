@@ -11,10 +11,11 @@ from pathlib import Path
 
 import psutil
 
-from core.releases import RELEASES, installed_folder, released_shapes
+from core.releases import RELEASES, released_shapes
 
-from .config import TrainConfig
-from .runs import Run
+from .config import ConfigError, TrainConfig
+from .runs import Run, base_folder
+from .takes import parse_sizes
 
 TEMPORAL = "temporal_transformer_blocks."
 TRAINED_BYTES = 20
@@ -114,8 +115,7 @@ def memory_free(device: str) -> int:
 
 def _part(config: TrainConfig) -> Path | None:
     """The folder of what is trained."""
-    part = "vae" if config.target == "vae_decoder" else "transformer"
-    folder = Path(config.model) if (Path(config.model) / "vae").is_dir() else installed_folder(config.model, config.data_dir)
+    part, folder = "vae" if config.target == "vae_decoder" else "transformer", base_folder(config)
     return folder / part if folder and (folder / part).is_dir() else None
 
 

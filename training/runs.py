@@ -32,8 +32,10 @@ from typing import Any, TextIO
 import psutil
 
 from core.files import WriteError, replacing
+from core.provenance import model_hash, own_commit
+from core.releases import installed_folder
 
-from .config import LATENT_TARGETS, USER_TARGETS, ConfigError, TrainConfig, load_config, save_config
+from .config import LATENT_TARGETS, USER_TARGETS, ConfigError, TrainConfig, as_words, load_config, save_config
 
 ROOT = Path(__file__).resolve().parents[1]
 LOG = "log.txt"
@@ -183,7 +185,10 @@ class Runs:
         return self._start(run.folder, device, *(["resume=auto"] if run.checkpoints() else []))  # its own ``resume`` says how it first began
 
     def _start(self, folder: Path, device: str, *words: str) -> Run:
-        command = [sys.executable, "-m", "training", "--config", str(folder / "config.yaml"), "--device", device, *words]
+        file = folder / "config.yaml"
+        with contextlib.suppress(ConfigError):  # the process will say what is wrong with its settings
+            words = *as_words(placed(settings := load_config(file, []), folder), settings), *words
+        command = [sys.executable, "-m", "training", "--config", str(file), "--device", device, *words]
         try:
             with open_log(folder, command) as log:
                 process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT, start_new_session=True)
@@ -351,9 +356,28 @@ def _changed(path: Path) -> int:
 def _config(path: Path, changed: int) -> TrainConfig | None:
     """The settings in a file as it was when it last changed."""
     try:
-        return load_config(path, [])
+        return placed(load_config(path, []), path.parent)
     except ConfigError:
         return None
+
+
+def placed(config: TrainConfig, folder: Path) -> TrainConfig:
+    """The settings of the run in ``folder``, which may have been moved, alone or with the data folder around it, since they were written."""
+    written, data, folder = ROOT / config.output_dir, ROOT / config.data_dir, folder.resolve()
+    if written.resolve() == folder:
+        return config
+    moved = {"output_dir": str(folder)}
+    if written.is_relative_to(data) and folder.parent.parts[-len(within := written.relative_to(data).parts[:-1]) :] == within:
+        around = folder.parents[len(within)]
+        clips = {name: around / (ROOT / value).relative_to(data) for name in ("dataset", "dataset_root") if (value := getattr(config, name)) and (ROOT / value).is_relative_to(data)}
+        moved |= {"data_dir": str(around)} | {name: str(path) for name, path in clips.items() if path.exists()}
+    return replace(config, **moved)
+
+
+def base_folder(config: TrainConfig) -> Path | None:
+    """The folder of the model, or of parts of one, that a run begins with; None where it is not on this machine."""
+    folder = Path(config.model)
+    return folder if config.model and (folder / "vae").is_dir() else installed_folder(config.model, config.data_dir)
 
 
 def _status(folder: Path) -> Status:
@@ -371,10 +395,14 @@ def _alive(status: Status) -> bool:
         return False
 
 
-def environment() -> dict[str, Any]:
-    """Versions and machine, for the run folder."""
+def environment(config: TrainConfig, device: str) -> dict[str, Any]:
+    """Versions (this program's own as ``commit``), the hash of the model that a run begins with, and machine, for the run folder; ``device`` is what it is trained on, by name."""
     import platform
     from importlib import metadata
 
     packages = {name: metadata.version(name) for name in ("torch", "diffusers", "transformers", "peft", "numpy", "av")}
-    return {"python": platform.python_version(), **packages, "machine": platform.platform(), "processor": platform.processor() or platform.machine(), "command": sys.argv}
+    base = base_folder(config)
+    return {
+        "python": platform.python_version(), **packages, "commit": own_commit(), "model_hash": None if base is None else model_hash(base),
+        "machine": platform.platform(), "processor": platform.processor() or platform.machine(), "device": device, "command": sys.argv,
+    }  # fmt: skip

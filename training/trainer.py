@@ -122,6 +122,11 @@ def make_optimizers(model: torch.nn.Module, config: TrainConfig) -> list[torch.o
     return optimizers
 
 
+def device_words(device: torch.device) -> str:
+    """A device by name, as in a video's settings."""
+    return f"{device.type} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+
+
 def latest_checkpoint(output_dir: Path) -> Path | None:
     """The newest checkpoint that was written whole."""
     return next(reversed(whole_checkpoints(output_dir)), None)
@@ -429,7 +434,7 @@ def train(config: TrainConfig, device: str = "auto") -> Path:
             with processes.first_alone():
                 task = build_task(config, processes.device, lambda done, total: _tell_progress(tell, status, done, total), processes)
             if processes.main:
-                (output_dir / "environment.json").write_text(json.dumps(environment(), indent=1))
+                (output_dir / "environment.json").write_text(json.dumps(environment(config, device_words(processes.device)), indent=1))
                 if hasattr(getattr(task, "dataset", None), "facts"):
                     (output_dir / "dataset.json").write_text(json.dumps(task.dataset.facts(), indent=1))
             trainer = Trainer(config, task, processes)

@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from core.files import WriteError
+from core.provenance import model_hash, own_commit
 from training.__main__ import main
 from training.config import ConfigError, load_config, save_config
-from training.runs import Runs, Status, read_run
+from training.runs import Runs, Status, environment, read_run
 from training.trainer import NonFiniteLoss, Trainer, latest_checkpoint, train
 
 
@@ -184,6 +185,33 @@ def test_a_constant_loss_does_not_diverge_however_many_batches_make_a_step(tmp_p
     with pytest.raises(NonFiniteLoss, match="at step 2"):
         run(tmp_path, "gradient_accumulation_steps=160", "max_train_steps=9", task=task)
     assert seen == [320, 321, 322, 323], "the rest of a step that is of no use is not computed"
+
+
+def test_a_run_in_a_moved_data_folder_goes_on_where_it_is(tmp_path, monkeypatch):
+    commands, popen = [], subprocess.Popen
+    monkeypatch.setattr("training.runs.subprocess.Popen", lambda command, **rest: (commands.append(command), popen([sys.executable, "-c", ""], **rest))[1])
+    old, new = tmp_path / "old", tmp_path / "my data"
+    (old / "runs" / "one").mkdir(parents=True)
+    (old / "clips").mkdir()
+    save_config(load_config(None, ["target=vae_decoder", "model=m", f"dataset={old / 'clips'}", f"output_dir={old / 'runs' / 'one'}", f"data_dir={old}"]), old / "runs" / "one" / "config.yaml")
+    Status("paused").write(old / "runs" / "one")
+    assert Runs(old / "runs").resume("one").config.data_dir == str(old) and len(commands[0]) == 7
+    old.rename(new)
+    Status("paused").write(new / "runs" / "one")
+    Runs(new / "runs").resume("one")
+    told = load_config(commands[1][4], commands[1][7:])
+    assert (told.output_dir, told.data_dir, told.dataset) == tuple(map(str, (new / "runs" / "one", new, new / "clips"))) and told == read_run(new / "runs" / "one").config
+    (new / "runs" / "one").rename(tmp_path / "alone")
+    alone = read_run(tmp_path / "alone").config
+    assert (alone.output_dir, alone.data_dir, alone.dataset) == tuple(map(str, (tmp_path / "alone", old, old / "clips")))
+
+
+def test_the_environment_names_the_program_the_base_model_and_the_device(tmp_path):
+    (part := tmp_path / "model" / "vae").mkdir(parents=True)
+    (part / "a.safetensors").write_bytes(b"weights")
+    told = environment(config(tmp_path, f"model={tmp_path / 'model'}"), "cuda (a GPU)")
+    assert (told["commit"], told["model_hash"], told["device"]) == (own_commit(), model_hash(tmp_path / "model"), "cuda (a GPU)")
+    assert environment(config(tmp_path), "cpu")["model_hash"] is None
 
 
 def test_every_run_that_is_listed_can_be_had(tmp_path):
