@@ -179,7 +179,7 @@ def command(config: TrainConfig, origin: str, services: Services, name: str) -> 
 
 def needs(services: Services, config: TrainConfig) -> Preflight:
     """What a run will take of this machine."""
-    return preflight(config, services.runs.list(), str(services.executor.status()["device"] or services.training_device))
+    return preflight(config, services.runs.list(), str(services.executor.statuses()[-1]["device"] or services.training_device))
 
 
 def preflight_line(services: Services, config: TrainConfig) -> str:

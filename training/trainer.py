@@ -28,7 +28,7 @@ import psutil
 import torch
 from safetensors import SafetensorError
 
-from core.device import choose_dtype
+from core.device import choose_dtype, forget_peak
 from core.device_lock import device_held, lock_path
 from core.files import WriteError, replacing
 
@@ -173,6 +173,7 @@ class Trainer:
         previous = signal.signal(signal.SIGTERM, self._stop)
         started, since, losses = time.time(), self.step, []
         self.tell("training")
+        forget_peak(self.device)  # what prepared the clips is gone
         try:
             with ThreadPoolExecutor(1) as pool:
                 following = pool.submit(ahead, self.task, self.step)
@@ -317,9 +318,10 @@ class Trainer:
         self.sample(weights)
 
     def sample(self, weights: dict[str, torch.Tensor]) -> None:
-        """Videos by a task that makes any, and what is measured on them."""
+        """Videos by a task that makes any, and what is measured on them; their memory is not counted as training's."""
         if self.processes.main and hasattr(self.task, "sample") and (figures := self.task.sample(weights, self.output_dir / "samples" / f"step-{self.step}")):
             self.note({"step": self.step, **{SAMPLE_FIGURE + name: round(value, 6) for name, value in figures.items()}, "time": round(time.time(), 1)})
+        forget_peak(self.device)
 
     def judge(self, weights: dict[str, torch.Tensor]) -> float | None:
         """The loss of the held-out clips, noted in metrics.jsonl; None for a task that has none."""

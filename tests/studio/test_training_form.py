@@ -23,7 +23,7 @@ from studio.components.run_list import render_chore, render_run
 from studio.examples import REAL_PROMPTS
 from studio.services import Services
 from studio.tabs import caption_form
-from studio.training_form import BESIDE, CHOICES, FIELDS, OURS, PRESETS, command, config_of, free_name, hint, label, preflight_line, preset_config, preset_words, texts_of
+from studio.training_form import BESIDE, CHOICES, FIELDS, OURS, PRESETS, command, config_of, free_name, hint, label, needs, preflight_line, preset_config, preset_words, texts_of
 from studio.training_screen import compare_checkpoints, request_with, runs_before
 from training.config import ConfigError, TrainConfig, as_words, load_config
 from training.runs import Run
@@ -150,6 +150,12 @@ def test_a_release_that_is_not_here_says_that_its_download_comes_first(services)
     line = preflight_line(services, dataclasses.replace(preset_config("lora_128", "mira-nano"), dataset="clips"))
     assert "TencentARC/Mira-v0:128 is not on this machine yet: about 12 GB are downloaded first" in line and "24.8 M numbers trained" in line and "of memory for weights and optimizer" in line and "of disk" in line
     assert "downloaded" not in preflight_line(services, dataclasses.replace(preset_config("lora_nano", "mira-nano"), dataset="clips"))
+
+
+def test_what_a_run_needs_is_asked_of_the_device_that_it_will_be_on(services, monkeypatch):
+    monkeypatch.setattr(services.executor, "statuses", lambda: [{"device": "cuda:0"}, {"device": "cuda:1"}])
+    monkeypatch.setattr("studio.training_form.preflight", lambda config, runs, device: device)
+    assert needs(services, TrainConfig()) == "cuda:1"
 
 
 def test_a_waiting_run_says_which_runs_come_first(tmp_path):

@@ -187,6 +187,22 @@ def test_a_constant_loss_does_not_diverge_however_many_batches_make_a_step(tmp_p
     assert seen == [320, 321, 322, 323], "the rest of a step that is of no use is not computed"
 
 
+def test_memory_is_that_of_the_steps_and_not_of_what_prepared_the_clips_or_made_samples(tmp_path, monkeypatch):
+    used, task = {"peak": 9e9}, Line()
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: used["peak"])
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: used.update(peak=0))
+
+    def loss(batch, index):
+        used["peak"] = max(used["peak"], 1e9)
+        return Line.loss(task, batch, index)
+
+    task.loss, task.sample = loss, lambda weights, folder: used.update(peak=5e9) or {}
+    trainer = Trainer(config(tmp_path), task)
+    trainer.device = torch.device("cuda")
+    trainer.run()
+    assert [row["memory_gb"] for row in read_run(tmp_path).metrics()] == [1, 1, 1, 1]
+
+
 def test_a_run_in_a_moved_data_folder_goes_on_where_it_is(tmp_path, monkeypatch):
     commands, popen = [], subprocess.Popen
     monkeypatch.setattr("training.runs.subprocess.Popen", lambda command, **rest: (commands.append(command), popen([sys.executable, "-c", ""], **rest))[1])
