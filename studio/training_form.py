@@ -190,7 +190,7 @@ def preflight_line(services: Services, config: TrainConfig) -> str:
     if told.trained:
         parts.append(f"{told.trained / 1e6:.1f} M numbers trained")
     if told.seconds is not None:
-        parts.append(f"about {about(told.seconds)}, as the last run like it took")
+        parts.append(f"about {about(told.seconds)}, {'reckoned from a run with other steps' if told.reckoned else 'as the last run like it took'}")
     if told.memory is not None and told.measured:
         parts.append(f"{size_words(told.memory)} of {size_words(told.memory_free)} of memory")
     elif told.memory is not None:

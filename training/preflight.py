@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 import shutil
 import subprocess
@@ -26,6 +28,8 @@ STATE_BYTES = 16
 """A trained number in training_state.pt: the same without the gradient."""
 ALIKE = ("target", "model", "num_frames", "sizes", "train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "selective_checkpointing", "curriculum", "mixed_precision", "latent_cache", "optimizer", "sharding", "num_processes")
 """Settings that two runs must share for one to tell how long the other takes."""
+AKIN = ("target", "model", "mixed_precision")
+"""Those that they must share for its time to be reckoned from the other's."""
 
 
 @dataclass(frozen=True)
@@ -37,15 +41,17 @@ class Preflight:
     memory: int | None
     """Bytes of one process: measured on an earlier run, or the least that weights and optimizer take (activations come on top)."""
     measured: bool
-    """Whether memory and time come from an earlier run like this one on this machine."""
+    """Whether memory comes from an earlier run like this one on this machine."""
     memory_free: int
     disk: int | None
     """Bytes of the checkpoints that are kept at a time."""
     disk_free: int
     seconds: float | None
-    """All steps, without preparation and validation."""
+    """All steps, without preparation and validation: of an earlier run like this one, or ``reckoned``."""
     problems: tuple[str, ...]
     """Why it would fail, in words."""
+    reckoned: bool = False
+    """Whether the time is only about right: that of an earlier run whose steps are larger or smaller, in proportion."""
     download: int = 0
     """Bytes that come from the Hub before it begins, about: a release's file that is not on this machine, with its text encoder in it."""
 
@@ -61,8 +67,8 @@ def preflight(config: TrainConfig, runs: Sequence[Run], device: str = "cpu") -> 
     download = int(coming.gigabytes * 1e9) if coming and not (Path(config.data_dir) / "models" / coming.file).is_file() else 0
     total = sum(math.prod(shape) for shape in shapes.values())
     trained = count_trained(config, shapes) if shapes else None
-    like = next((run for run in runs if run.config and all(getattr(run.config, name) == getattr(config, name) for name in ALIKE) and _speed(run)), None)
-    pace, gigabytes = _speed(like) if like else (None, None)
+    like = next((run for run in runs if _share(run, config, ALIKE) and _speed(run)), None)
+    pace, gigabytes = _speed(like) if like else (_reckoned_pace(config, runs), None)
     least = None
     if trained is not None:
         parts = config.num_processes if config.sharding != "none" else 1
@@ -79,7 +85,7 @@ def preflight(config: TrainConfig, runs: Sequence[Run], device: str = "cpu") -> 
         problems.append(f"The download of {config.model} and the model that is made of it need {2 * download / 1e9:.0f} GB for a while, and {disk_free / 1e9:.1f} GB of disk are free. Free some.")
     elif disk is not None and disk + download > disk_free:
         problems.append(f"Its checkpoints need {disk / 1e9:.1f} GB{' beside the model' if download else ''} and {disk_free / 1e9:.1f} GB of disk are free. Free some, or lower keep_last.")
-    return Preflight(trained, memory, like is not None, free, disk, disk_free, pace * config.total_steps if pace else None, tuple(problems), download)
+    return Preflight(trained, memory, like is not None, free, disk, disk_free, pace * config.total_steps if pace else None, tuple(problems), like is None and pace is not None, download)
 
 
 def tensor_shapes(folder: Path) -> Mapping[str, tuple[int, ...]]:
@@ -119,10 +125,36 @@ def _part(config: TrainConfig) -> Path | None:
     return folder / part if folder and (folder / part).is_dir() else None
 
 
+def _share(run: Run, config: TrainConfig, names: Sequence[str]) -> bool:
+    """Whether a run's settings of these names are the config's."""
+    return run.config is not None and all(getattr(run.config, name) == getattr(config, name) for name in names)
+
+
+def _reckoned_pace(config: TrainConfig, runs: Sequence[Run]) -> float | None:
+    """Seconds a step in proportion to its pixels, from the run of AKIN settings whose steps are nearest in size; None where there is none."""
+    with contextlib.suppress(ConfigError):
+        ours = _pixels_a_step(config)
+        measured = [(_pixels_a_step(run.config), speed[0]) for run in runs if _share(run, config, AKIN) and (speed := _speed(run))]
+        theirs, seconds = min(measured, key=lambda one: abs(math.log(one[0] / ours)), default=(1, None))
+        return seconds and seconds * ours / theirs
+    return None
+
+
+def _pixels_a_step(config: TrainConfig) -> float:
+    """Batch, accumulation, frames and pixels multiplied, a process, in the mean over the stages. Raises ConfigError for sizes that the model cannot take."""
+    frames = sum(stage.steps * stage.train_batch_size * max(stage.num_frames) for stage in config.stages) / sum(stage.steps for stage in config.stages)
+    sizes = parse_sizes(config.sizes)
+    return frames * config.gradient_accumulation_steps / config.num_processes * sum(width * height for width, height in sizes) / len(sizes)
+
+
 def _speed(run: Run) -> tuple[float, float] | None:
     """Seconds a step and gigabytes, as the run measured them last."""
-    rows = [row for row in run.metrics() if "seconds_per_step" in row]
-    return (rows[-1]["seconds_per_step"], rows[-1]["memory_gb"]) if rows else None
+    with contextlib.suppress(OSError):
+        for line in reversed((run.folder / "metrics.jsonl").read_text().splitlines()):
+            with contextlib.suppress(ValueError):
+                if "seconds_per_step" in (row := json.loads(line)):
+                    return row["seconds_per_step"], row["memory_gb"]
+    return None
 
 
 def _remedy(config: TrainConfig) -> str:

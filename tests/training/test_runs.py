@@ -1,6 +1,7 @@
 """Run folders when something goes wrong: starts over one another, full disks, gradients that are no numbers, early pauses, odd names."""
 
 import errno
+import json
 import logging
 import os
 import shutil
@@ -17,6 +18,7 @@ from core.files import WriteError
 from core.provenance import model_hash, own_commit
 from training.__main__ import main
 from training.config import ConfigError, load_config, save_config
+from training.preflight import preflight
 from training.runs import Runs, Status, environment, read_run
 from training.trainer import NonFiniteLoss, Trainer, latest_checkpoint, train
 
@@ -228,6 +230,20 @@ def test_the_environment_names_the_program_the_base_model_and_the_device(tmp_pat
     told = environment(config(tmp_path, f"model={tmp_path / 'model'}"), "cuda (a GPU)")
     assert (told["commit"], told["model_hash"], told["device"]) == (own_commit(), model_hash(tmp_path / "model"), "cuda (a GPU)")
     assert environment(config(tmp_path), "cpu")["model_hash"] is None
+
+
+def test_the_time_of_a_run_is_reckoned_from_the_nearest_of_its_kind(tmp_path):
+    def wanted(*words):
+        return load_config(None, ["target=lora", "model=m", "dataset=d", f"data_dir={tmp_path}", "mixed_precision=fp32", "max_train_steps=10", "num_frames=[8]", "train_batch_size=2", "sizes=[64x32]", *words])
+
+    for name, seconds, *words in (("small", 1.0), ("large", 6.0, "train_batch_size=16"), ("temporal", 99.0, "target=temporal"), ("unmeasured", None, "train_batch_size=4")):
+        (folder := tmp_path / "runs" / name).mkdir(parents=True)
+        save_config(wanted(*words), folder / "config.yaml")
+        (folder / "metrics.jsonl").write_text(json.dumps({"step": 1, "seconds_per_step": seconds, "memory_gb": 2}) + '\n{"step": 2}\n{"st' if seconds else "")
+    runs = Runs(tmp_path / "runs").list()
+    for words, seconds, reckoned in (((), 10, False), (("sizes=[64x64]",), 20, True), (("num_frames=[1,16]", "gradient_accumulation_steps=4", "sizes=[64x32,64x32]"), 60, True), (("mixed_precision=bf16",), None, False)):
+        told = preflight(wanted(*words), runs)
+        assert (told.seconds, told.reckoned, told.measured) == (seconds, reckoned, seconds == 10), words
 
 
 def test_every_run_that_is_listed_can_be_had(tmp_path):
