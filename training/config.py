@@ -220,8 +220,8 @@ class TrainConfig:
             step -= stage.steps
         return self.stages[-1]
 
-    def validate(self) -> None:
-        """Raises ConfigError at the first setting that cannot be used."""
+    def validate(self, dataset_follows: bool = False) -> None:
+        """Raises ConfigError at the first setting that cannot be used; with ``dataset_follows`` the clips may not be named yet."""
         for name, allowed in CHOICES.items():
             if (value := getattr(self, name)) not in allowed:
                 raise ConfigError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}.{nearest(value, allowed)}")
@@ -236,7 +236,7 @@ class TrainConfig:
             raise ConfigError(f"sharding is {self.sharding}; it goes with optimizer=adamw and mixed_precision=bf16 or fp32.")
         if (self.target in LATENT_TARGETS or self.dataset) and not self.model:
             raise ConfigError("model is empty; name what to start from: mira-nano, a release such as TencentARC/Mira-v0:128, or a model folder.")
-        if self.target in LATENT_TARGETS and not self.dataset:
+        if self.target in LATENT_TARGETS and not self.dataset and not dataset_follows:
             raise ConfigError("dataset is empty; name a folder of videos with captions (name.mp4 and name.txt), or a table of them.")
         if self.target not in USER_TARGETS and self.dataset:
             raise ConfigError(f"dataset is {self.dataset!r}, but {self.target} is trained on Toy World, which it renders itself. Leave dataset empty, or choose one of {', '.join(USER_TARGETS)}.")
@@ -262,8 +262,8 @@ class TrainConfig:
                 raise ConfigError(f"Steps, train_batch_size and num_frames must be at least 1: {dataclasses.asdict(stage)}.")
 
 
-def load_config(path: str | Path | None, overrides: list[str]) -> TrainConfig:
-    """Defaults, then the YAML file, then ``key=value`` words. Raises ConfigError with the offending name."""
+def load_config(path: str | Path | None, overrides: list[str], dataset_follows: bool = False) -> TrainConfig:
+    """Defaults, then the YAML file, then ``key=value`` words; see ``make_config``. Raises ConfigError with the offending name."""
     said = OmegaConf.create()
     for word in overrides:
         try:
@@ -272,7 +272,7 @@ def load_config(path: str | Path | None, overrides: list[str]) -> TrainConfig:
             raise ConfigError(f"{word!r} cannot be read: {' '.join(str(error).split())}. Write name=value, with the value as in YAML.") from None
     try:
         layers = [] if path is None else [_plain(OmegaConf.load(path), path)]
-        return make_config(*layers, said)
+        return make_config(*layers, said, dataset_follows=dataset_follows)
     except (FileNotFoundError, IsADirectoryError):
         raise ConfigError(f"There is no config file {path}.") from None
     except yaml.YAMLError as error:
@@ -283,8 +283,11 @@ def load_config(path: str | Path | None, overrides: list[str]) -> TrainConfig:
         raise ConfigError(f"{path} cannot be read: {error.strerror}." if error.errno else f"{path} is not a list of settings (name: value).") from None
 
 
-def make_config(*layers: Mapping[str, Any]) -> TrainConfig:
-    """Defaults, then each layer's settings over those before it. Raises ConfigError with the offending name, or for one that would read from its surroundings (``${oc.env:...}``)."""
+def make_config(*layers: Mapping[str, Any], dataset_follows: bool = False) -> TrainConfig:
+    """Defaults, then each layer's settings over those before it; with ``dataset_follows`` they need not name the clips yet.
+
+    Raises ConfigError with the offending name, or for one that would read from its surroundings (``${oc.env:...}``).
+    """
     layers = tuple(OmegaConf.create(layer) for layer in layers)
     for line in (line for layer in layers for line in OmegaConf.to_yaml(layer).splitlines() if "${" in line):
         raise ConfigError(f"{line.strip()!r}: values that are taken from elsewhere are refused. Write the value itself.")
@@ -296,7 +299,7 @@ def make_config(*layers: Mapping[str, Any]) -> TrainConfig:
         hint = nearest(key, names) if key and key not in names else ""
         where = f"{key}: " if key in names else ""
         raise ConfigError(f"{where}{str(error).splitlines()[0].rstrip('.')}.{hint}") from None
-    config.validate()
+    config.validate(dataset_follows)
     return config
 
 

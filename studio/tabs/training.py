@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,7 +119,7 @@ def wire(page: Page, tab: gr.Tab, widgets: dict[str, Any]) -> None:
     def open_yaml(path: str, dataset: str) -> list[Any]:
         """Gives error, base and fields."""
         try:
-            config = load_config(path, [])
+            config = load_config(path, [], dataset_follows=True)
             if config.target not in USER_TARGETS:
                 raise ConfigError(f"{Path(path).name} trains {config.target}, a part of a new model; that goes from a shell: python -m training --config FILE.")
         except ConfigError as error:
@@ -126,9 +127,11 @@ def wire(page: Page, tab: gr.Tab, widgets: dict[str, Any]) -> None:
         return ["", *filled(config, dataset)]
 
     def save_yaml(session: Session, origin: str, base: TrainConfig, name: str, *values: Any) -> list[Any]:
-        """Hand the settings out as a file. Gives error and panes."""
+        """Hand the settings out as a file, which may be before the clips are named. Gives error and panes."""
+        dataset = values[FIELDS.index("dataset")]
         try:
-            target = write_yaml(services, name, config_in(base, values))
+            config = config_of(services, base, {**dict(zip(FIELDS, values, strict=True)), "dataset": dataset or str(services.datasets)})
+            target = write_yaml(services, name, replace(config, dataset=dataset))
         except (ConfigError, WriteError) as error:
             return [alert(str(error)), *page.screen.paint(session)]
         session.hand_out(target)

@@ -21,10 +21,12 @@ from studio.chores import Chore
 from studio.components.chart import render_chart, smoothed, ticks
 from studio.components.run_list import render_chore, render_run
 from studio.examples import REAL_PROMPTS
+from studio.screen import Session
 from studio.services import Services
 from studio.tabs import caption_form
-from studio.training_form import BESIDE, CHOICES, FIELDS, OURS, PRESETS, command, config_of, free_name, hint, label, needs, preflight_line, preset_config, preset_words, texts_of
+from studio.training_form import BESIDE, CHOICES, FIELDS, OURS, PRESETS, command, config_of, free_name, hint, label, needs, preflight_line, preset_config, preset_path, preset_words, texts_of
 from studio.training_screen import compare_checkpoints, request_with, runs_before
+from studio.ui import build
 from training.config import ConfigError, TrainConfig, as_words, load_config
 from training.runs import Run
 
@@ -139,6 +141,25 @@ def test_an_edited_caption_leaves_what_others_wrote_since_and_other_datasets_alo
     assert "Read them again" in save(other, rows, read)[0] and texts(folders[1]) == ["one of b", "two of b"]
     assert "1 captions saved" in save(source, rows, read)[0] and texts(folders[0])[1] == "two of a"
     assert "Read the captions first" in save(source, [], None)[0]
+
+
+def test_files_are_opened_and_saved_before_the_clips_are_named(services, tmp_path):
+    training = {block.fn.__name__: block.fn for block in build(services).fns.values() if getattr(block.fn, "__module__", "") == "studio.tabs.training"}
+    form = lambda told: dict(zip(FIELDS, told[2:], strict=True))  # noqa: E731
+    for preset in PRESETS:
+        for clips in ("", "my clips"):
+            told = training["open_yaml"](str(preset_path(preset)), clips)
+            assert told[0] == "" and form(told)["dataset"] == clips and told[1].target == form(told)["target"]
+    session = Session()
+    values = list({**texts_of(preset_config("lora_nano", "mira-nano")), "dataset": ""}.values())
+    assert training["save_yaml"](session, "lora_nano", preset_config("lora_nano", "mira-nano"), "mine", *values)[0] == ""
+    told = training["open_yaml"](session.exported, "my clips")
+    assert told[0] == "" and list(form(told).values()) == list({**dict(zip(FIELDS, values)), "dataset": "my clips"}.values())
+    (named := tmp_path / "named.yaml").write_text("target: lora\nmodel: mira-nano\ndataset: theirs\n")
+    assert form(training["open_yaml"](str(named), "my clips"))["dataset"] == "theirs"
+    for text, words in (("target: vae\n", "trains vae, a part of a new model"), ("target: lora\nmodel: m\nlearning_rate: 5\n", "learning_rate is 5"), ("target: lora\n", "model is empty")):
+        named.write_text(text)
+        assert words in training["open_yaml"](str(named), "my clips")[0]
 
 
 def fake_run(tmp_path, name, state, began, **settings):
