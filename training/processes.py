@@ -8,10 +8,12 @@ what it starts. A batch is divided among them, so that a run does the same, up t
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, NoReturn
 
@@ -25,7 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from core.device import available_cpus, choose_device
 
-from .config import USER_TARGETS, ConfigError, TrainConfig
+from .config import LATENT_TARGETS, USER_TARGETS, ConfigError, TrainConfig
 
 PATIENCE = timedelta(days=1)
 """How long the others wait while one process encodes the clips, or makes samples."""
@@ -54,8 +56,13 @@ def check_divides(config: TrainConfig, count: int) -> None:
     if config.target not in USER_TARGETS or not config.dataset:
         raise ConfigError(f"{config.target} on Toy World is trained by one process; {count} are asked for.")
     for stage in config.stages:
-        if stage.train_batch_size % count:
-            raise ConfigError(f"train_batch_size is {stage.train_batch_size}; {count} processes share it, so it must be a multiple of {count}.")
+        batch = stage.train_batch_size
+        if batch % count:
+            raise ConfigError(f"train_batch_size is {batch}; {count} processes share it, so it must be a multiple of {count}.")
+        lengths = stage.num_frames if config.target in LATENT_TARGETS else ()  # a decoder takes as many of every length
+        if odd := next((length for length in lengths if stage.clips(length) % count), None):
+            fits = next(size for size in itertools.count(batch + 1) if not any(replace(stage, train_batch_size=size).clips(length) % count for length in lengths))
+            raise ConfigError(f"train_batch_size is {batch} for clips of {max(lengths)} frames, which makes {stage.clips(odd)} of {odd} frames a step; {count} processes share these, so it must be a multiple of {count}. The next train_batch_size that fits is {fits}; or leave that length out.")
 
 
 class Processes:

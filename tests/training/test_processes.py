@@ -120,6 +120,7 @@ def test_a_run_of_two_is_paused_and_goes_on_in_one(place, tmp_path):
     ("words", "message"),
     [
         (["train_batch_size=3"], "train_batch_size is 3; 2 processes share it"),
+        (["train_batch_size=4", "num_frames=[60,48]"], "4 for clips of 60 frames, which makes 5 of 48 frames a step; 2 processes share these, so it must be a multiple of 2. The next train_batch_size that fits is 8"),
         (["target=text_encoder", 'dataset=""'], "trained by one process"),
         (["sharding=full", "optimizer=muon"], "sharding is full; it goes with optimizer=adamw"),
         (["num_processes=0"], "num_processes is 0; it must be at least 1"),
