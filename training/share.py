@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from core.files import replacing
+from core.hub import not_reached
 from core.releases import RELEASES
 
 from .config import ConfigError
@@ -58,10 +59,10 @@ def pack(run: Run, step: int | None, kind: str, out: str | Path) -> Path:
 def push(run: Run, step: int | None, repo: str, token: str, private: bool = True) -> str:
     """Put a checkpoint on the Hub with a model card; its address. The token is used for this and kept nowhere.
 
-    Raises ConfigError for a name that is no repository's, an empty token, or what the Hub says.
+    Raises ConfigError for a name that is no repository's, an empty token, what the Hub says, or a Hub that cannot be reached.
     """
+    from httpx import TransportError
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     if not HUB_NAME.fullmatch(repo):
         raise ConfigError(f"{repo!r} is not the name of a repository on the Hub. Write USER/NAME.")
@@ -80,9 +81,10 @@ def push(run: Run, step: int | None, repo: str, token: str, private: bool = True
         try:
             api.create_repo(repo, private=private, exist_ok=True)
             api.upload_folder(repo_id=repo, folder_path=folder, commit_message=f"{run.name}, step {checkpoint.name.split('-')[1]}")
-        except (HfHubHTTPError, OSError) as error:
+        except not_reached() as error:
             said = (str(error).strip().splitlines() or [type(error).__name__])[0].replace(token.strip(), "***")
-            raise ConfigError(f"{repo} could not be written on the Hub: {said}") from None
+            remedy = ". Push again when this machine has a network." if isinstance(error, TransportError) else ""
+            raise ConfigError(f"{repo} could not be written on the Hub: {said}{remedy}") from None
     log.info("%s step %s is at %s", run.name, checkpoint.name, repo)
     return f"https://huggingface.co/{repo}"
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from httpx import ConnectError
 from safetensors.torch import save_file
 from tiny import save_tiny_model, tiny_transformer
 
@@ -106,4 +107,7 @@ def test_what_the_hub_refuses_is_said_without_the_token(data, hub, capsys):
     assert run(data, "push", "small", "--repo", "me/birds") == 2
     said = capsys.readouterr().err
     assert "could not be written on the Hub: 403 Forbidden for ***" in said and TOKEN not in said
+    hub.refuses = ConnectError("[Errno -2] Name or service not known")
+    assert run(data, "push", "small", "--repo", "me/birds") == 2
+    assert "on the Hub: [Errno -2] Name or service not known. Push again when this machine has a network." in capsys.readouterr().err
     assert run(data, "push", "small", "--repo", "birds") == 2 and "Write USER/NAME" in capsys.readouterr().err
