@@ -84,7 +84,7 @@ def endpoints(services: Services) -> tuple[Callable[..., Any], ...]:
         Args:
             file: The file; with gradio_client, handle_file of its path.
         """
-        request: GenerationRequest = request_in(str(uploaded(file)))
+        request: GenerationRequest = request_in(str(uploaded(file)), services.data_dir)
         return request.to_dict()
 
     def bring_picture(file: File) -> dict[str, str]:

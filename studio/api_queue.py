@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from core.lineage import base_model
 from core.types import GenerationRequest, RequestError
 
 from .api_settings import Settings
@@ -44,7 +45,7 @@ def endpoints(services: Services, read: Callable[[Settings], GenerationRequest],
         Returns:
             requests, their number, seconds for all of them, and memory, the bytes of the largest at its peak; null where nothing like them was made yet.
         """
-        requests = [one.resolved() for one in _many(prompts, request, count)]
+        requests = [one.resolved(services.data_dir) for one in _many(prompts, request, count)]
         return {"requests": len(requests), "seconds": seconds_for(services, requests), "memory": memory_for(services, requests)}
 
     def _many(prompts: str, request: Settings | None, count: int) -> list[GenerationRequest]:
@@ -63,7 +64,7 @@ def endpoints(services: Services, read: Callable[[Settings], GenerationRequest],
         Returns:
             {"prompt": ...}
         """
-        return {"prompt": surprise(model or services.default_model)}
+        return {"prompt": surprise(base_model(model or services.default_model, services.data_dir))}
 
     def copy_requests(ids: list[str]) -> list[str]:
         """Queue requests once more, as they are, at the end; the ids of the copies.

@@ -116,7 +116,7 @@ def endpoints(services: Services, read: Callable[[Settings], GenerationRequest])
             name: What it is called.
             request: The settings, as for enqueue; prompt and seed are not kept.
         """
-        services.own_presets.save(name, read({"prompt": "any", **request}).resolved())
+        services.own_presets.save(name, read({"prompt": "any", **request}).resolved(services.data_dir))
         return list_presets()
 
     def delete_preset(name: str) -> dict[str, Any]:

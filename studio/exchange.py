@@ -11,7 +11,7 @@ from typing import Any
 from core.files import replacing
 from core.types import GenerationRequest, RequestError
 
-from .queue import AS_BEFORE
+from .queue import AS_BEFORE, is_own_file
 from .services import Services
 
 FORMAT = "mira-studio-queue"
@@ -49,20 +49,30 @@ def import_queue(services: Services, text: str) -> tuple[list[str], dict[str, di
         raise RequestError("file", "This JSON file is no exported queue. Choose one that Export made.")
     if content.get("version") != VERSION:
         raise RequestError("file", f"This file was exported by another version of the studio (version {content.get('version')}, this one reads {VERSION}).")
-    requests = _requests(content.get("requests", []))
+    requests = _requests(services, content.get("requests", []))
     presets = content.get("presets", {})
     services.own_presets.check(presets)
     ids = services.queue.enqueue_many(requests) if requests else []
     return ids, services.own_presets.merge(presets)
 
 
-def _requests(values: Any) -> list[GenerationRequest]:
+def _requests(services: Services, values: Any) -> list[GenerationRequest]:
     if not isinstance(values, list) or len(values) > MAX_REQUESTS:
         raise RequestError("file", f"The file's requests must be a list of at most {MAX_REQUESTS:,}.")
     requests = []
     for number, value in enumerate(values, 1):
         try:
-            requests.append(GenerationRequest.from_dict(AS_BEFORE | value if isinstance(value, dict) else value).resolved())
+            request = GenerationRequest.from_dict(AS_BEFORE | value if isinstance(value, dict) else value)
+            requests.append(services.queue.checked(_at_home(request, services.data_dir)))
         except RequestError as error:
             raise RequestError(error.field, f"Request {number} of {len(values)}: {error} Nothing was imported.") from None
     return requests
+
+
+def _at_home(request: GenerationRequest, data_dir: Path) -> GenerationRequest:
+    """``request`` with the file that it starts from in this data folder, where one of the same name lies in the same place: folders move, and machines have their own."""
+    start = request.start_from and Path(request.start_from)
+    if not start or is_own_file(str(start), data_dir):
+        return request
+    here = data_dir / start.parent.name / start.name
+    return request.replace(start_from=str(here)) if is_own_file(str(here), data_dir) and here.is_file() else request

@@ -42,7 +42,7 @@ class OwnPresets:
         name = name.strip()
         if not name or len(name) > MAX_NAME_CHARS or not name.isprintable():
             raise RequestError("preset", f"Type a name of 1 to {MAX_NAME_CHARS} characters for these settings.")
-        settings.replace(prompt="any").resolved()
+        settings.replace(prompt="any").resolved(self.path.parent)
         with self._lock:
             presets = self._read()
             replaced = presets.get(name)
@@ -64,7 +64,7 @@ class OwnPresets:
 
     def check(self, values: Any) -> dict[str, GenerationRequest]:
         """What the presets of ``to_dict`` and those that are here add up to. Raises RequestError for what ``merge`` would not take."""
-        presets = self._read() | _parse(values, "The presets")
+        presets = self._read() | _parse(values, "The presets", self.path.parent)
         if len(presets) > MAX_PRESETS:
             raise RequestError("preset", f"That would make {len(presets)} presets; at most {MAX_PRESETS} are kept.")
         return presets
@@ -79,7 +79,7 @@ class OwnPresets:
 
     def put_back(self, before: dict[str, dict[str, Any] | None]) -> None:
         """Undo ``merge``. Raises RequestError or WriteError."""
-        old = _parse({name: settings for name, settings in before.items() if settings is not None}, "The presets")
+        old = _parse({name: settings for name, settings in before.items() if settings is not None}, "The presets", self.path.parent)
         with self._lock:
             self._write({name: settings for name, settings in self._read().items() if name not in before} | old)
 
@@ -90,7 +90,7 @@ class OwnPresets:
             return {}
         except (OSError, ValueError) as error:
             raise RequestError("preset", f"{self.path} cannot be read ({error}). Mend it, or move it away to start without presets of your own.") from None
-        return _parse(values, str(self.path))
+        return _parse(values, str(self.path), self.path.parent)
 
     def _write(self, presets: dict[str, GenerationRequest]) -> None:
         with replacing(self.path) as file:
@@ -101,7 +101,7 @@ def _plain(presets: dict[str, GenerationRequest]) -> dict[str, dict[str, Any]]:
     return {name: {field: value for field, value in settings.to_dict().items() if field in FIELDS} for name, settings in presets.items()}
 
 
-def _parse(values: Any, source: str) -> dict[str, GenerationRequest]:
+def _parse(values: Any, source: str, data_dir: Path) -> dict[str, GenerationRequest]:
     """Presets from JSON; what one leaves out is its size preset's. Raises RequestError naming the one that is wrong."""
     if not isinstance(values, dict):
         raise RequestError("preset", f"{source} must be an object of presets by name, not {type(values).__name__}.")
@@ -109,7 +109,7 @@ def _parse(values: Any, source: str) -> dict[str, GenerationRequest]:
     for name, settings in values.items():
         try:
             settings = GenerationRequest.from_dict(AS_BEFORE | settings if isinstance(settings, dict) else settings)
-            presets[name] = settings.replace(prompt="any").resolved().replace(prompt="", seed=None)
+            presets[name] = settings.replace(prompt="any").resolved(data_dir).replace(prompt="", seed=None)
         except RequestError as error:
             raise RequestError(error.field, f"{source}: {name!r}: {error}") from None
     return presets

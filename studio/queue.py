@@ -110,7 +110,7 @@ class Queue:
 
     def enqueue_many(self, requests: Iterable[GenerationRequest]) -> list[str]:
         """Store all of ``requests`` in their order, or none of them; their ids."""
-        rows = [(new_id(), dump_request(self._checked(request))) for request in requests]
+        rows = [(new_id(), dump_request(self.checked(request))) for request in requests]
         require_space(self.db.path.parent, ROW_BYTES * len(rows))
         now = time.time()
         with self.db.write() as tx:
@@ -214,7 +214,7 @@ class Queue:
     def edit(self, id: str, request: GenerationRequest) -> None:
         """Replace a request that waits or is paused, which keeps its place and starts anew, and verifies no video any more. Raises RequestError for a bad one, or when the old one is not waiting any more."""
         self._require(id)
-        text = dump_request(self._checked(request))
+        text = dump_request(self.checked(request))
         if not self._change("UPDATE requests SET request = ?, verifies = NULL, parked = 0, progress = 0, step = 0, num_steps = 0 WHERE id = ? AND state IN ('waiting', 'paused')", text, id):
             raise RequestError("id", "That request has started or ended in the meantime, so it stays as it was. Press Generate to queue this version as a new one.")
 
@@ -401,7 +401,7 @@ class Queue:
             self.db.set_meta("paused", value)
             self.db.touch("queue")
 
-    def _checked(self, request: GenerationRequest) -> GenerationRequest:
+    def checked(self, request: GenerationRequest) -> GenerationRequest:
         """``request`` resolved. A file that it starts from, and its LoRAs, must be the studio's own: whoever reaches the page must not read others."""
         request = request.resolved(self.db.path.parent)
         if self.models is not None:

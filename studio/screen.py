@@ -13,6 +13,7 @@ from typing import Any
 import gradio as gr
 
 from core.files import WriteError
+from core.lineage import base_model
 from core.loras import installed_loras
 from core.presets import default_preset
 from core.types import RequestError
@@ -189,7 +190,7 @@ class Screen:
         }
 
     def _gallery(self, session: Session, found: list[Video], total: int) -> str:
-        examples = example_prompts(self.services.default_model)
+        examples = example_prompts(base_model(self.services.default_model, self.services.data_dir))
         if not session.table:
             return render_grid(found, total, session.query.narrows, GALLERY_PAGE, examples)
         return render_table(found, total, session.query.narrows, GALLERY_PAGE, self.services.comparisons.measured_each(found), session.table_order, examples)
@@ -212,7 +213,7 @@ class Screen:
             video = videos[0] if videos else None
         if video is not None:
             return render_video(video, self.services.walls.of(video.id), self.services.comparisons.smoothed(video) if session.smooth else None, [*file_facts(video), *measured_facts(self.services.comparisons.measures([video]))] if session.details else ()), video.id
-        model = self.services.default_model
+        model = base_model(self.services.default_model, self.services.data_dir)
         preset = default_preset(model)
         return render_examples(example_prompts(model), preset.width, preset.height), None
 

@@ -95,12 +95,13 @@ class Walls:
 
     def enqueue_grid(self, base: GenerationRequest, axes: Sequence[Axis]) -> str:
         """Queue every combination, all or none; the wall's id. Raises RequestError or StorageError."""
-        return self._enqueue(grid(base, axes), axes, None)
+        return self._enqueue(grid(base.filled(self.db.path.parent), axes), axes, None)
 
     def enqueue_drafts(self, base: GenerationRequest, count: int, steps: int) -> str:
         """Queue ``count`` tries of ``steps`` steps, from base's seed on; the wall's id. Raises RequestError or StorageError."""
+        base = base.filled(self.db.path.parent)
         requests, axis = drafts(base, count, steps)
-        return self._enqueue(requests, [axis], base.resolved().num_inference_steps)
+        return self._enqueue(requests, [axis], base.num_inference_steps)
 
     def enqueue_full(self, id: str, picked: Sequence[str]) -> list[str]:
         """Queue picked drafts with all their steps. The seed decides the initial noise, so they start from the same. Raises RequestError."""

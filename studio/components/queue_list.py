@@ -53,7 +53,7 @@ def render_queue(jobs: Sequence[Job], counts: dict[str, int], paused: bool, seco
     )
     tools.append(more)
     ended = max((job.finished for job in jobs if job.finished), default=0)
-    numbers = 'data-open="{}" data-done="{}" data-failed="{}" data-ended="{}"'.format(open_count, counts["done"], counts["failed"], ended)
+    numbers = 'data-open="{}" data-done="{}" data-failed="{}" data-ended="{}"'.format(counts["running"] + counts["waiting"], counts["done"], counts["failed"], ended)  # what is paused by hand waits for nobody
     running = next((job for job in jobs if job.state == "running"), None)
     fold = f'<span class="fold-line">{"Paused" if paused else _right(running) if running else ""}</span><button class="quiet" data-fold aria-expanded="false">Show</button>'
     head = f'<div class="panel-head"><h2>Queue</h2><span class="badge" {numbers}>{open_count}</span>{fold}<span class="tools">{"".join(tools)}</span></div>'

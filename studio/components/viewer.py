@@ -12,8 +12,8 @@ from ..comparison import Work
 from ..library import Video
 from ..queue import Job
 from .comparing import compare_button
-from .queue_list import stage_words
-from .words import clock, escape, file_stem, file_url, settings_line
+from .queue_list import stage_words, time_left
+from .words import escape, file_stem, file_url, settings_line
 
 PAUSE_HINT = "Puts the unfinished clip on disk and lets others go first; Resume goes on from there"
 MAX_VIEWER_HEIGHT = 560
@@ -29,7 +29,7 @@ TRANSPORT = (
 
 def render_running(job: Job) -> str:
     """The live preview of a running request, with its stage and the time left over it."""
-    request, left = job.request, "" if job.seconds_left is None else f"{clock(job.seconds_left)} left"
+    request, left = job.request, time_left(job)
     percent = round(100 * job.progress)
     if job.preview:
         picture = f'<img src="{file_url(job.preview, job.step)}" alt="Unfinished: {escape(request.prompt)}">'

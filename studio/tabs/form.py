@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from core.intake import settings_of_upload
+from core.lineage import base_model
 from core.presets import PRESET_FIELDS, Preset, decided, presets_for
 from core.types import GenerationRequest, RequestError
 from core.video_io import read_settings
@@ -44,22 +45,19 @@ def requests_of(services: Services, values: tuple[Any, ...]) -> list[GenerationR
     return as_requests(settings.pop("prompt") or "", settings, first, int(count), services.wildcards)
 
 
-def fill(request: GenerationRequest) -> dict[str, Any]:
+def fill(request: GenerationRequest, data_dir: Path) -> dict[str, Any]:
     """What the widgets of FIELDS show for ``request``."""
     values = {**{name: getattr(request, name) for name in FIELDS}, "prompt": as_text(request.prompt)}
-    known = {name for _, name in preset_choices(request.model)}
-    values["preset"] = gr.update(choices=preset_choices(request.model), value=request.preset if request.preset in known else None)
+    values["preset"] = _preset(request.preset, request.model, data_dir)
     values["guidance_scale"] = _guidance(request.guidance_scale)
     values["start_from"], values["loras"] = request.start_from or "", request.loras or ""
     return values
 
 
-def as_it_was(values: Sequence[Any]) -> dict[str, Any]:
+def as_it_was(values: Sequence[Any], data_dir: Path) -> dict[str, Any]:
     """What the widgets of FIELDS show for what they have shown before, the first of GenerateTab.form's ``values``."""
     shown = dict(zip(FIELDS, values))
-    choices = preset_choices(shown["model"])
-    shown["preset"] = gr.update(choices=choices, value=shown["preset"] if shown["preset"] in dict(map(reversed, choices)) else None)
-    return shown | {"guidance_scale": _guidance(shown["guidance_scale"])}
+    return shown | {"preset": _preset(shown["preset"], shown["model"], data_dir), "guidance_scale": _guidance(shown["guidance_scale"])}
 
 
 def draw_seed() -> str:
@@ -78,13 +76,20 @@ def read_seed(text: str | None) -> int:
         raise RequestError("seed", f"The seed is {text[:40]!r}; it must be a whole number from 0 to 2^63-1. Press New to draw one.") from None
 
 
-def preset_choices(model: str) -> list[tuple[str, str]]:
-    return [(preset.label, preset.name) for preset in presets_for(model)]
+def preset_choices(model: str, data_dir: Path) -> list[tuple[str, str]]:
+    """The presets of a model, or of the one that it was made of, with their labels."""
+    return [(preset.label, preset.name) for preset in presets_for(base_model(model, data_dir))]
 
 
-def preset_values(preset: Preset, model: str) -> list[Any]:
+def preset_values(preset: Preset, model: str, data_dir: Path) -> list[Any]:
     """What a preset puts into the widgets of PRESET_FIELDS for a model."""
-    return [_guidance(value) if name == "guidance_scale" else value for name, value in decided(preset, model).items()]
+    return [_guidance(value) if name == "guidance_scale" else value for name, value in decided(preset, base_model(model, data_dir)).items()]
+
+
+def _preset(name: str | None, model: str, data_dir: Path) -> Any:
+    """The widget of presets with those of ``model``, at ``name`` where that is one of them."""
+    choices = preset_choices(model, data_dir)
+    return gr.update(choices=choices, value=name if name in [known for _, known in choices] else None)
 
 
 def _guidance(value: float) -> Any:
@@ -110,7 +115,7 @@ def has_settings(path: str) -> bool:
         return False
 
 
-def request_in(path: str) -> GenerationRequest:
+def request_in(path: str, data_dir: Path) -> GenerationRequest:
     """The request inside a video made here. Raises RequestError."""
     try:
         settings = settings_of_upload(path)
@@ -120,4 +125,4 @@ def request_in(path: str) -> GenerationRequest:
         settings = compared[0]  # a comparison's settings are those of its first video
     if settings is None:
         raise RequestError("file", f"{Path(path).name} holds no settings: it was not made here, or another program has written it anew without them.")
-    return known_settings(settings).resolved()
+    return known_settings(settings).resolved(data_dir)

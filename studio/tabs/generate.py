@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from core.files import WriteError
+from core.lineage import base_model
 from core.loras import installed_loras
 from core.presets import PRESET_FIELDS, PRESETS, decided, default_preset
 from core.quality import EXACT, MEASURED, QUALITIES
@@ -87,14 +88,15 @@ class Answer:
 
 def layout(page: Page) -> GenerateTab:
     """Build the widgets."""
-    model = page.services.default_model
-    preset = default_preset(model)
+    model, data_dir = page.services.default_model, page.services.data_dir
+    base = base_model(model, data_dir)
+    preset = default_preset(base)
     fields: dict[str, gr.components.Component] = {}
     with gr.Row(elem_id="workbench"):
         with gr.Column(elem_id="left", min_width=0):
             with gr.Column(elem_id="ask", min_width=0):
                 fields["prompt"] = gr.Textbox(
-                    "", label="Prompt", lines=3, max_lines=8, autofocus=True, elem_id="prompt", placeholder=f"What should the video show? For example: {example_prompts(model)[0]}", html_attributes=gr.InputHTMLAttributes(spellcheck=True)
+                    "", label="Prompt", lines=3, max_lines=8, autofocus=True, elem_id="prompt", placeholder=f"What should the video show? For example: {example_prompts(base)[0]}", html_attributes=gr.InputHTMLAttributes(spellcheck=True)
                 )  # fmt: skip
                 hint = gr.HTML(elem_id="prompt-hint")
                 with gr.Accordion("Negative prompt", open=False, elem_id="negative"):
@@ -107,7 +109,7 @@ def layout(page: Page) -> GenerateTab:
                 start = start_form.layout(fields)
             with gr.Column(elem_id="settings", min_width=0):
                 fields["model"] = gr.Dropdown(model_choices(page), value=model, label="Model", elem_id="model", allow_custom_value=True)
-                fields["preset"] = gr.Dropdown(preset_choices(model), value=preset.name, label="Size and length", elem_id="preset", filterable=False)
+                fields["preset"] = gr.Dropdown(preset_choices(model, data_dir), value=preset.name, label="Size and length", elem_id="preset", filterable=False)
                 with gr.Row(elem_id="seed-row", equal_height=True):
                     seed = gr.Textbox(label="Seed", elem_id="seed", max_lines=1, min_width=80, scale=4)
                     dice = gr.Button("New", elem_id="dice", size="sm", min_width=48, scale=1)
@@ -118,7 +120,7 @@ def layout(page: Page) -> GenerateTab:
                     with gr.Row():
                         fields["num_inference_steps"] = gr.Number(preset.num_inference_steps, label="Steps", precision=0, min_width=72, elem_id="steps")
                         fields["sampler"] = gr.Dropdown([(info.label, name) for name, info in SAMPLERS.items()], value=preset.sampler, label="Sampler", min_width=120, elem_id="sampler", filterable=False)
-                    fields["temporal_guidance_scale"] = gr.Slider(0, MAX_TEMPORAL_GUIDANCE, value=decided(preset, model)["temporal_guidance_scale"], step=0.1, label="Temporal guidance", elem_id="temporal-guidance", info="How much the frames are made to agree with each other, for a quarter more time; 0 turns it off.")
+                    fields["temporal_guidance_scale"] = gr.Slider(0, MAX_TEMPORAL_GUIDANCE, value=decided(preset, base)["temporal_guidance_scale"], step=0.1, label="Temporal guidance", elem_id="temporal-guidance", info="How much the frames are made to agree with each other, for a quarter more time; 0 turns it off.")
                     fields["eta"] = gr.Slider(0, 1, value=preset.eta, step=0.05, label="Eta", elem_id="eta", info="Fresh noise in each step; DDIM only.")
                     fields["quality"] = gr.Dropdown([(quality.label, name) for name, quality in QUALITIES.items()], value=EXACT, label="Quality or speed", elem_id="quality", filterable=False, info=MEASURED)
                     with gr.Row():
@@ -168,6 +170,7 @@ def wire(page: Page, tab: GenerateTab) -> None:
     """Connect the widgets."""
     sampling = [tab.fields[name] for name in PRESET_FIELDS]
     prompt, model, preset = tab.fields["prompt"], tab.fields["model"], tab.fields["preset"]
+    data_dir = page.services.data_dir
 
     def send(session: Session, values: tuple[Any, ...], answer: Answer) -> list[Any]:
         """``answer`` as the values of ``filled``."""
@@ -185,7 +188,7 @@ def wire(page: Page, tab: GenerateTab) -> None:
         if draft is None:
             return Answer(error)
         *_, seed, keep, count = draft
-        return Answer(error, seed, keep, count, form=as_it_was(draft))
+        return Answer(error, seed, keep, count, form=as_it_was(draft, data_dir))
 
     def enqueue(session: Session, values: tuple[Any, ...]) -> Answer:
         """Queue what the form says, or put it in place of the request that is edited, which leaves the form as it was before that."""
@@ -227,7 +230,7 @@ def wire(page: Page, tab: GenerateTab) -> None:
         typed = (values[0] or "").strip()
         if action == "example":
             session.editing = None
-            text = example_prompts(page.services.default_model)[int(id)]
+            text = example_prompts(base_model(page.services.default_model, data_dir))[int(id)]
             answer = enqueue(session, (text, *values[1:]))
             answer.tabs, answer.form = here, {} if typed else {"prompt": text}
             return answer
@@ -239,15 +242,15 @@ def wire(page: Page, tab: GenerateTab) -> None:
                 return Answer(alert("That video was deleted." if action == "use" else "That request is not waiting any more."))
             keep_draft(session, values)
             session.editing = id if action == "edit" else None
-            request, dropped = start_form.without_strange_start(found.request, page.services.data_dir)
-            return Answer((SEED_TOO if action == "use" else "") + dropped, str(request.seed), True, 1 if action == "edit" else gr.skip(), here, fill(request))
+            request, dropped = start_form.without_strange_start(found.request, data_dir)
+            return Answer((SEED_TOO if action == "use" else "") + dropped, str(request.seed), True, 1 if action == "edit" else gr.skip(), here, fill(request, data_dir))
         if action in ("continue", "change"):
             video = page.services.library.get(id)
             if video is None:
                 return Answer(alert("That video was deleted."))
             keep_draft(session, values)
             session.editing = None
-            form = fill(start_form.continued(video) if action == "continue" else start_form.changed(video))
+            form = fill(start_form.continued(video) if action == "continue" else start_form.changed(video), data_dir)
             return Answer(FILLED.format("The video's settings are in the form."), draw_seed(), tabs=here, form=form | ({"prompt": gr.skip()} if typed else {}))
         if action == "use-model":
             return Answer(tabs=here, form=dict(zip(("preset", *PRESET_FIELDS), change_model(id), strict=True)) | {"model": id})
@@ -288,10 +291,10 @@ def wire(page: Page, tab: GenerateTab) -> None:
             return Answer()
         if Path(path).suffix.lower() in PICTURES and not has_settings(path):
             return Answer(form=start_form.from_picture(page.services.keep_source(path)))
-        request, dropped = start_form.without_strange_start(request_in(path), page.services.data_dir)
+        request, dropped = start_form.without_strange_start(request_in(path, data_dir), data_dir)
         keep_draft(session, values)
         session.editing = None
-        return Answer(SEED_TOO + dropped, str(request.seed), True, form=fill(request))
+        return Answer(SEED_TOO + dropped, str(request.seed), True, form=fill(request, data_dir))
 
     def restore(text: str) -> list[Any]:
         """What the form held when the page was left; nothing where the browser has kept none, or the studio can't make it any more. Gives keep, count and FIELDS but for the prompt."""
@@ -300,12 +303,12 @@ def wire(page: Page, tab: GenerateTab) -> None:
             requests_of(page.services, ("any", *values[1:]))
         except (RequestError, TypeError, ValueError):
             return [gr.skip()] * (len(FIELDS) + 1)
-        form = as_it_was(values)
+        form = as_it_was(values, data_dir)
         return [*values[-2:], *(form[name] for name in FIELDS[1:])]
 
     def change_model(name: str) -> list[Any]:
-        chosen = default_preset(name)
-        return [gr.update(choices=preset_choices(name), value=chosen.name), *preset_values(chosen, name)]
+        chosen = default_preset(base_model(name, data_dir))
+        return [gr.update(choices=preset_choices(name, data_dir), value=chosen.name), *preset_values(chosen, name, data_dir)]
 
     def tell(session: Session, *values: Any) -> list[Any]:
         """The line below the button, the button with what it does, and the line below the prompt."""
@@ -324,9 +327,9 @@ def wire(page: Page, tab: GenerateTab) -> None:
     page.then_work(page.buses["action"].change(act, [page.session, page.buses["action"]], [tab.error, page.tabs, *page.outputs], trigger_mode="multiple", **event))
     page.then_work(page.buses["form"].change(act_on_form, [page.session, page.buses["form"], *tab.form], filled, trigger_mode="multiple", **event))
     page.then_work(tab.opener.upload(open_files, [page.session, tab.opener, *tab.form], filled, **event))
-    tab.surprise.click(surprise, model, prompt, **event)
+    tab.surprise.click(lambda model: surprise(base_model(model, data_dir)), model, prompt, **event)
     tab.dice.click(draw_seed, None, tab.seed, **event)
-    preset.input(lambda name, model: preset_values(PRESETS[name], model), [preset, model], sampling, **event)
+    preset.input(lambda name, model: preset_values(PRESETS[name], model, data_dir), [preset, model], sampling, **event)
     model.input(change_model, model, [preset, *sampling], **event)
     costly = [widget.change for name, widget in tab.fields.items() if name != "negative_prompt"]
     demo = gr.context.Context.root_block

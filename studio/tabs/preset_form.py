@@ -55,7 +55,7 @@ def wire(page: Page, tab: GenerateTab, form: PresetForm) -> None:
         try:
             if not name or name not in presets.list():
                 return [""] + [gr.skip()] * len(fields)
-            values = fill(presets.get(name))
+            values = fill(presets.get(name), page.services.data_dir)
         except RequestError as error:
             return [alert(str(error))] + [gr.skip()] * len(fields)
         return [note(f"{name}: in use."), *(values[field] for field in FIELDS)]

@@ -54,6 +54,20 @@ def test_requests_that_cannot_be_queued_leave_the_presets_alone(services: Servic
     assert other.own_presets.get("Soft").guidance_scale == 5.0
 
 
+def test_a_start_is_found_in_the_folder_that_the_queue_moved_to_or_named(services: Services, other: Services) -> None:
+    for studio in (services, other):
+        (studio.data_dir / "videos").mkdir(exist_ok=True)
+    (services.data_dir / "videos" / "sea.mp4").touch()
+    services.queue.enqueue_many([GenerationRequest("One."), GenerationRequest("Two.", start_from=str(services.data_dir / "videos" / "sea.mp4"), start_frames=2)])
+    text = export_queue(services).read_text()
+    with pytest.raises(RequestError, match="Request 2 of 2: .*sea.mp4 is none of this studio's files.* Nothing was imported"):
+        import_queue(other, text)
+    assert other.queue.list() == []
+    (other.data_dir / "videos" / "sea.mp4").touch()
+    import_queue(other, text)
+    assert other.queue.list(["waiting"])[1].request.start_from == str(other.data_dir / "videos" / "sea.mp4")
+
+
 def test_an_export_from_before_temporal_guidance_is_made_without_it(services: Services, other: Services) -> None:
     services.queue.enqueue(GenerationRequest(prompt="Made then.").resolved())
     content = json.loads(export_queue(services).read_text())
