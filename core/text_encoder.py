@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 MAX_LENGTH = 77
 """Tokens of a prompt; the rest is cut off."""
 _SAMPLE_BYTES = 2**20
+_KEPT_AT_ONCE = 64
+"""Texts whose embeddings are in memory together where they are only to be kept: 80 MB of flan-t5-xxl's."""
 
 
 class PromptCache:
@@ -130,6 +132,15 @@ class LazyTextEncoder:
     def knows(self, prompts: Sequence[str]) -> bool:
         """Whether the embeddings of all ``prompts`` are in the cache, so that the encoder is not needed."""
         return all(self.cache.path(text).exists() for text in prompts)
+
+    def keep(self, texts: Iterable[str], progress: Callable[[int, int], None] | None = None) -> None:
+        """Have the embeddings of all ``texts`` in the cache, however many there are; ``progress`` hears how many of the missing ones are, and how many were missing. Raises WriteError."""
+        missing = [text for text in dict.fromkeys(texts) if not self.knows([text])]
+        for start in range(0, len(missing), _KEPT_AT_ONCE):
+            chunk = missing[start : start + _KEPT_AT_ONCE]
+            encode_prompts(chunk, *self.load(), cache=self.cache)
+            if progress is not None:
+                progress(start + len(chunk), len(missing))
 
     def load(self) -> tuple[Any, torch.nn.Module]:
         """``(tokenizer, text_encoder)``, loaded now if they were not. Raises MemoryShortage where they do not fit."""

@@ -116,6 +116,20 @@ def test_lazy_equals_in_memory_and_can_be_released(folder, tmp_path):
     assert not lazy.loaded and lazy(["a night"]).shape == (1, 77, TEXT_DIM)
 
 
+def test_texts_are_kept_a_few_at_a_time_and_only_those_that_are_not_known(folder, tmp_path, monkeypatch):
+    told, encoded = [], []
+    monkeypatch.setattr("core.text_encoder._KEPT_AT_ONCE", 2)
+    monkeypatch.setattr("core.text_encoder.encode_prompts", lambda texts, *loaded, cache: encoded.append(texts) or encode_prompts(texts, *loaded, cache=cache))
+    lazy = LazyTextEncoder(folder, tmp_path)
+    lazy(["a star"])
+    encoded.clear()
+    assert lazy.keep(["", *PROMPTS, "a star", "a night"], lambda done, of: told.append((done, of))) is None
+    assert encoded == [["", PROMPTS[0]], [PROMPTS[2], "a night"]] and told == [(2, 4), (4, 4)]
+    again = LazyTextEncoder(folder, tmp_path)
+    again.keep(PROMPTS, lambda *_: pytest.fail("nothing was missing"))
+    assert not again.loaded and torch.equal(again(PROMPTS), lazy(PROMPTS))
+
+
 def test_what_is_released_goes_back_to_the_device_and_only_then(folder, tmp_path, monkeypatch):
     emptied = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -92,7 +92,7 @@ class TransformerTask:
             return FreshTakes(config, self.frame_encoder.load().config.latent_channels)
         dataset = VideoLatents(config, Path(config.data_dir) / "cache" / "latents", model_hash(self.folder, ("vae/*",)), self.frame_encoder, progress)
         self.frame_encoder.release()
-        self.text_encoder(["", *dataset.captions, *config.validation_prompts])  # kept on disk from now on
+        self.text_encoder.keep(["", *dataset.captions, *config.validation_prompts], progress)
         self.text_encoder.release()
         self.encode = self.text_encoder
         return dataset
