@@ -306,7 +306,7 @@ class DiffusersSampler:
         return self._norm[i] * self._scheduler.scale_model_input(state, self._scheduler.timesteps[i])
 
     def step(self, model_output: Tensor, i: int, state: Tensor, generator: Sequence[torch.Generator] | torch.Generator | None) -> Tensor:
-        options = dict(generator=generator) if self._draws_noise else {}
+        options = dict(generator=_listed(generator)) if self._draws_noise else {}
         return self._scheduler.step(model_output, self._scheduler.timesteps[i], state, return_dict=False, **options)[0]
 
     def history(self) -> dict[str, Any]:
@@ -335,10 +335,15 @@ def dense_end_timesteps(num_train_timesteps: int, num_inference_steps: int, powe
     return descending
 
 
+def _listed(generator: Sequence[torch.Generator] | torch.Generator | None) -> list[torch.Generator] | torch.Generator | None:
+    """As diffusers takes them: several in a list, and in nothing else."""
+    return generator if generator is None or isinstance(generator, torch.Generator) else list(generator)
+
+
 def draw_noise(shape: Sequence[int], generator: Sequence[torch.Generator] | torch.Generator | None, device: torch.device | str) -> Tensor:
     """Unit Gaussian noise in fp32. With one CPU generator for each batch item it is the same on every device and in every
     batch position: each item is drawn as ``[1, ...]`` from its own generator."""
-    generator = list(generator) if isinstance(generator, (list, tuple)) else generator
+    generator = _listed(generator)
     device = torch.device(device)
     first = generator[0] if isinstance(generator, list) else generator
     if device.type == "cuda" and first is not None and first.device.type == "cpu":  # from pinned memory, so that this process need not wait for the GPU

@@ -10,6 +10,7 @@ Windows alone, with noise shuffled between them (FreeNoise, arXiv:2310.15169), k
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -27,9 +28,9 @@ def predict_in_windows(predict: Callable[[Tensor], Tensor], schedule: MiraSchedu
         return predict(x_t)
     if schedule.alpha[timestep] < PLANNED_BELOW:
         at = torch.full((len(x_t),), timestep)
-        keys = keyframes(num_frames, window_frames)
+        keys = _keyframes_on(x_t.device, num_frames, window_frames)
         x0 = schedule.to_x0(predict(x_t[:, :, keys]), x_t[:, :, keys], at)
-        return schedule.from_x0(between(x0, keys, num_frames), x_t, at)
+        return schedule.from_x0(between(x0, *_places_on(x_t.device, num_frames, window_frames)), x_t, at)
     return merged(predict, x_t, window_frames, window_frames // 2)
 
 
@@ -46,12 +47,12 @@ def decode_in_windows(decode: Callable[[Tensor], Tensor], latents: Tensor, windo
 def merged(work: Callable[[Tensor], Tensor], clip: Tensor, window_frames: int, overlap: int) -> Tensor:
     """``work`` of each window of ``clip [B, C, T, h, w]``, averaged where they overlap, in fp32."""
     total = None
-    for start, weights in windows(clip.shape[2], window_frames, overlap):
+    for start, weights in _windows_on(clip.device, clip.shape[2], window_frames, overlap):
         part = slice(start, start + window_frames)
         done = work(clip[:, :, part]).float()
         if total is None:
             total = done.new_zeros(*done.shape[:2], clip.shape[2], *done.shape[3:])
-        total[:, :, part] += weights.to(done)[:, None, None] * done
+        total[:, :, part] += weights[:, None, None] * done
     return total
 
 
@@ -60,13 +61,17 @@ def keyframes(num_frames: int, window_frames: int) -> list[int]:
     return torch.linspace(0, num_frames - 1, window_frames, dtype=torch.float64).round().int().tolist()
 
 
-def between(x0: Tensor, keys: list[int], num_frames: int) -> Tensor:
-    """Frames ``[B, C, T, h, w]`` on the straight lines between ``x0 [B, C, K, h, w]``, which are those at ``keys``."""
+def places(keys: list[int], num_frames: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each frame ``[T]``: which of ``keys`` are to its left and right, and how far it is on the way between them, 0 to 1."""
     at = torch.tensor(keys)
     frames = torch.arange(num_frames)
     right = torch.searchsorted(at, frames).clamp(1, len(keys) - 1)
-    share = ((frames - at[right - 1]) / (at[right] - at[right - 1])).to(x0)[:, None, None]
-    return torch.lerp(x0[:, :, right - 1], x0[:, :, right], share)
+    return right - 1, right, (frames - at[right - 1]) / (at[right] - at[right - 1])
+
+
+def between(x0: Tensor, left: Tensor, right: Tensor, share: Tensor) -> Tensor:
+    """Frames ``[B, C, T, h, w]`` on the straight lines between those of ``x0 [B, C, K, h, w]``, at their ``places``."""
+    return torch.lerp(x0[:, :, left], x0[:, :, right], share.to(x0.dtype)[:, None, None])
 
 
 def windows(num_frames: int, window_frames: int, overlap: int) -> list[tuple[int, Tensor]]:
@@ -81,3 +86,21 @@ def windows(num_frames: int, window_frames: int, overlap: int) -> list[tuple[int
     for start in starts:
         total[start : start + window_frames] += ramp
     return [(start, ramp / total[start : start + window_frames]) for start in starts]
+
+
+# What depends on a clip's length alone lies on its device from its first step on: a copy from main memory would have every step wait.
+
+
+@lru_cache(maxsize=8)
+def _keyframes_on(device: torch.device, num_frames: int, window_frames: int) -> Tensor:
+    return torch.tensor(keyframes(num_frames, window_frames), device=device)
+
+
+@lru_cache(maxsize=8)
+def _places_on(device: torch.device, num_frames: int, window_frames: int) -> tuple[Tensor, ...]:
+    return tuple(place.to(device) for place in places(keyframes(num_frames, window_frames), num_frames))
+
+
+@lru_cache(maxsize=8)
+def _windows_on(device: torch.device, num_frames: int, window_frames: int, overlap: int) -> list[tuple[int, Tensor]]:
+    return [(start, weights.float().to(device)) for start, weights in windows(num_frames, window_frames, overlap)]
