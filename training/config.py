@@ -240,6 +240,10 @@ class TrainConfig:
             raise ConfigError("dataset is empty; name a folder of videos with captions (name.mp4 and name.txt), or a table of them.")
         if self.target not in USER_TARGETS and self.dataset:
             raise ConfigError(f"dataset is {self.dataset!r}, but {self.target} is trained on Toy World, which it renders itself. Leave dataset empty, or choose one of {', '.join(USER_TARGETS)}.")
+        if self.selective_checkpointing and self.target not in LATENT_TARGETS:
+            raise ConfigError(f"selective_checkpointing keeps a transformer's matrix products; {self.target} has none to speak of. Leave it out{'; gradient_checkpointing alone saves memory' if self.target in USER_TARGETS else ''}.")
+        if self.gradient_checkpointing and self.target not in USER_TARGETS:
+            raise ConfigError(f"gradient_checkpointing is not for {self.target}. Leave it out, or choose one of {', '.join(USER_TARGETS)}.")
         for name in ("checkpoint_every", "log_every", "keep_last", "frame_stride", "takes_per_clip", "gradient_accumulation_steps", "lora_rank", "validation_steps", "num_processes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")

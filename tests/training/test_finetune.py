@@ -8,6 +8,8 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from core import GenerationRequest, MiraTransformer3DModel, load_pipeline, save_video
 from core.device_lock import DeviceTurn, device_held, lock_path
+from core.learned_metrics import LPIPS_BACKBONE, LPIPS_MISSING
 from core.loras import FOLDER, apply_loras, made_from
 from core.metrics import measure
 from core.provenance import made_with
@@ -32,7 +35,7 @@ from training.config import ConfigError, load_config, save_config
 from training.latents import FreshTakes
 from training.preflight import preflight
 from training.runs import ROOT, SAMPLE_NOW, TRASH, Runs, Status, read_run
-from training.targets.decoder import VideoFrames
+from training.targets.decoder import DecoderTask, VideoFrames, _lpips
 from training.targets.transformer import TransformerTask
 from training.trainer import Diverged, Trainer, train
 
@@ -125,6 +128,31 @@ def test_a_decoder_learns_the_videos_and_is_used_while_latents_stay(place, tmp_p
     latents = [pipe.generate(request, output_type="latent").frames for pipe in pipes]
     frames = [pipe.generate(request).frames for pipe in pipes]
     assert torch.equal(*latents) and not np.array_equal(*frames)
+
+
+def test_a_decoders_activations_are_computed_again_where_that_is_asked_for(place, tmp_path):
+    def gradients(*words):
+        task = DecoderTask(config(place, tmp_path, "target=vae_decoder", *words), torch.device("cpu"))
+        runs = []
+        task.model.decoder.mid_block.register_forward_pre_hook(lambda *_: runs.append(1))
+        task.loss(task.batch(0), 0)[0].backward()
+        return len(runs), [parameter.grad for parameter in task.model.decoder.parameters() if parameter.grad is not None]
+
+    (once, kept), (twice, again) = gradients(), gradients("gradient_checkpointing=true")
+    assert (once, twice) == (1, 2) and len(kept) == len(again) > 0 and all(map(torch.equal, kept, again))
+
+
+def test_a_decoders_loss_goes_without_lpips_rather_than_download_it(tmp_path, monkeypatch, caplog):
+    package = ModuleType("lpips")
+    package.__spec__, package.LPIPS = ModuleSpec("lpips", None), lambda net, verbose: torch.nn.Identity()
+    monkeypatch.setitem(sys.modules, "lpips", package)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with caplog.at_level("INFO"):
+        assert _lpips(torch.device("cpu")) is None
+    assert LPIPS_MISSING in caplog.text
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / LPIPS_BACKBONE).touch()
+    assert isinstance(_lpips(torch.device("cpu")), torch.nn.Identity)
 
 
 def test_a_decoder_shows_its_held_out_clips_beside_what_it_makes_of_them(place, tmp_path):

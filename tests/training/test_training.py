@@ -414,6 +414,8 @@ def test_the_learning_rate_warms_up_stays_and_falls():
         (["target=vae", "report_to=[wandbb]"], "Did you mean 'wandb'"),
         (["target=vae", "lr_schedule=cosin"], "Did you mean 'cosine'"),
         (["target=vae", "lr_schedule=cosine"], "over how many of the last steps"),
+        (["target=vae_decoder", "selective_checkpointing=true"], "selective_checkpointing keeps a transformer's matrix products; vae_decoder"),
+        (["target=vae", "gradient_checkpointing=true"], "gradient_checkpointing is not for vae. Leave it out"),
         (["target=vae", "ema_decay=1.5"], "ema_decay is 1.5; it must be from 0 to less than 1"),
         (["target=vae", "adam_beta2=2"], "adam_beta2 is 2.0"),
         (["target=vae", "max_grad_norm=-1"], "max_grad_norm is -1.0; it must be above 0"),

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from einops import rearrange
 
+from core.learned_metrics import LPIPS_MISSING, installed_lpips
 from core.temporal_vae import TemporalVAE
 from core.vae import decode_latents, encode_video
 from core.video_io import save_video, to_uint8
@@ -39,7 +40,7 @@ SAMPLES_MEASURED = ("flicker", "sharpness")
 
 
 class DecoderTask:
-    """L1 on pixels, L1 on changes from frame to frame, and LPIPS (Zhang et al. 2018, arXiv:1801.03924) where the package lpips is installed."""
+    """L1 on pixels, L1 on changes from frame to frame, and LPIPS (Zhang et al. 2018, arXiv:1801.03924) where the package lpips and its weights are on this machine."""
 
     casts_weights = False
 
@@ -59,6 +60,8 @@ class DecoderTask:
         model.quant_conv.requires_grad_(False)
         if self.device.type == "cpu":
             use_exact_temporal_convolutions(model)
+        if self.config.gradient_checkpointing:
+            model.enable_gradient_checkpointing()
         return model
 
     def batch(self, index: int) -> dict[str, Any]:
@@ -177,9 +180,8 @@ class VideoFrames:
 
 def _lpips(device: torch.device) -> torch.nn.Module | None:
     """LPIPS where the package and its weights are there; it is not asked to download any."""
-    if find_spec("lpips") is None:
-        log.info("LPIPS is not installed (pip install lpips): the loss goes without it")
+    model = installed_lpips()
+    if model is None:
+        log.info("the loss goes without LPIPS; %s", LPIPS_MISSING)
         return None
-    import lpips
-
-    return lpips.LPIPS(net="alex", verbose=False).to(device).requires_grad_(False)
+    return model.to(device).requires_grad_(False)
