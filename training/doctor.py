@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import logging
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -13,8 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from core.files import WriteError, replacing
 from core.metrics import STILL, Frames, cuts
 
+from .config import TrainConfig
 from .dataset import Clip, Reject, find_clips
 from .video import UnusableVideo, VideoFacts, probe_video, read_frames
 
@@ -79,17 +84,17 @@ def _counted(counts: dict[str, int]) -> str:
     return ", ".join(shown) + (f" and {len(counts) - 6} others" if len(counts) > 6 else "")
 
 
-def examine(source: str | Path, root: str | Path | None = None, num_frames: int = 24, frame_stride: int = 4, progress: Callable[[int, int], None] | None = None, look: bool = True) -> Report:
+def examine(source: str | Path, root: str | Path | None = None, num_frames: int = 24, frame_stride: int = 4, progress: Callable[[int, int], None] | None = None, look: bool = True, known: Path | None = None) -> Report:
     """Open every clip of a dataset. One that cannot be used is named with its reason and stops nothing.
 
     A clip is usable with at least ``num_frames`` frames; a picture always is, for the image path. ``look`` also decodes a few frames of each,
-    for remarks on still clips, cuts and near-duplicates. Raises ConfigError for a source that names no clips.
+    for remarks on still clips, cuts and near-duplicates. What files hold is kept in the folder ``known``, so that those which stay as they are need not be opened again. Raises ConfigError for a source that names no clips.
     """
     clips, rejects = find_clips(source, root)
-    report, seen = Report(str(source), rejects=list(rejects)), Lookalikes()
+    report, seen, facts = Report(str(source), rejects=list(rejects)), Lookalikes(), KnownFacts(source, known)
     for number, clip in enumerate(clips, 1):
         try:
-            usable = _measured(clip, num_frames)
+            usable = _measured(clip, facts.of(clip.path), num_frames)
             report.clips.append(usable)
             if look:
                 frames = read_frames(clip.path, _spread(usable, LOOKED_AT), 32, 32)
@@ -99,14 +104,19 @@ def examine(source: str | Path, root: str | Path | None = None, num_frames: int 
             report.rejects.append(Reject(clip.name, str(error)))
         if progress is not None:
             progress(number, len(clips))
+    facts.keep()
     captions = Counter(caption for item in report.clips for caption in item.clip.captions)
     same = [caption for caption, count in captions.items() if count > max(3, len(report.clips) // 2)]
     report.remarks += [Reject("captions:", f"{captions[caption]} clips say the same, “{caption[:60]}”") for caption in same]
     return report
 
 
-def _measured(clip: Clip, num_frames: int) -> Usable:
-    facts = probe_video(clip.path)
+def examine_for(config: TrainConfig, progress: Callable[[int, int], None] | None = None) -> Report:
+    """``examine`` at the start of a run: no frame is decoded, and a file that was looked at for an earlier one is not opened. Raises ConfigError."""
+    return examine(config.dataset, config.dataset_root or None, config.shortest, config.frame_stride, progress, look=False, known=Path(config.data_dir) / "cache" / "clips")
+
+
+def _measured(clip: Clip, facts: VideoFacts, num_frames: int) -> Usable:
     if clip.start >= facts.seconds:
         raise UnusableVideo(f"ends after {facts.seconds:.2f} s, before the clip starts")
     end = facts.num_frames if clip.end is None else round(min(clip.end, facts.seconds) * facts.fps)
@@ -133,6 +143,35 @@ def _remarks(frames: np.ndarray, seen: Lookalikes, name: str) -> list[str]:
     if (twin := seen.add(name, middle)) is not None:
         remarks.append(f"looks nearly like {twin}")
     return remarks
+
+
+class KnownFacts:
+    """What the files of a dataset hold, kept in a file of ``folder`` by their paths, sizes and times; without a folder they are opened each time."""
+
+    def __init__(self, source: str | Path, folder: Path | None):
+        self._file = folder and folder / f"{hashlib.sha256(str(Path(source).resolve()).encode()).hexdigest()[:32]}.json"
+        self._before: dict[str, list[float]] = {}
+        self._now: dict[str, list[float]] = {}
+        if self._file is not None:
+            with contextlib.suppress(OSError, ValueError):
+                self._before = dict(json.loads(self._file.read_text(encoding="utf-8")))
+
+    def of(self, path: Path) -> VideoFacts:
+        """As ``probe_video``. Raises UnusableVideo."""
+        try:
+            status = path.stat()
+        except OSError:
+            raise UnusableVideo("is not there any more") from None
+        key = f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
+        if key not in self._now:
+            self._now[key] = self._before.get(key) or list(astuple(probe_video(path)))
+        return VideoFacts(*self._now[key])
+
+    def keep(self) -> None:
+        """Write them down where there are new ones; a full disk is no reason to stop."""
+        if self._file is not None and self._now != self._before:
+            with contextlib.suppress(WriteError), replacing(self._file) as file:
+                file.write_text(json.dumps(self._now), encoding="utf-8")
 
 
 class Lookalikes:

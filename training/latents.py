@@ -18,7 +18,7 @@ from core.files import replacing
 
 from .config import ConfigError, Stage, TrainConfig
 from .dataset import Reject
-from .doctor import examine
+from .doctor import examine_for
 from .takes import Take, dataset_hash, frames_or_reject, split_held_out, take_of, takes_of, unusable
 from .video import UnusableVideo
 
@@ -33,7 +33,7 @@ class VideoLatents:
 
     Args:
         encode: Frames uint8 [T, H, W, 3] to latents [C, T, h, w], called only for takes whose file is not there.
-        progress: Called with how many takes are ready, and of how many.
+        progress: Called with how many clips were looked at, and of how many; then with how many takes are ready.
 
     A file that breaks while it is read is counted among ``rejects`` and stops nothing. Raises ConfigError when no clip can be used.
     """
@@ -42,7 +42,7 @@ class VideoLatents:
     """Each take has its own."""
 
     def __init__(self, config: TrainConfig, folder: Path, model_hash: str, encode: Callable[[np.ndarray], torch.Tensor], progress: Callable[[int, int], None] | None = None):
-        self.report = examine(config.dataset, config.dataset_root or None, config.shortest, config.frame_stride, look=False)
+        self.report = examine_for(config, progress)
         self.rejects: list[Reject] = list(self.report.rejects)
         self.takes: list[Take] = []
         self.files: list[Path] = []
@@ -119,7 +119,7 @@ class FreshTakes(VideoLatents):
 
     def __init__(self, config: TrainConfig, channels: int):
         self.config, self.channels = config, channels
-        self.report = examine(config.dataset, config.dataset_root or None, config.shortest, config.frame_stride, look=False)
+        self.report = examine_for(config)
         self.rejects = list(self.report.rejects)
         self.takes = takes_of(self.report, replace(config, takes_per_clip=1))[: config.clips or None]  # one of each clip, in its order
         for reject in self.rejects:

@@ -17,7 +17,7 @@ from core import save_video
 from core.video_io import read_video
 from training.config import ConfigError, TrainConfig, as_words, load_config
 from training.dataset import Reject, captions_of, find_clips, main
-from training.doctor import Lookalikes, examine
+from training.doctor import Lookalikes, examine, examine_for
 from training.latents import VideoLatents
 from training.split import split_videos
 from training.takes import Take, dataset_hash, split_held_out, take_of, takes_of
@@ -177,6 +177,19 @@ def test_a_file_that_vanishes_is_named(folder, tmp_path):
     gone = lambda frames: (folder / "sub" / "b.mp4").unlink() or torch.zeros(4, 4, 4, 6)  # noqa: E731
     latents = VideoLatents(config, tmp_path / "latents", "hash", gone)
     assert [take.path.name for take in latents.takes] == ["a.mp4"] and latents.rejects[-1] == Reject("b.mp4", "is not there any more")
+
+
+def test_a_resumed_run_opens_no_file_again_and_tells_how_far_it_is(folder, tmp_path_factory, monkeypatch):
+    config = load_config(None, [f"dataset={folder}", f"data_dir={tmp_path_factory.mktemp('data')}", "model=any", "num_frames=[4]", "sizes=[48x32]"])
+    told, opened = [], []
+    monkeypatch.setattr("training.doctor.probe_video", lambda path: opened.append(path.name) or probe_video(path))
+    first = examine_for(config, lambda *words: told.append(words))
+    assert told == [(1, 2), (2, 2)] and opened == ["a.mp4", "b.mp4"]
+    assert examine_for(config) == first and len(opened) == 2
+    save_video(numbered(8), folder / "a.mp4", fps=10)
+    assert [item.num_frames for item in examine_for(config).clips] == [8, 20] and opened[2:] == ["a.mp4"]
+    VideoLatents(config, tmp_path_factory.mktemp("latents"), "hash", lambda frames: torch.zeros(4, 4, 4, 6), lambda *words: told.append(words))
+    assert told[2:] == [(1, 2), (2, 2)] * 2 and len(opened) == 3
 
 
 def test_what_is_transparent_is_black(tmp_path):

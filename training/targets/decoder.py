@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from core.video_io import save_video, to_uint8
 
 from ..config import TrainConfig
 from ..dataset import Reject
-from ..doctor import examine
+from ..doctor import examine_for
 from ..ema import using
 from ..processes import Processes
 from ..takes import Take, dataset_hash, frames_or_reject, split_held_out, takes_of, unusable
@@ -139,7 +138,7 @@ class VideoFrames:
     """
 
     def __init__(self, config: TrainConfig):
-        report = examine(config.dataset, config.dataset_root or None, config.shortest, config.frame_stride, look=False)
+        report = examine_for(config)
         self.rejects: list[Reject] = list(report.rejects)
         self.takes = takes_of(report, config)[: config.clips or None]
         if not self.takes:
