@@ -72,10 +72,10 @@ def requests_of(arguments: argparse.Namespace) -> list[GenerationRequest]:
     if not prompts:
         raise RequestError("prompt", "No prompt is given. Put one on the command line, or name a --prompt-file.")
     settings = {f.name: getattr(arguments, f.name) for f in dataclasses.fields(GenerationRequest) if f.name != "prompt"}
-    base = GenerationRequest(prompts[0], **settings).resolved()
+    base = GenerationRequest(prompts[0], **settings).resolved(arguments.data_dir)
     if base.seed + len(prompts) - 1 > MAX_SEED:
         raise RequestError("seed", f"seed is {base.seed}; with {len(prompts)} prompts it must be at most {MAX_SEED - len(prompts) + 1}.")
-    return [base.replace(prompt=prompt, seed=base.seed + i).resolved() for i, prompt in enumerate(prompts)]
+    return [base.replace(prompt=prompt, seed=base.seed + i).resolved(arguments.data_dir) for i, prompt in enumerate(prompts)]
 
 
 def output_paths(out: str, format: str | None, requests: Sequence[GenerationRequest]) -> list[Path]:
@@ -113,6 +113,7 @@ def generate(arguments: argparse.Namespace) -> None:
         find_lora(name, arguments.data_dir)
 
     from .checkpoints import load_pipeline
+    from .pipeline import window_of
 
     logger.info("Loading %s", requests[0].model)
     pipe = load_pipeline(requests[0].model, device=arguments.device, dtype=arguments.dtype, data_dir=arguments.data_dir, compute=compute)
@@ -123,7 +124,7 @@ def generate(arguments: argparse.Namespace) -> None:
         with tqdm(total=len(requests), unit="video", disable=len(requests) == 1) as bar:
             for start in range(0, len(requests), arguments.batch_size):
                 batch, began = requests[start : start + arguments.batch_size], time.monotonic()
-                shared = batch[0].to_dict() | {"prompt": [r.prompt for r in batch], "seed": [r.seed for r in batch]}
+                shared = batch[0].to_dict() | {"prompt": [r.prompt for r in batch], "seed": [r.seed for r in batch], "window_frames": window_of(batch[0])}
                 plain = {name: shared[name] for name in shared if name not in ("model", "preset", "output_fps", "start_from", "start_frames", "text_placement", "loras")}
                 clips = _clips(pipe, batch, plain)
                 seconds = (time.monotonic() - began) / len(batch)

@@ -24,7 +24,6 @@ from .economy import Economy
 from .guidance import Scales, scales_at
 from .loras import apply_loras
 from .parallel import Crew, form_crew
-from .presets import default_preset
 from .quality import EXACT, QUALITIES
 from .schedulers import MiraScheduler, Sampler, draw_noise, make_sampler
 from .snapshot import Generators, Snapshot
@@ -200,9 +199,9 @@ class MiraPipeline(DiffusionPipeline):
 
     def generate(self, request: GenerationRequest, callback: StepCallback | None = None, output_type: str = "np", resume: Snapshot | None = None) -> MiraPipelineOutput:
         """The video of one request, whatever model it names, or the rest of it from where ``resume`` was taken. Raises RequestError for one that cannot be met, GenerationCancelled when interrupted."""
-        request, self.stage = request.replace(model=self.model_name or _UNNAMED).resolved(), "text"
+        request, self.stage = request.replace(model=self.model_name or _UNNAMED).resolved(self.data_dir), "text"
         self.use_loras(request.loras)
-        sampling = {name: getattr(request, name) for name in _SHARED_FIELDS}
+        sampling = {name: getattr(request, name) for name in _SHARED_FIELDS} | {"window_frames": window_of(request)}
         return self(request.prompt, request.negative_prompt, seed=request.seed, callback_on_step_end=callback, output_type=output_type, resume=resume, start_latents=None if resume else self.encode_start(request), **sampling)
 
     @torch.no_grad()
@@ -243,7 +242,7 @@ class MiraPipeline(DiffusionPipeline):
         resume: Snapshot | None = None,
         return_dict: bool = True,
     ) -> MiraPipelineOutput | tuple:
-        """One video for each prompt. What is None comes from the default preset of ``model_name``.
+        """One video for each prompt. What is None is what a GenerationRequest for ``model_name`` has: a clip longer than that was trained for is made in windows.
 
         Args:
             prompt, negative_prompt: Text, or a list of texts; one negative prompt serves all. Or the embeddings ``[B, L, D]``.
@@ -270,8 +269,7 @@ class MiraPipeline(DiffusionPipeline):
         batch_size = len(prompts)
         asked = dict(height=height, width=width, num_frames=num_frames, fps=fps, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, temporal_guidance_scale=temporal_guidance_scale, eta=eta, sampler=sampler, quality=quality, decode_chunk_frames=decode_chunk_frames, window_frames=window_frames)
         negatives = _spread("negative_prompt", negative_prompt or "", batch_size)
-        preset = default_preset(self.model_name).name
-        settings = [GenerationRequest(text, negative, self.model_name or _UNNAMED, preset, **asked).resolved() for text, negative in zip(prompts, negatives)][0]
+        settings = [GenerationRequest(text, negative, self.model_name or _UNNAMED, **asked).resolved(self.data_dir) for text, negative in zip(prompts, negatives)][0]
         shape = settings.shape.latent(self.transformer.config.in_channels, self.vae_scale_factor).as_tuple(batch_size)
         device = self._execution_device
         generators = generator if generator is not None else _generators(seed, batch_size)
@@ -302,7 +300,7 @@ class MiraPipeline(DiffusionPipeline):
             start_latents = _start(start_latents, shape, strength).to(device, torch.float32)
         first = 0 if strength is None else solver.first(strength)
         state = solver.start(start_latents, noise, first) if first else solver.init(noise)
-        alone = settings.window_frames is None and self.crew is None  # windows take turns, and processes have to agree: no cache for these
+        alone = settings.num_frames <= (settings.window_frames or settings.num_frames) and self.crew is None  # windows take turns, and processes have to agree: no cache for these
         saving = QUALITIES[settings.quality]
         cache = StepCache(saving.first_block) if saving.first_block and alone else None
         work = _Denoising(solver, state, noise, start_latents, start_latents if strength is None else None, first, first, context, generators, cache)
@@ -332,7 +330,7 @@ class MiraPipeline(DiffusionPipeline):
                 prediction = predict_in_windows(predict, self.scheduler, x_t, timestep, settings.window_frames or settings.num_frames)
                 work.state = solver.step(prediction, step, work.state, work.generators)
                 finite.append(torch.isfinite(work.state).all())
-                if device.type != "cuda":  # where a look at the result would have the device wait for this process
+                if device.type == "cpu":  # elsewhere a look at the result would have the device wait for this process
                     self._require_finite(finite, work.begin, num_steps, settings.sampler)
                 progress_bar.update()
                 if callback is not None:
@@ -440,6 +438,11 @@ _UNNAMED = "unnamed"
 """The model's name where none is known: one that no preset was made for."""
 _SHARED_FIELDS = ("height", "width", "num_frames", "fps", "num_inference_steps", "guidance_scale", "temporal_guidance_scale", "eta", "sampler", "quality", "decode_chunk_frames", "window_frames", "strength")
 """Fields of a request that are arguments of a call under the same name."""
+
+
+def window_of(request: GenerationRequest) -> int:
+    """The ``window_frames`` of a call for a resolved request: all frames at once where it says nothing, as for a call that says nothing the preset does."""
+    return request.window_frames or max(2, request.num_frames)
 
 
 def _texts(prompt: str | Sequence[str] | None, prompt_embeds: Tensor | None) -> list[str]:

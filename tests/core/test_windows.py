@@ -7,7 +7,8 @@ import torch
 from core import GenerationRequest
 from core.schedulers import SAMPLERS, MiraScheduler
 from core.types import RequestError
-from core.windows import between, decode_in_windows, keyframes, predict_in_windows, windows
+from core import windows as windows_module
+from core.windows import between, decode_in_windows, keyframes, places, predict_in_windows, windows
 from tiny import tiny_pipeline
 
 SMALL = dict(height=16, width=32, fps=6, num_inference_steps=4, guidance_scale=3.0, eta=0.0)
@@ -42,6 +43,27 @@ def test_every_sampler_makes_a_long_clip_and_neither_model_sees_more_than_a_wind
     assert set(seen["transformer"]) == {6} and set(seen["vae"]) == {6} and len(seen["transformer"]) > SMALL["num_inference_steps"]
 
 
+def test_a_call_has_the_windows_of_its_request_and_all_at_once_stays_possible(pipe, seen, monkeypatch):
+    """Of a model whose preset is for fewer frames than are asked for."""
+    monkeypatch.setattr(pipe, "model_name", "mira-nano")
+    small = dict(height=16, width=32, num_inference_steps=1)
+    pipe("a red ball", num_frames=30, output_type="latent", **small)
+    pipe.generate(GenerationRequest("a red ball", num_frames=30, **small), output_type="latent")
+    assert set(seen["transformer"]) == {24}
+    seen["transformer"].clear()
+    pipe.generate(GenerationRequest("a red ball", preset="nano-4s", num_frames=30, **small), output_type="latent")
+    assert set(seen["transformer"]) == {30}
+    assert pipe.generate(GenerationRequest("a red ball", num_frames=1, **small), output_type="latent").frames.shape[2] == 1
+
+
+@pytest.mark.parametrize("window_frames, cached", [(None, True), (6, True), (4, False)])
+def test_one_window_keeps_the_cache_of_steps(pipe, monkeypatch, window_frames, cached):
+    caches, forward = [], pipe.transformer.forward
+    monkeypatch.setattr(pipe.transformer, "forward", lambda **inputs: caches.append(inputs["cache"]) or forward(**inputs))
+    pipe("a red ball", num_frames=6, window_frames=window_frames, quality="fast", output_type="latent", **SMALL)
+    assert (caches[0] is not None) == cached
+
+
 @pytest.mark.parametrize("num_frames, window_frames, overlap", [(25, 6, 3), (7, 6, 3), (120, 24, 6), (9, 2, 1), (13, 5, 0)])
 def test_weights_of_windows_add_up_to_one_and_windows_overlap(num_frames, window_frames, overlap):
     total, ends = torch.zeros(num_frames, dtype=torch.float64), []
@@ -71,6 +93,15 @@ def test_what_all_windows_agree_on_is_the_result(timestep):
     assert torch.allclose(schedule.to_x0(result, x_t, at), clean, atol=2e-2)
 
 
+@pytest.mark.parametrize("timestep", [999, 10])
+def test_the_second_step_of_a_clip_copies_nothing_to_its_device(timestep, monkeypatch):
+    schedule, x_t = MiraScheduler(), torch.randn(1, 2, 21, 2, 2)
+    first = predict_in_windows(lambda part: part, schedule, x_t, timestep, 9)
+    for name in ("keyframes", "places", "windows"):
+        monkeypatch.setattr(windows_module, name, lambda *_: pytest.fail("made again"))
+    assert torch.equal(predict_in_windows(lambda part: part, schedule, x_t, timestep, 9), first)
+
+
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_an_output_for_clean_latents_stands_for_them(prediction_type):
     schedule = MiraScheduler(prediction_type=prediction_type)
@@ -83,7 +114,7 @@ def test_an_output_for_clean_latents_stands_for_them(prediction_type):
 def test_keyframes_reach_from_end_to_end_and_frames_between_them_lie_on_lines():
     assert keyframes(9, 3) == [0, 4, 8] and keyframes(360, 24)[-1] == 359
     x0 = torch.tensor([0.0, 8.0, 0.0]).view(1, 1, 3, 1, 1)
-    assert between(x0, [0, 4, 8], 9).flatten().tolist() == [0, 2, 4, 6, 8, 6, 4, 2, 0]
+    assert between(x0, *places([0, 4, 8], 9)).flatten().tolist() == [0, 2, 4, 6, 8, 6, 4, 2, 0]
 
 
 def test_windows_that_decode_alike_leave_no_trace():
