@@ -41,7 +41,7 @@ class ClipScorer:
     Args:
         weights: A safetensors or .pt file of ``model``.
         model: open_clip's name of the architecture.
-        aesthetic: LAION's linear head for these weights (a .pth file with weight [1, D] and bias [1]), for the aesthetic score. Raises ValueError for one of another width.
+        aesthetic: LAION's linear head for these weights (a .pth file with weight [1, D] and bias [1]), for the aesthetic score. Raises ValueError for one of another width, or for another file.
         tag: open_clip's name of the weights; from a file it reads neither their activation nor their preprocessing.
     """
 
@@ -55,6 +55,9 @@ class ClipScorer:
         self.tokenizer = open_clip.get_tokenizer(model)
         self.model.eval()
         self.head = None if aesthetic is None else torch.load(aesthetic, map_location="cpu", weights_only=True)
+        if self.head is not None and (not isinstance(self.head, dict) or not {"weight", "bias"} <= set(self.head)):
+            holds = ", ".join(map(str, list(self.head)[:4])) if isinstance(self.head, dict) else f"a {type(self.head).__name__}"
+            raise ValueError(f"{aesthetic} is not a linear head: it holds {holds}, and weight and bias are needed. LAION's is at {AESTHETIC_URL}.")
         width = self.model.visual.output_dim
         if self.head is not None and tuple(self.head["weight"].shape) != (1, width):
             raise ValueError(f"{aesthetic} is a head for embeddings of {self.head['weight'].shape[-1]}; {model} gives {width}. Use the head of that CLIP, or name another with --clip-model.")

@@ -397,7 +397,7 @@ def _rounded(value: float | int | None) -> float | int | None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line: exit status 2 for a video that cannot be read."""
+    """The command line: exit status 2 where a video could not be measured, after all others were."""
     parser = argparse.ArgumentParser(prog="python -m core.metrics", description="Measure videos.")
     parser.add_argument("videos", nargs="+", metavar="VIDEO", type=Path)
     parser.add_argument("--against", type=Path, help="also PSNR, SSIM and LPIPS to this video")
@@ -413,16 +413,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         scorer = ClipScorer(clip.weights, args.clip_model or clip.model, args.aesthetic, clip.tag) if clip else None
         other = read_video(args.against) if args.against else None
-        rows = [_row(path, other, scorer, args.clip_only) for path in args.videos]
     except (OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    rows = []
+    for path in args.videos:
+        try:
+            rows.append(_row(path, other, scorer, args.clip_only))
+        except (OSError, RuntimeError, ValueError) as error:
+            print(f"error: {path}: {error}", file=sys.stderr)
+    _print_rows(rows, args)
+    return 0 if len(rows) == len(args.videos) else 2
+
+
+def _print_rows(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
+    """What was measured, as JSON, as CSV with a column for whatever any video has, or as words."""
     if args.json:
         print(json.dumps(rows, indent=1))
     elif args.csv:
-        writer = csv.DictWriter(sys.stdout, [name for name in rows[0] if name != "clip_text_of_frames"], extrasaction="ignore")
+        columns = dict.fromkeys(name for row in rows for name in row if name != "clip_text_of_frames")
+        writer = csv.DictWriter(sys.stdout, list(columns), extrasaction="ignore")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(row | ({"faults": "; ".join(row["faults"])} if "faults" in row else {}) for row in rows)
     else:
         for row in rows:
             print(row.pop("video"))
@@ -430,7 +442,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                 metric = METRICS.get(name)
                 label = f"{metric.label}{f', {metric.unit}' if metric.unit else ''}{f' ({metric.better} is better)' if metric.better else ''}" if metric else name
                 print(f"  {label:<48} {'too short, or nothing to measure' if value is None else ', '.join(value) or 'none' if isinstance(value, list) and name == 'faults' else value}")
-    return 0
 
 
 def _row(path: Path, other: np.ndarray | None, scorer: ClipScorer | None, clip_only: bool) -> dict[str, Any]:

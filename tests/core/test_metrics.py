@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import csv
 import io
@@ -14,7 +15,7 @@ from scipy.ndimage import affine_transform, gaussian_filter, map_coordinates, sh
 
 from core import save_video
 from core.learned_metrics import AESTHETIC_MISSING, CLIP_FILE, CLIP_MISSING, CLIP_MODEL, CLIP_REPO, LPIPS_MISSING, Clip, ClipScorer, clip_files, installed_clip, known_clip, lpips_distance
-from core.metrics import METRICS, Frames, compare, cuts, faults, main, measure, psnr, ssim
+from core.metrics import METRICS, Frames, _print_rows, compare, cuts, faults, main, measure, psnr, ssim
 from core.video_io import VideoError, read_video
 from tiny import tiny_clip
 
@@ -161,6 +162,22 @@ def test_the_command_writes_a_table_json_and_csv(tmp_path, capsys):
     assert main([str(tmp_path / "none.mp4")]) == 2 and "There is no file" in capsys.readouterr().err
 
 
+def test_what_cannot_be_measured_costs_the_others_nothing(tmp_path, capsys):
+    a, b, short = (save_video(still[:count], tmp_path / f"{name}.mp4", 6) for name, count in (("a", 6), ("b", 6), ("short", 3)))
+    assert main([str(short), str(tmp_path / "none.mp4"), str(a), "--csv", "--against", str(b)]) == 2
+    told = capsys.readouterr()
+    (row,) = csv.DictReader(io.StringIO(told.out))
+    assert row["video"] == str(a) and row["faults"] == "stands still" and float(row["psnr"]) == 100
+    assert len(told.err.splitlines()) == 2 and f"error: {short}: " in told.err and "There is no file" in told.err
+
+
+def test_a_column_that_one_video_has_is_in_the_table(capsys):
+    rows = [{"video": "a", "faults": []}, {"video": "b", "faults": ["is blank", "flickers"], "clip_text": 0.25, "clip_text_of_frames": [0.25]}]
+    _print_rows(rows, argparse.Namespace(json=False, csv=True))
+    first, second = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert first == {"video": "a", "faults": "", "clip_text": ""} and second == {"video": "b", "faults": "is blank; flickers", "clip_text": "0.25"}
+
+
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
     """A CLIP of random weights: its file, and open_clip's name of it."""
@@ -193,6 +210,9 @@ def test_the_aesthetic_score_is_a_line_over_clips_embedding(clip, tmp_path, caps
     torch.save({"weight": torch.zeros(1, 512), "bias": torch.zeros(1)}, tmp_path / "wide.pth")
     assert main([str(video), "--clip", str(clip[0]), "--clip-model", clip[1], "--aesthetic", str(tmp_path / "wide.pth")]) == 2
     assert f"a head for embeddings of 512; {clip[1]} gives 16" in capsys.readouterr().err
+    torch.save({"layers.0.weight": torch.zeros(1, 16)}, tmp_path / "other.pth")
+    assert main([str(video), "--clip", str(clip[0]), "--clip-model", clip[1], "--aesthetic", str(tmp_path / "other.pth")]) == 2
+    assert "not a linear head: it holds layers.0.weight, and weight and bias are needed" in capsys.readouterr().err
 
 
 @pytest.fixture
