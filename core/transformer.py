@@ -457,7 +457,7 @@ class MiraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         """
         rows, columns, *within = groups.shape[1:-1]
         size = math.prod(within)
-        if torch.is_grad_enabled() or groups.is_cuda or groups.numel() <= TOKENS_AT_ONCE * self.dim:
+        if torch.is_grad_enabled() or groups.device.type != "cpu" or groups.numel() <= TOKENS_AT_ONCE * self.dim:
             inputs = (groups.flatten(1, 2).flatten(2, -2), modulation, *text)
             checkpointed = torch.is_grad_enabled() and self.gradient_checkpointing
             return (self._gradient_checkpointing_func(block, *inputs) if checkpointed else block(*inputs)).view(groups.shape)

@@ -70,12 +70,13 @@ def _residual(clip: Clip, block: SpatioTemporalResBlock) -> None:
 
 
 def _normalised(clip: Clip, norm: nn.GroupNorm) -> Callable[[Tensor], Tensor]:
-    """``silu(norm(frames))`` with the statistics of the whole clip: those of its pieces, put together in fp64 (Chan et al. 1983)."""
+    """``silu(norm(frames))`` with the statistics of the whole clip: those of its pieces, put together in fp64 (Chan et al. 1983), which Apple's GPUs lack."""
     precise = torch.promote_types(clip[0].dtype, torch.float32)
+    summed = _widest(clip[0].device)
     pieces = [_moments(frames.to(precise).unflatten(1, (norm.num_groups, -1))) for frames in clip]
-    share = torch.tensor([len(frames) for frames in clip], dtype=torch.float64, device=clip[0].device)[:, None]
+    share = torch.tensor([len(frames) for frames in clip], dtype=summed, device=clip[0].device)[:, None]
     share = share / share.sum()
-    variances, means = (torch.stack(values).double() for values in zip(*pieces))  # pieces, groups
+    variances, means = (torch.stack(values).to(summed) for values in zip(*pieces))  # pieces, groups
     mean = (share * means).sum(0)
     variance = (share * (variances + (means - mean).square())).sum(0)
     per_group = len(norm.weight) // norm.num_groups
@@ -87,6 +88,10 @@ def _normalised(clip: Clip, norm: nn.GroupNorm) -> Callable[[Tensor], Tensor]:
         return F.silu(torch.addcmul(shift, frames.to(precise), scale), inplace=True).to(frames.dtype)
 
     return normalise
+
+
+def _widest(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _moments(values: Tensor) -> tuple[Tensor, Tensor]:

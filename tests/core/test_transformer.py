@@ -247,6 +247,17 @@ def test_a_few_groups_at_a_time_give_the_same(changes, monkeypatch):
 
 
 @torch.no_grad()
+def test_any_accelerator_takes_all_groups_at_once(monkeypatch):
+    """The meta device stands for one that is neither a CPU nor CUDA."""
+    model, seen = small().to("meta"), []
+    monkeypatch.setattr("core.transformer.TOKENS_AT_ONCE", 50)
+    groups, text = torch.empty(1, 5, 1, 24, model.dim, device="meta"), torch.empty(1, 3, model.dim, device="meta")
+    block = lambda tokens, *rest: seen.append(tokens.shape) or tokens  # noqa: E731
+    model._run(block, groups, text, text)
+    assert seen == [(1, 5, 24, model.dim)]
+
+
+@torch.no_grad()
 def test_the_modulation_of_all_steps_ahead_is_that_of_each_step():
     model, both = small(), inputs()
     steps = model.modulate_steps(torch.tensor([700, 20]), 8)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from core.temporal_vae import TemporalVAE
@@ -57,6 +58,26 @@ def test_in_bf16_it_is_no_further_from_the_truth(vae: TemporalVAE) -> None:
     finally:
         vae.float()
     assert (ours - truth).square().mean() < 1.1 * (theirs - truth).square().mean()
+
+
+def test_where_there_is_no_fp64_it_does_without(vae: TemporalVAE, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Apple's GPUs, which refuse to make such a tensor."""
+
+    class NoDoubles(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            made = func(*args, **(kwargs or {}))
+            assert not (isinstance(made, torch.Tensor) and made.dtype == torch.float64), func
+            return made
+
+    import core.whole_decode as module
+
+    assert module._widest(torch.device("mps")) == torch.float32
+    latents = torch.randn(7, 4, 4, 6, generator=torch.Generator().manual_seed(1))
+    truth = undivided(vae, latents)
+    monkeypatch.setattr(module, "_widest", lambda device: torch.float32)
+    with NoDoubles():
+        found = decode_whole(vae, latents, 3)
+    assert error(found, truth) < 1e-5
 
 
 def test_memory_is_bounded_and_work_is_the_same(vae: TemporalVAE) -> None:
