@@ -133,7 +133,7 @@ def test_noise_is_drawn_for_each_item_from_its_own_generator(name):
     together = run(schedule, name, 6, draw_noise((2, 4, 3), generators, "cpu"), 1.0, generators)
     for i, seed in enumerate(seeds):
         own = [torch.Generator().manual_seed(seed)]
-        torch.testing.assert_close(together[i : i + 1], run(schedule, name, 6, draw_noise((1, 4, 3), own, "cpu"), 1.0, own))
+        torch.testing.assert_close(together[i : i + 1], run(schedule, name, 6, draw_noise((1, 4, 3), own, "cpu"), 1.0, tuple(own)))
     assert not torch.allclose(together[0], together[1])
 
 
