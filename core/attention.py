@@ -16,18 +16,24 @@ _SMALL = 400 * 400
 _backend = "sdpa"
 
 
+class AttentionError(ValueError):
+    """What was chosen to compute attention is not there, or cannot; the message says what to do."""
+
+
 def available_backends() -> list[str]:
     """Backends that are installed; sdpa always is."""
     return [name for name in BACKENDS if name == "sdpa" or importlib.util.find_spec(name)]
 
 
-def set_attention_backend(name: str) -> None:
-    """Choose ``sdpa`` (torch's own flash, cuDNN or CPU kernels) or ``xformers`` (CUDA only). Raises ValueError with what is missing."""
+def set_attention_backend(name: str, device: torch.device | str) -> None:
+    """Choose ``sdpa`` (torch's own flash, cuDNN or CPU kernels) or ``xformers`` (CUDA only) for a model on ``device``. Raises AttentionError with what is missing."""
     global _backend
     if name not in BACKENDS:
-        raise ValueError(f"There is no attention backend {name!r}.{nearest(name, BACKENDS)} Known: {', '.join(BACKENDS)}.")
+        raise AttentionError(f"There is no attention backend {name!r}.{nearest(name, BACKENDS)} Known: {', '.join(BACKENDS)}.")
     if name not in available_backends():
-        raise ValueError(f"{name} is not installed. Install it with `pip install {name}` or use sdpa.")
+        raise AttentionError(f"{name} is not installed. Install it with `pip install {name}` or use sdpa.")
+    if name == "xformers" and torch.device(device).type != "cuda":
+        raise AttentionError(f"xformers computes attention on CUDA alone, and the model is on {device}. Use sdpa.")
     _backend = name
 
 

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import json
 import logging
+import math
 import os
 import shutil
 import signal
@@ -33,7 +34,7 @@ from .hub import fetch, fetch_folder, first_line, not_reached
 from .originals import CheckpointError, some
 from .pipeline import MiraPipeline
 from .presets import NANO
-from .releases import EMBEDDED, RELEASES, TEXT_ENCODER, TEXT_ENCODER_BYTES, TEXT_ENCODER_DOWNLOAD_BYTES, Release, folder_name, installed_folder
+from .releases import EMBEDDED, RELEASES, TEXT_ENCODER, TEXT_ENCODER_BYTES, TEXT_ENCODER_DOWNLOAD_BYTES, Release, folder_name, installed_folder, released_shapes
 from .text_encoder import LazyTextEncoder, fingerprint
 from .types import nearest
 
@@ -66,11 +67,13 @@ def load_pipeline(
             with other processes begins with the pipeline's ``share_work``.
         tell: Hears of downloads and conversions; what it raises stops them.
 
-    Raises CheckpointError, saying what is missing and how to get it, or ResourceError for too little memory or disk.
+    Raises CheckpointError, saying what is missing and how to get it, ResourceError for too little memory or disk, or AttentionError.
     """
     data_dir = Path(data_dir or DEFAULT_DATA_DIR)
     device = choose_device(device)
+    set_attention_backend(compute.attention, device)
     dtype = choose_dtype(dtype, device)
+    _check_release(str(name_or_path), data_dir, device, dtype)
     folder = find_model(str(name_or_path), data_dir, tell)
     _check_folder(folder, device, dtype)
     if device.type == "cpu":
@@ -78,7 +81,6 @@ def load_pipeline(
     pipe = MiraPipeline.from_pretrained(folder, text_encoder=None, tokenizer=None, dtype=dtype)
     pipe.model_name, pipe.model_folder, pipe.data_dir = str(name_or_path), folder, data_dir
     pipe.to(device)
-    set_attention_backend(compute.attention)
     pipe.compute = compute
     if compute.compile:
         pipe.transformer.compile_repeated_blocks()
@@ -236,6 +238,13 @@ def _alone(target: Path) -> Iterator[None]:
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_name(f".{target.name}.lock")):
         yield
+
+
+def _check_release(name: str, data_dir: Path, device: torch.device, dtype: torch.dtype) -> None:
+    """Refuse a release whose weights cannot fit before it is downloaded."""
+    if name in RELEASES and installed_folder(name, data_dir) is None:
+        sizes = [math.prod(shape) for part in ("transformer", "vae") for shape in released_shapes(RELEASES[name], part).values()]
+        require_memory(dtype.itemsize * sum(sizes), device, f"{name} in {str(dtype).removeprefix('torch.')}")
 
 
 def _check_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
+from core.attention import AttentionError
 from core.checkpoints import CheckpointError
 from core.device import ResourceError
 from core.files import WriteError
@@ -17,7 +18,7 @@ from ..db import MIN_FREE_BYTES, StorageError, disk_full
 
 def explain(error: BaseException, request: GenerationRequest, data_dir: Path, largest: GenerationRequest | None = None) -> str:
     """One or two sentences: what happened, and what would help. ``largest``: what this model has made here, that took the most memory."""
-    if isinstance(error, (RequestError, StorageError, GenerationError, CheckpointError, ResourceError)):
+    if isinstance(error, (RequestError, StorageError, GenerationError, CheckpointError, ResourceError, AttentionError)):
         return str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return str(disk_full(data_dir, MIN_FREE_BYTES))

@@ -1,4 +1,4 @@
-"""How much memory is said to be free, and what counts as having run out of it. CUDA and the container are stood in for."""
+"""How much memory is said to be free, what counts as having run out of it, and what a device cannot compute. CUDA and the container are stood in for."""
 
 import argparse
 
@@ -7,7 +7,9 @@ import pytest
 import torch
 from tiny import GB
 
-from core import device
+from core import attention, device, load_pipeline
+from core.attention import AttentionError
+from core.compute import Compute
 from core.device import MemoryShortage, ResourceError, memory_available, require_memory
 from core.ladder import is_out_of_memory
 
@@ -43,3 +45,13 @@ def test_a_shortage_is_told_in_numbers_and_is_an_error_of_memory(monkeypatch):
 ])  # fmt: skip
 def test_workspaces_without_room_are_told_from_a_broken_device(words, ran_out):
     assert is_out_of_memory(RuntimeError(words)) == ran_out
+
+
+def test_xformers_is_refused_where_it_would_not_compute(tmp_path, monkeypatch):
+    monkeypatch.setattr(attention, "available_backends", lambda: ["sdpa", "xformers"])
+    monkeypatch.setattr(attention, "_backend", "sdpa")
+    with pytest.raises(AttentionError, match="on CUDA alone, and the model is on cpu. Use sdpa."):
+        load_pipeline("mira-nano", device="cpu", data_dir=tmp_path, compute=Compute(attention="xformers"))
+    assert attention.get_attention_backend() == "sdpa"
+    attention.set_attention_backend("xformers", "cuda:0")
+    assert attention.get_attention_backend() == "xformers"

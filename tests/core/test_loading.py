@@ -25,6 +25,7 @@ def test_a_download_that_does_not_fit_is_not_started(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda url: argparse.Namespace(size=11 * GB, etag="a"))
     monkeypatch.setattr(huggingface_hub.file_download, "http_get", lambda *_, **__: pytest.fail("downloading has begun"))
     monkeypatch.setattr(shutil, "disk_usage", disk_with(20 * GB))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: argparse.Namespace(available=100 * GB))
     with pytest.raises(ResourceError, match="22.0 GB on disk and .* has 20.0 GB free"):
         load_pipeline("TencentARC/Mira-v0:128", data_dir=tmp_path)
 
@@ -39,9 +40,17 @@ def test_too_little_memory_is_told_before_the_work(tmp_path, monkeypatch):
         lazy(["a red ball"])
 
 
+def test_a_release_that_cannot_fit_is_not_downloaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "find_model", lambda *_: pytest.fail("downloading has begun"))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: argparse.Namespace(available=2 * GB))
+    with pytest.raises(ResourceError, match=r"Mira-v0:128 in float32 takes 4\.\d GB of memory and 2.0 GB are free"):
+        load_pipeline("TencentARC/Mira-v0:128", device="cpu", dtype="fp32", data_dir=tmp_path)
+
+
 @pytest.fixture
 def offline(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: argparse.Namespace(available=100 * GB))  # what is refused for memory is not looked for
 
 
 @pytest.mark.parametrize("name", list(RELEASES))
