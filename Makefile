@@ -15,7 +15,7 @@ run: $(VENV)/.run
 
 test: $(VENV)/.test
 ifeq ($(ARGS),)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not clock"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not clock"
 	$(BIN)/python -m pytest -m clock
 else
 	$(BIN)/python -m pytest $(ARGS)

@@ -13,7 +13,7 @@ from core.files import replacing
 from core.types import nearest
 
 from .config import ConfigError
-from .dataset import MIRADATA_CAPTIONS, TABLES, TEXT_COLUMNS, _path_of, captions_of, decoded, encoded, find_clips, plain_row, table_rows
+from .dataset import MIRADATA_CAPTIONS, TABLES, TEXT_COLUMNS, path_of, captions_of, decoded, encoded, find_clips, plain_row, table_rows
 
 MOST_ROWS = 5000
 """Captions that are edited at once."""
@@ -123,14 +123,14 @@ def _columns(table: Path) -> tuple[list[dict], list[str]]:
         columns = [known[name] for name in MIRADATA_CAPTIONS if name in known]
     else:
         columns = [known[name] for name in TEXT_COLUMNS if name in known][:1]
-    if not columns or not any(_path_of(plain_row(row)) for row in rows):
+    if not columns or not any(path_of(plain_row(row)) for row in rows):
         raise ConfigError(f"The captions of {table} cannot be edited here: it has the columns {', '.join(names) or 'none'}, and one for files and one of {', '.join((*TEXT_COLUMNS, *MIRADATA_CAPTIONS[:2]))} are needed.")
     return rows, columns
 
 
 def _names(rows: list[dict]) -> list[str]:
     """What each row is called: its file as training finds it, with its number where others name the same."""
-    files = [_path_of(plain_row(row)) or "" for row in rows]
+    files = [path_of(plain_row(row)) or "" for row in rows]
     count = Counter(files)
     return [file if count[file] == 1 else f"{file}, row {number}" for number, file in enumerate(files, 1)]
 

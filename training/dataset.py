@@ -105,7 +105,7 @@ def _rows(table: Path, root: Path) -> Iterator[Clip | Reject]:
     rows = table_rows(table)
     for number, row in enumerate(rows, 1):
         row = plain_row(row)
-        where = _path_of(row)
+        where = path_of(row)
         if where is None:
             if number == 1:
                 raise ConfigError(f"{table} names no files: it has the columns {', '.join(row) or 'none'}; one of {', '.join(FILE_COLUMNS)} (or video_id, or videoid and page_dir) is needed.")
@@ -153,12 +153,8 @@ def captions_of(row: dict[str, str]) -> Iterable[str]:
     return [" ".join(row[name].split()) for name in TEXT_COLUMNS if row.get(name)][:1]
 
 
-def column_of(names: Iterable[str]) -> str | None:
-    """Which of a table's columns names the files, if one does by itself."""
-    return next((name for known in (*FILE_COLUMNS, "video_id") for name in names if name.strip().lower() == known), None)
-
-
-def _path_of(row: dict[str, str]) -> str | None:
+def path_of(row: dict[str, str]) -> str | None:
+    """The file that a ``plain_row`` names, below the dataset's root; None where it names none."""
     named = next((row[name] for name in FILE_COLUMNS if row.get(name)), None)
     if named is None and row.get("videoid"):
         named = f"{row.get('page_dir', '')}/{row['videoid']}.mp4".lstrip("/")

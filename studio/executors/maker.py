@@ -170,7 +170,7 @@ class VideoMaker:
         """
         pipe, asked = self.pipeline(request.model), Economy.asked(request)
         pipe.spare(asked)
-        device, made = pipe.transformer.device, made_with(pipe, request.loras) | told(self.compute)
+        device, made = pipe.execution_device, made_with(pipe, request.loras) | told(self.compute)
         place = place or Place()
         done = place.find(request, {name: value for name, value in made.items() if name != "commit"}, device)  # an update of the studio loses no steps
         place.economy = place.economy or asked.after_deaths(place.job.crashes if place.job else 0, request)
@@ -250,8 +250,8 @@ class VideoMaker:
 
     def report(self, state: str, model: str | None = None) -> None:
         """Tell the supervisor how this worker stands; ``model`` is the one that it is loading."""
-        transformer = None if self.pipe is None else self.pipe.transformer
-        device, dtype = (None, None) if transformer is None else (str(transformer.device), str(transformer.dtype).removeprefix("torch."))
+        pipe = self.pipe
+        device, dtype = (None, None) if pipe is None else (str(pipe.execution_device), str(pipe.transformer.dtype).removeprefix("torch."))
         self.tell({"state": state, "device": device, "dtype": dtype, "model": model or self.model, "trouble": self.trouble})
 
 

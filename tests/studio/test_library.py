@@ -165,7 +165,7 @@ def test_another_programs_file_gets_a_whole_request(library: Library) -> None:
     library.recover(Queue(library.db))
     (video,) = (video for video in library.list() if video.request.prompt == "holiday")
     assert video.seconds == 3.0 and not [name for name, value in video.request.to_dict().items() if value is None and name in ("seed", "preset", *PRESET_FIELDS[:-1])]
-    assert fill(video.request)["guidance_scale"]["value"] == video.request.guidance_scale
+    assert fill(video.request, library.videos_dir.parent)["guidance_scale"]["value"] == video.request.guidance_scale
     with pytest.raises(RequestError, match="does not say how it was made"):
         library.require_settings(video.id)
 

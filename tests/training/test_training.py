@@ -163,7 +163,7 @@ def test_more_objects_leave_a_wall_in_its_place():
     wall = alone[:, 60:68]
     assert (np.ptp(wall, axis=-1) < 10).all() and object_mask(crowd[None]).any()
     unpainted = np.ptp(crowd[:, 60:68], axis=-1) < 10
-    assert unpainted.mean() > 0.3 and (crowd[:, 60:68][unpainted] == wall[unpainted]).all()
+    assert unpainted.mean() > 0.2 and (crowd[:, 60:68][unpainted] == wall[unpainted]).all()
 
 
 def test_the_vae_also_sees_colours_without_a_name():

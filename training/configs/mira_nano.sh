@@ -9,8 +9,8 @@ work=workspace
 
 train() { "$python" -m training --config "training/configs/nano_$1.yaml" "${@:2}"; }
 latents() { "$python" -m training precompute --model "$work/models/nano-$1" --out "$work/datasets/nano-$2" --clips "$3" --seed "$4" "${@:5}"; }
-model() { # NAME, the run of its decoder, the run of its transformer, its folder, the run of its text encoder
-  "$python" -m training export --vae "$work/runs/nano-$2" --text-encoder "$work/runs/nano-${5:-text-encoder}" ${3:+--transformer "$work/runs/nano-$3"} --out "${4:-$work/models/nano-$1}"
+model() { # NAME, the run of its decoder, the run of its transformer
+  "$python" -m training export --vae "$work/runs/nano-$2" --text-encoder "$work/runs/nano-text-encoder" ${3:+--transformer "$work/runs/nano-$3"} --out "${4:-$work/models/nano-$1}"
 }
 
 train text_encoder
@@ -56,13 +56,5 @@ done
 train transformer_plain "model=$work/models/nano-seventh"
 model eighth vae-marks transformer-plain
 train transformer_camera
-model ninth vae-marks transformer-camera
-
-train text_encoder_order
-model order vae-marks transformer-camera "" text-encoder-order
-for seed in 70 71; do
-  latents order middle 6000 $seed --moving-cameras 0.45 --motions circles=2.2 hits=2 bounces=1.1 rises=1.1 falls=1.1 "leaves and returns=0.9" "stays still=0.7" "moves left=1.2" "moves right=1.2"
-done
-train transformer_order
-model tenth vae-marks transformer-order "$out" text-encoder-order
+model ninth vae-marks transformer-camera "$out"
 echo "$out is made. How well it follows the words: $python -m training.toyworld evaluate --model $out --clips 200 --seed 1"

@@ -250,11 +250,13 @@ class TransformerTask:
         if not self.config.validation_prompts:
             return {}
         from core.pipeline import MiraPipeline
+        from core.lineage import base_model
         from core.presets import default_preset
         from core.types import GenerationRequest
         from core.video_io import save_video, to_uint8
 
-        config, preset = self.config, default_preset(self.config.model)
+        config = self.config
+        preset = default_preset(base_model(config.model, config.data_dir))
         takes = getattr(self.dataset, "takes", None)
         shape = {"num_frames": preset.num_frames, "height": preset.height, "width": preset.width, "fps": preset.fps}
         if takes:
@@ -266,7 +268,7 @@ class TransformerTask:
             pipe.lazy_text_encoder = self.text_encoder
             pipe.set_progress_bar_config(disable=True)
             for number, prompt in enumerate(config.validation_prompts):
-                request = GenerationRequest(prompt, model=config.model, seed=config.seed, preset=preset.name, num_inference_steps=config.validation_steps, **shape).resolved()
+                request = GenerationRequest(prompt, model=config.model, seed=config.seed, preset=preset.name, num_inference_steps=config.validation_steps, **shape).resolved(config.data_dir)
                 folder.mkdir(parents=True, exist_ok=True)
                 settings = {name: getattr(request, name) for name in (*shape, "num_inference_steps", "guidance_scale", "temporal_guidance_scale", "eta", "sampler", "seed")}
                 frames = to_uint8(pipe(request.prompt, **settings).frames[0])
