@@ -8,7 +8,7 @@
   const stored = (key) => { try { return localStorage.getItem(key) || ""; } catch { return ""; } };
   const store = (key, text) => { try { localStorage.setItem(key, text); } catch { /* a private window keeps nothing */ } };
   const formKept = (model) => { try { const kept = JSON.parse(stored(FORM)); return kept.model === model ? kept.values : null; } catch { return null; } };
-  let keeping = false, writing = 0;
+  let keeping = false;  // from when the form is as it was left
   window.studio = {
     draft: () => typed("#prompt") || stored(DRAFT),
     keepDraft: (text) => store(DRAFT, text || ""),
@@ -19,11 +19,7 @@
     // The whole form as it is left, in the order of GenerateTab.form, for the model that the studio was started with.
     keptForm: (model) => JSON.stringify(formKept(model)),
     startKeeping() { keeping = true; },
-    keepForm(model, values) {
-      if (!keeping) return;
-      clearTimeout(writing);
-      writing = setTimeout(() => store(FORM, JSON.stringify({ model, values })), 300);
-    },
+    keepForm: (model, values) => keeping && store(FORM, JSON.stringify({ model, values })),
   };
 
   // Ticks of the gallery and of the queue: they outlive a pane that is drawn anew. A request that has left the list is not ticked any more.

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from .loras import find_lora, made_from, parse_loras
 
 if TYPE_CHECKING:
+    import torch
+
     from .pipeline import MiraPipeline
 
 HASHED = ("transformer/*.safetensors", "vae/*.safetensors", "scheduler/*.json")
@@ -30,12 +32,10 @@ def made_with(pipe: MiraPipeline, loras: str | None = None) -> dict[str, Any]:
     """Plain JSON values: versions (this program's own as ``commit``), device, number format, ``model_hash`` and ``text_hash`` of a pipeline from a folder, and the training runs behind it and behind its ``loras``."""
     from .attention import get_attention_backend
 
-    device = pipe.execution_device
-    name = platform.processor() or platform.machine() if device.type == "cpu" else _gpu_name(device)
     return {
         "python": platform.python_version(),
         **{package: metadata.version(package) for package in PACKAGES if find_spec(package)},
-        "device": f"{device.type} ({name})",
+        "device": device_words(pipe.execution_device),
         "dtype": str(pipe.transformer.dtype).removeprefix("torch."),
         "attention": get_attention_backend(),
         **({"commit": commit} if (commit := own_commit()) else {}),
@@ -87,7 +87,9 @@ def _digest(path: str, size: int, changed: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _gpu_name(device: Any) -> str:
+def device_words(device: torch.device) -> str:
+    """A device by kind and name: ``cuda (NVIDIA H100)``, ``cpu (x86_64)``."""
     import torch
 
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return f"{device.type} ({name})"

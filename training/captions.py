@@ -13,7 +13,7 @@ from core.files import replacing
 from core.types import nearest
 
 from .config import ConfigError
-from .dataset import MIRADATA_CAPTIONS, TABLES, TEXT_COLUMNS, path_of, captions_of, decoded, encoded, find_clips, plain_row, table_rows
+from .dataset import MIRADATA_CAPTIONS, TABLES, TEXT_COLUMNS, captions_of, decoded, encoded, find_clips, path_of, plain_row, table_rows
 
 MOST_ROWS = 5000
 """Captions that are edited at once."""

@@ -31,6 +31,7 @@ from safetensors import SafetensorError
 from core.device import choose_dtype, forget_peak
 from core.device_lock import device_held, lock_path
 from core.files import WriteError, replacing
+from core.provenance import device_words
 
 from .config import ConfigError, TrainConfig, save_config
 from .ema import EMA
@@ -120,11 +121,6 @@ def make_optimizers(model: torch.nn.Module, config: TrainConfig) -> list[torch.o
     if matrices:
         optimizers.append(Muon([parameters[name] for name in sorted(matrices)], lr=config.learning_rate, weight_decay=config.weight_decay))
     return optimizers
-
-
-def device_words(device: torch.device) -> str:
-    """A device by name, as in a video's settings."""
-    return f"{device.type} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
 
 
 def latest_checkpoint(output_dir: Path) -> Path | None:
@@ -451,5 +447,6 @@ def train(config: TrainConfig, device: str = "auto") -> Path:
 
 
 def _tell_progress(tell: Callable[[Status], None], status: Status, done: int, total: int) -> None:
+    """Of clips that are looked at, then encoded, and of captions: what is counted goes without a name."""
     if done % max(1, total // 50) == 0 or done == total:
-        tell(replace(status, state="preparing", message=f"{done} of {total} clips are ready"))
+        tell(replace(status, state="preparing", message=f"{done} of {total}"))

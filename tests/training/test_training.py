@@ -117,6 +117,9 @@ def test_a_text_encoder_tells_order_from_the_start():
     before = told()
     look_both_ways(encoder)
     assert told() > 5 * before
+    learned = encoder.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight.clone()
+    look_both_ways(encoder)  # a run that goes on from this one
+    assert torch.equal(learned, encoder.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])

@@ -11,7 +11,7 @@ from ..processes import Processes
 
 
 def build_task(config: TrainConfig, device: torch.device, progress: Callable[[int, int], None] | None = None, processes: Processes | None = None):
-    """The task for ``config.target``, on ``device``; ``progress`` hears how many clips are ready, and of how many."""
+    """The task for ``config.target``, on ``device``; ``progress`` hears how many clips were looked at, and of how many, then the same of takes that are encoded and of captions."""
     if config.target == "vae_decoder" and config.dataset:
         from .decoder import DecoderTask
 

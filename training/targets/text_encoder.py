@@ -49,7 +49,7 @@ def attribute_values() -> dict[str, list[str | None]]:
     from ..toyworld import BACKGROUNDS, CAMERAS, COLORS, MOTIONS, SHAPES, SIZES
 
     values = {"size": SIZES, "color": COLORS, "shape": SHAPES, "motion": MOTIONS, "background": BACKGROUNDS, "camera": CAMERAS}
-    values |= {f"second_{name}": [None, *values[name]] for name in ("size", "color", "shape")}
+    values |= {f"second_{name}": [None, *values[name]] for name in OF_OBJECTS}
     return {name: list(v) for name, v in values.items()}
 
 
@@ -61,6 +61,8 @@ def look_both_ways(encoder: T5EncoderModel) -> None:
     """
     table = encoder.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight  # buckets, heads
     half = len(table) // 2  # the left ones, then the right ones
+    if table[half:, 0].mean() < -AVERSION / 2:  # a run that goes on from one that has learned it
+        return
     distance = torch.arange(half, dtype=table.dtype)
     with torch.no_grad():
         for head, (near, far) in enumerate(((slice(half), slice(half, None)), (slice(half, None), slice(half)))):
