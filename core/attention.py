@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from torch.backends.cuda import SDPAParams, can_use_flash_attention
 
 from .compute import ATTENTION as BACKENDS
 from .types import nearest
@@ -52,9 +54,47 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, heads: i
 
         q, k, v = (t.unflatten(-1, (heads, -1)) for t in (query, key, value))  # B N h d
         return memory_efficient_attention(q, k, v).flatten(-2)
-    q, k, v = (t.unflatten(-1, (heads, -1)).transpose(-2, -3) for t in (query, key, value))  # B h N d
+    q, k, v = (_by_head(t, heads) for t in (query, key, value))  # B h N d
     if not query.is_cuda and torch.is_grad_enabled() and q.shape[-2] * k.shape[-2] <= _SMALL:
         out = torch.softmax(q @ (k.transpose(-1, -2) * q.shape[-1] ** -0.5), -1) @ v
     else:
         out = F.scaled_dot_product_attention(q, k, v)
     return out.transpose(-2, -3).flatten(-2)
+
+
+def attend_both(query: torch.Tensor, shared: tuple[torch.Tensor, torch.Tensor], own: tuple[torch.Tensor, torch.Tensor], heads: int) -> torch.Tensor:
+    """``attend`` of G groups a clip to keys and values that a clip's groups share and to their own, under one softmax.
+
+    ``query`` [B G, N, D]; ``shared`` key and value [B, L, D]; ``own`` [B G, M, D]. Returns [B G, N, D].
+
+    Where there is more to share than to own, nothing is copied to every group: each part is asked alone, and the answers are weighed by
+    the sums under their softmaxes, exp(lse) (Milakov & Gimelshein 2018, online softmax; Dao et al. 2022, section 3.1).
+    """
+    groups = len(query) // len(shared[0])
+    if shared[0].shape[1] > own[0].shape[1] and (kernel := _with_sums(query, heads)) is not None:
+        clips = query.unflatten(0, (-1, groups)).flatten(1, 2)  # B GN D
+        told, told_sum = kernel(*(_by_head(t, heads) for t in (clips, *shared)))[:2]  # B h GN d, B h GN
+        seen, seen_sum = kernel(*(_by_head(t, heads) for t in (query, *own)))[:2]  # BG h N d, BG h N
+        told, told_sum = (t.transpose(1, 2).reshape(len(query), -1, heads, *t.shape[3:]) for t in (told, told_sum))  # BG N h (d)
+        weight = torch.sigmoid(told_sum - seen_sum.transpose(1, 2)).to(query.dtype)
+        return torch.lerp(seen.transpose(1, 2), told, weight[..., None]).flatten(-2)
+    spread = (x[:, None].expand(-1, groups, -1, -1) for x in shared)
+    key, value = (torch.cat([x, y.unflatten(0, (-1, groups))], 2).flatten(0, 1) for x, y in zip(spread, own))  # BG L+M D
+    return attend(query, key, value, heads)
+
+
+def _with_sums(query: torch.Tensor, heads: int) -> Callable[..., tuple[torch.Tensor, ...]] | None:
+    """sdpa's kernel for ``query`` that also gives the logarithm of the sum under each softmax, if there is one; it cannot be trained through."""
+    if torch.is_grad_enabled() or _backend != "sdpa":
+        return None
+    if query.device.type == "cpu":
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    q = _by_head(query, heads)
+    if query.is_cuda and can_use_flash_attention(SDPAParams(q, q, q, None, 0.0, False, False)):
+        return torch.ops.aten._scaled_dot_product_flash_attention
+    return None
+
+
+def _by_head(tokens: torch.Tensor, heads: int) -> torch.Tensor:
+    """[B, N, D] as [B, heads, N, D / heads]."""
+    return tokens.unflatten(-1, (heads, -1)).transpose(-2, -3)

@@ -30,7 +30,7 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
-from .attention import attend
+from .attention import attend, attend_both
 from .initialisation import initialise, look_at_the_like
 from .parallel import Sequence
 from .step_cache import StepCache
@@ -188,13 +188,10 @@ class TransformerBlock(nn.Module):
 
     def _cross_attention(self, tokens: Tensor, own: list[Tensor], key: Tensor, value: Tensor) -> Tensor:
         """Attention to the text and, with ``text_spatial_cond``, to the frame as it was before self-attention: its ``own`` key and value."""
-        groups = tokens.shape[1]
         query = self.attn2.to_q(tokens)
         if not own:  # all frames of a clip ask the same keys
             return self.attn2(query.flatten(1, 2), key, value).view_as(tokens)
-        text = (x[:, None].expand(-1, groups, -1, -1) for x in (key, value))
-        key, value = (torch.cat([x, y.unflatten(0, (-1, groups))], 2).flatten(0, 1) for x, y in zip(text, own))  # (B T) L+N D
-        return self.attn2(query.flatten(0, 1), key, value).view_as(tokens)
+        return self.attn2.to_out[0](attend_both(query.flatten(0, 1), (key, value), own, self.attn2.heads)).view_as(tokens)
 
     def _sharing(self) -> list[nn.Module]:
         """The projections of the block's normed input: queries, keys and values, and with ``text_spatial_cond`` the frame's for the cross-attention."""
