@@ -18,7 +18,7 @@ from core.video_io import save_video
 from .config import ConfigError, TrainConfig
 from .dataset import Reject
 from .doctor import Report, Usable
-from .video import UnusableVideo, read_frames
+from .video import DECODING, UnusableVideo, read_frames
 
 log = logging.getLogger(__name__)
 
@@ -57,12 +57,12 @@ class Take:
         return read_frames(self.path, self.times, self.width, self.height)
 
     def key(self, model_hash: str) -> str:
-        """Names the latents of this take: of this file as it is now, this crop, this VAE. Raises UnusableVideo for a file that is gone."""
+        """Names the latents of this take: of this file as it is now, this crop, this way of decoding, this VAE. Raises UnusableVideo for a file that is gone."""
         try:
             status = self.path.stat()
         except OSError:
             raise UnusableVideo("is not there any more") from None
-        words = (str(self.path.resolve()), status.st_size, status.st_mtime_ns, f"{self.start:.4f}", self.stride, self.num_frames, self.width, self.height, model_hash)
+        words = (str(self.path.resolve()), status.st_size, status.st_mtime_ns, f"{self.start:.4f}", self.stride, self.num_frames, self.width, self.height, DECODING, model_hash)
         return hashlib.sha256(repr(words).encode()).hexdigest()[:32]
 
 

@@ -16,6 +16,8 @@ from av.error import FFmpegError
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif", ".mpg", ".mpeg", ".ts", ".wmv", ".flv")
 
+DECODING = 2
+"""Counts up whenever another frame is given for the same time: latents of before are then made anew."""
 LEADS = (0.0, 2.0, 10.0)
 """Seconds before the first asked time that are sought, one after the other, until a key frame is found that has begun by then; after these the file is read from its beginning."""
 

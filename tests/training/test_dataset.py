@@ -192,6 +192,15 @@ def test_a_resumed_run_opens_no_file_again_and_tells_how_far_it_is(folder, tmp_p
     assert told[2:] == [(1, 2), (2, 2)] * 2 and len(opened) == 3
 
 
+def test_latents_of_frames_that_were_decoded_otherwise_are_made_anew(folder, tmp_path_factory, monkeypatch):
+    config = load_config(None, [f"dataset={folder}", f"data_dir={tmp_path_factory.mktemp('data')}", "model=any", "num_frames=[4]", "sizes=[48x32]"])
+    latents, made = tmp_path_factory.mktemp("latents"), []
+    for decoding, count in ((1, 2), (1, 2), (2, 4)):
+        monkeypatch.setattr("training.takes.DECODING", decoding)
+        VideoLatents(config, latents, "hash", lambda frames: made.append(frames) or torch.zeros(4, 4, 4, 6))
+        assert len(made) == count, decoding
+
+
 def test_what_is_transparent_is_black(tmp_path):
     picture = np.full((32, 32, 4), 200, np.uint8)
     picture[:16, :, 3], picture[16:, :, 3] = 0, 255
