@@ -117,9 +117,9 @@ class FreshTakes(VideoLatents):
     A file that breaks meanwhile is counted among ``rejects``, and another clip of its shape stands in for it. Raises ConfigError when no clip can be used.
     """
 
-    def __init__(self, config: TrainConfig, channels: int):
+    def __init__(self, config: TrainConfig, channels: int, progress: Callable[[int, int], None] | None = None):
         self.config, self.channels = config, channels
-        self.report = examine_for(config)
+        self.report = examine_for(config, progress)
         self.rejects = list(self.report.rejects)
         self.takes = takes_of(self.report, replace(config, takes_per_clip=1))[: config.clips or None]  # one of each clip, in its order
         for reject in self.rejects:

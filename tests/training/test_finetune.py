@@ -35,6 +35,7 @@ from training.config import ConfigError, load_config, save_config
 from training.latents import FreshTakes
 from training.preflight import preflight
 from training.runs import ROOT, SAMPLE_NOW, TRASH, Runs, Status, read_run
+from training.targets import build_task
 from training.targets.decoder import DecoderTask, VideoFrames, _lpips
 from training.targets.transformer import TransformerTask
 from training.trainer import Diverged, Trainer, train
@@ -495,6 +496,13 @@ def test_without_a_cache_a_clip_is_another_take_each_time_and_a_broken_file_is_n
     (tmp_path / "videos" / "dataset.json").write_text("{}")
     with pytest.raises(ConfigError, match="latent_cache is false, but .* holds latents"):
         TransformerTask(settings, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("words", [("latent_cache=false",), ("target=vae_decoder",)])
+def test_how_far_the_look_at_the_clips_is_is_told_without_a_cache_too(place, tmp_path, words):
+    told = []
+    build_task(config(place, tmp_path, *words), torch.device("cpu"), lambda *counts: told.append(counts))
+    assert told == [(done, 8) for done in range(1, 9)]
 
 
 def test_an_exploding_loss_stops_the_run_and_says_where(place, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ def build_task(config: TrainConfig, device: torch.device, progress: Callable[[in
     if config.target == "vae_decoder" and config.dataset:
         from .decoder import DecoderTask
 
-        return DecoderTask(config, device, processes)
+        return DecoderTask(config, device, progress, processes)
     if config.target in ("vae", "vae_decoder"):
         from .vae import VAETask as task
     elif config.target == "text_encoder":

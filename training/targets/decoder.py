@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +43,11 @@ class DecoderTask:
 
     casts_weights = False
 
-    def __init__(self, config: TrainConfig, device: torch.device, processes: Processes | None = None):
+    def __init__(self, config: TrainConfig, device: torch.device, progress: Callable[[int, int], None] | None = None, processes: Processes | None = None):
         self.config, self.device = config, device
         self.processes = processes or Processes(str(device))
         self.model = self._model()
-        self.dataset = VideoFrames(config)
+        self.dataset = VideoFrames(config, progress)
         self.perceptual = _lpips(device)
         self.network: torch.nn.Module = Decoder(self.model)
         self.units = [self.model.decoder]
@@ -134,11 +134,11 @@ class Decoder(torch.nn.Module):
 class VideoFrames:
     """The takes of a dataset, decoded whenever they are drawn. A file that breaks is left out from then on, and counted.
 
-    Raises ConfigError when no clip can be used.
+    ``progress`` is called with how many clips were looked at, and of how many. Raises ConfigError when no clip can be used.
     """
 
-    def __init__(self, config: TrainConfig):
-        report = examine_for(config)
+    def __init__(self, config: TrainConfig, progress: Callable[[int, int], None] | None = None):
+        report = examine_for(config, progress)
         self.rejects: list[Reject] = list(report.rejects)
         self.takes = takes_of(report, config)[: config.clips or None]
         if not self.takes:

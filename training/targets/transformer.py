@@ -89,7 +89,7 @@ class TransformerTask:
             raise ConfigError(f"keep_frame_indices is for latents of Toy World, whose clips are thinned; {config.dataset} holds videos. Leave it out.")
         self.frame_encoder = FrameEncoder(self.folder, self.device, self.dtype)
         if not config.latent_cache:
-            return FreshTakes(config, self.frame_encoder.load().config.latent_channels)
+            return FreshTakes(config, self.frame_encoder.load().config.latent_channels, progress)
         dataset = VideoLatents(config, Path(config.data_dir) / "cache" / "latents", model_hash(self.folder, ("vae/*",)), self.frame_encoder, progress)
         self.frame_encoder.release()
         self.text_encoder.keep(["", *dataset.captions, *config.validation_prompts], progress)
