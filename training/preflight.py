@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import shutil
 import subprocess
@@ -149,12 +148,7 @@ def _pixels_a_step(config: TrainConfig) -> float:
 
 def _speed(run: Run) -> tuple[float, float] | None:
     """Seconds a step and gigabytes, as the run measured them last."""
-    with contextlib.suppress(OSError):
-        for line in reversed((run.folder / "metrics.jsonl").read_text().splitlines()):
-            with contextlib.suppress(ValueError):
-                if "seconds_per_step" in (row := json.loads(line)):
-                    return row["seconds_per_step"], row["memory_gb"]
-    return None
+    return next(((row["seconds_per_step"], row["memory_gb"]) for row in reversed(run.metrics()) if "seconds_per_step" in row), None)
 
 
 def _remedy(config: TrainConfig) -> str:

@@ -239,7 +239,8 @@ def test_the_time_of_a_run_is_reckoned_from_the_nearest_of_its_kind(tmp_path):
     for name, seconds, *words in (("small", 1.0), ("large", 6.0, "train_batch_size=16"), ("temporal", 99.0, "target=temporal"), ("unmeasured", None, "train_batch_size=4")):
         (folder := tmp_path / "runs" / name).mkdir(parents=True)
         save_config(wanted(*words), folder / "config.yaml")
-        (folder / "metrics.jsonl").write_text(json.dumps({"step": 1, "seconds_per_step": seconds, "memory_gb": 2}) + '\n{"step": 2}\n{"st' if seconds else "")
+        rows = [{"step": step, "loss": 1, "seconds_per_step": took, "memory_gb": 2} for step, took in ((1, 50.0), (2, 50.0), (1, seconds))]  # resumed, and not yet where it was
+        (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)) + '\n{"step": 2}\n{"st' if seconds else "")
     runs = Runs(tmp_path / "runs").list()
     for words, seconds, reckoned in (((), 10, False), (("sizes=[64x64]",), 20, True), (("num_frames=[1,16]", "gradient_accumulation_steps=4", "sizes=[64x32,64x32]"), 60, True), (("mixed_precision=bf16",), None, False)):
         told = preflight(wanted(*words), runs)
