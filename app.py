@@ -100,6 +100,7 @@ def main() -> None:
             quiet=True,
             app_kwargs={"routes": ui.routes(services)},
             prevent_thread_lock=True,
+            _frontend=False,  # or Gradio gives the page 3 seconds to come, and on a busy machine the studio would end with "please set share=True"
             **ui.launch_options(),
         )
         if not services.executor.inside_events:

@@ -142,6 +142,17 @@ def test_nothing_is_lost_when_the_app_is_killed_or_stopped(studio_app: StudioApp
     assert [video["id"] for video in studio_app.call("list_videos")] == [*reversed(waiting), running, *finished]
 
 
+def test_a_machine_too_busy_to_answer_at_once_does_not_end_the_studio(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradio gives its own page three seconds and gives up; here they are always over."""
+    (tmp_path / "sitecustomize.py").write_text("import sys\nif sys.argv[0] == 'app.py':\n    import gradio.networking\n    gradio.networking.url_ok = lambda url: False\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    app = StudioApp(tmp_path / "data", tiny_model)
+    try:
+        app.start()
+    finally:
+        app.end()
+
+
 def _alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
