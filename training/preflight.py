@@ -12,9 +12,9 @@ from pathlib import Path
 
 import psutil
 
-from core.releases import RELEASES, released_shapes
+from core.releases import RELEASES, TEXT_ENCODER, TEXT_ENCODER_BYTES, folder_name, released_shapes
 
-from .config import ConfigError, TrainConfig
+from .config import LATENT_TARGETS, ConfigError, TrainConfig
 from .runs import Run, base_folder
 from .takes import parse_sizes
 
@@ -27,8 +27,8 @@ STATE_BYTES = 16
 """A trained number in training_state.pt: the same without the gradient."""
 ALIKE = ("target", "model", "num_frames", "sizes", "train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "selective_checkpointing", "curriculum", "mixed_precision", "latent_cache", "optimizer", "sharding", "num_processes")
 """Settings that two runs must share for one to tell how long the other takes."""
-AKIN = ("target", "model", "mixed_precision")
-"""Those that they must share for its time to be reckoned from the other's."""
+AKIN = ("target", "model", "mixed_precision", "latent_cache")
+"""Those that they must share for its time to be reckoned from the other's. Without a cache of latents, clips and captions are encoded in each step."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Preflight:
     trained: int | None
     """Numbers that are trained."""
     memory: int | None
-    """Bytes of one process: measured on an earlier run, or the least that weights and optimizer take (activations come on top)."""
+    """Bytes of one process: measured on an earlier run, or the least that weights and optimizer take (activations come on top); among the weights are those of encoders that stay."""
     measured: bool
     """Whether memory comes from an earlier run like this one on this machine."""
     memory_free: int
@@ -73,7 +73,8 @@ def preflight(config: TrainConfig, runs: Sequence[Run], device: str = "cpu") -> 
         parts = config.num_processes if config.sharding != "none" else 1
         each = TRAINED_BYTES - (SAVED_BY_8_BITS if config.optimizer == "adamw8bit" else 0)
         frozen = total - (0 if config.target == "lora" else trained)
-        least = trained * each // parts + frozen * (4 if device == "cpu" and config.mixed_precision == "fp32" else 2) // (parts if config.sharding == "full" else 1)
+        bytes_each = 4 if device == "cpu" and config.mixed_precision == "fp32" else 2
+        least = trained * each // parts + frozen * bytes_each // (parts if config.sharding == "full" else 1) + count_encoders(config) * bytes_each
     memory = int(gigabytes * 1e9) if gigabytes else least
     free = memory_free(device)
     if memory is not None and memory > free:
@@ -105,6 +106,18 @@ def count_trained(config: TrainConfig, shapes: Mapping[str, tuple[int, ...]]) ->
         return sum(config.lora_rank * sum(shape) for name, shape in shapes.items() if len(shape) == 2 and "blocks." in name and name.endswith(endings))
     starts = {"temporal": TEMPORAL, "vae_decoder": "decoder."}.get(config.target, "")
     return sum(math.prod(shape) for name, shape in shapes.items() if name.startswith(starts))
+
+
+def count_encoders(config: TrainConfig) -> int:
+    """How many numbers stay in memory beside the transformer: without a cache of latents the VAE's and the text encoder's; the latter's with Toy World's latents too."""
+    ready = bool(config.dataset) and (Path(config.dataset) / "dataset.json").exists()
+    if config.target not in LATENT_TARGETS or (config.latent_cache and not ready):
+        return 0
+    folder, shared = base_folder(config), Path(config.data_dir) / "models" / folder_name(TEXT_ENCODER)
+    vae = tensor_shapes(folder / "vae") if folder else released_shapes(RELEASES[config.model], "vae") if config.model in RELEASES else {}
+    text = next((found for place in (folder, shared) if place and (found := tensor_shapes(place / "text_encoder"))), None)
+    text_numbers = TEXT_ENCODER_BYTES // 2 if text is None else sum(map(math.prod, text.values()))
+    return text_numbers + (0 if config.latent_cache else sum(map(math.prod, vae.values())))
 
 
 def memory_free(device: str) -> int:
@@ -152,6 +165,8 @@ def _speed(run: Run) -> tuple[float, float] | None:
 
 
 def _remedy(config: TrainConfig) -> str:
+    if config.target in LATENT_TARGETS and not config.latent_cache:
+        return "Set latent_cache to true: then neither the VAE nor the text encoder is in memory while it trains."
     if config.target == "lora":
         return "Unload the model on the Models tab, or choose a smaller batch."
     return "Train a LoRA instead, or only the temporal blocks."

@@ -22,7 +22,7 @@ from core.learned_metrics import LPIPS_BACKBONE, LPIPS_MISSING
 from core.loras import FOLDER, apply_loras, made_from
 from core.metrics import measure
 from core.provenance import made_with
-from core.releases import RELEASES, released_shapes
+from core.releases import RELEASES, TEXT_ENCODER_BYTES, released_shapes
 from core.temporal_vae import TemporalVAE
 from core.types import RequestError
 from core.vae import build_mira_vae
@@ -319,6 +319,21 @@ def test_what_a_run_needs_is_reckoned_from_the_model_and_from_earlier_runs(place
     rows = [row for row in read_run(tmp_path / "runs" / "first").metrics() if "seconds_per_step" in row]
     assert again.measured and again.seconds == pytest.approx(4 * rows[-1]["seconds_per_step"]) and again.memory == int(rows[-1]["memory_gb"] * 1e9)
     assert not preflight(load_config(None, [*(f"{k}={v}" for k, v in (("model", place / "model"), ("dataset", "x"), ("target", target))), "sizes=[64x48]"]), Runs(tmp_path / "runs").list()).measured
+
+
+def test_encoders_that_stay_in_memory_are_reckoned_with(place, tmp_path, monkeypatch):
+    numbers = {part: sum(parameter.numel() for parameter in getattr(tiny_pipeline(), part).parameters()) for part in ("vae", "text_encoder")}
+    needed = lambda *words: preflight(config(place, tmp_path, "target=lora", *words), []).memory  # noqa: E731
+    assert needed("latent_cache=false") - needed() == 4 * sum(numbers.values())
+    (tmp_path / "latents").mkdir()
+    (tmp_path / "latents" / "dataset.json").touch()
+    assert needed(f"dataset={tmp_path / 'latents'}") - needed() == 4 * numbers["text_encoder"]
+    decoder = [preflight(config(place, tmp_path, "target=vae_decoder", *words), []).memory for words in ((), ("latent_cache=false",))]
+    assert decoder[0] == decoder[1], "it has no latents to keep"
+    release = [preflight(load_config(None, ["model=TencentARC/Mira-v0:128", "dataset=x", "target=lora", f"data_dir={tmp_path}", *words]), []).memory for words in ((), ("latent_cache=false",))]
+    assert release[1] - release[0] > TEXT_ENCODER_BYTES
+    monkeypatch.setattr("training.preflight.memory_free", lambda device: 1000)
+    assert "Set latent_cache to true" in preflight(config(place, tmp_path, "target=lora", "latent_cache=false"), []).problems[0]
 
 
 def test_what_does_not_fit_is_said_before_it_begins(place, tmp_path, monkeypatch):

@@ -242,7 +242,7 @@ def test_the_time_of_a_run_is_reckoned_from_the_nearest_of_its_kind(tmp_path):
         rows = [{"step": step, "loss": 1, "seconds_per_step": took, "memory_gb": 2} for step, took in ((1, 50.0), (2, 50.0), (1, seconds))]  # resumed, and not yet where it was
         (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)) + '\n{"step": 2}\n{"st' if seconds else "")
     runs = Runs(tmp_path / "runs").list()
-    for words, seconds, reckoned in (((), 10, False), (("sizes=[64x64]",), 20, True), (("num_frames=[1,16]", "gradient_accumulation_steps=4", "sizes=[64x32,64x32]"), 60, True), (("mixed_precision=bf16",), None, False)):
+    for words, seconds, reckoned in (((), 10, False), (("sizes=[64x64]",), 20, True), (("num_frames=[1,16]", "gradient_accumulation_steps=4", "sizes=[64x32,64x32]"), 60, True), (("mixed_precision=bf16",), None, False), (("latent_cache=false",), None, False)):
         told = preflight(wanted(*words), runs)
         assert (told.seconds, told.reckoned, told.measured) == (seconds, reckoned, seconds == 10), words
 
