@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,22 +87,37 @@ def _frames_from(path: Path, time: float) -> Iterator[tuple[float, av.VideoFrame
     """When frames begin, and the frames as they are when the whole file is read: from one on that has begun by ``time``, or from the first one.
 
     A seek may end behind the time (MPEG-TS), and what comes before a key frame but refers to the one before that is lost (open GOP): then one farther back is tried.
-    After a seek into MPEG-PS, which does not say of every frame when it begins, times are guessed: it is always read from its beginning.
+    After a seek into MPEG-PS, which does not say of every frame when it begins, times are guessed: it is read from its beginning, and decoded from a key frame on.
     """
     for lead in LEADS:
         if time - lead > 1:
             with _opened(path) as (container, stream):
                 if container.format.name == "mpeg":
-                    break
-                container.seek(int((time - lead + _origin(stream)) / stream.time_base), stream=stream)
-                timed = _timed(container, stream)
+                    timed = _timed(stream, _packets_from(container, stream, time - lead))
+                else:
+                    container.seek(int((time - lead + _origin(stream)) / stream.time_base), stream=stream)
+                    timed = _timed(stream, container.demux(stream))
                 early = itertools.takewhile(lambda item: item[0] <= time, timed)
                 if (first := next((item for item in early if item[1].key_frame and not item[1].is_corrupt), None)) is not None:
                     yield first
                     yield from timed
                     return
     with _opened(path) as (container, stream):
-        yield from _timed(container, stream)
+        yield from _timed(stream, container.demux(stream))
+
+
+def _packets_from(container: av.container.InputContainer, stream: av.VideoStream, time: float) -> Iterator[av.Packet]:
+    """What the file holds from the last key frame on that has begun by ``time``: all is read, at a small part of what decoding takes."""
+    latest, packets = int((time + _origin(stream)) / stream.time_base), container.demux(stream)
+    group: list[av.Packet] = []
+    for packet in packets:
+        if packet.is_keyframe and packet.pts is not None:
+            if packet.pts > latest:
+                group.append(packet)
+                break
+            group = []
+        group.append(packet)
+    yield from itertools.chain(group, packets)  # PyAV's own iterator cannot be yielded from once it has ended
 
 
 def _origin(stream: av.VideoStream) -> float:
@@ -118,10 +133,10 @@ def _slack(stream: av.VideoStream) -> float:
     return max(1e-4, min(1.1 * float(stream.time_base), 0.25 / float(stream.average_rate or 100)))
 
 
-def _timed(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[tuple[float, av.VideoFrame]]:
+def _timed(stream: av.VideoStream, packets: Iterable[av.Packet]) -> Iterator[tuple[float, av.VideoFrame]]:
     """When each frame begins, in seconds from the first one of the file and early by the slack, and the frame."""
     shift = _origin(stream) + _slack(stream)
-    return (((frame.time or 0.0) - shift, frame) for frame in _decoded(container, stream))
+    return (((frame.time or 0.0) - shift, frame) for frame in _decoded(packets))
 
 
 def _fitted(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
@@ -140,10 +155,11 @@ def _fitted(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
     return np.ascontiguousarray(upright[top : top + height, left : left + width])
 
 
-def _decoded(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+def _decoded(packets: Iterable[av.Packet]) -> Iterator[av.VideoFrame]:
     """Frames up to the end or to the first break in a damaged file."""
     try:
-        yield from container.decode(stream)
+        for packet in packets:
+            yield from packet.decode()
     except FFmpegError:
         return
 

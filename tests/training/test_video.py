@@ -4,7 +4,7 @@ import av
 import numpy as np
 import pytest
 
-from training.video import probe_video, read_frames
+from training.video import _frames_from, probe_video, read_frames
 
 OPEN_GOP = "keyint=25:min-keyint=25:open-gop=1:scenecut=0:bframes=3:b-adapt=0"
 HEVC = f"{OPEN_GOP}:log-level=none:pools=none:frame-threads=1"
@@ -45,6 +45,17 @@ def test_a_stretch_is_what_reading_the_whole_file_shows_wherever_a_seek_ends(tmp
     whole = read_frames(tmp_path / name, times, 64, 48)
     for first in range(40, 60):
         assert np.array_equal(read_frames(tmp_path / name, times[first : first + 3], 64, 48), whole[first : first + 3]), first
+
+
+@pytest.mark.parametrize("codec", ["mpeg1video", "mpeg2video"])
+def test_a_late_stretch_of_a_file_without_an_index_is_decoded_from_a_key_frame_on(tmp_path, codec):
+    write_moving(tmp_path / "v.mpg", codec, 110)
+    frames_from = lambda time: [(begins, frame.to_ndarray().tobytes()) for begins, frame in _frames_from(tmp_path / "v.mpg", time)]  # noqa: E731
+    whole = frames_from(0.0)
+    assert len(whole) == 110
+    for time in (t / 25 for t in range(60, 110)):
+        part = frames_from(time)
+        assert part == whole[-len(part) :] and time - 1 <= part[0][0] <= time, time
 
 
 @pytest.mark.parametrize("rate", [24, 30, 60])
