@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch.backends.cuda import SDPAParams, can_use_flash_attention
 
 from .compute import ATTENTION as BACKENDS
 from .types import nearest
@@ -71,7 +70,7 @@ def attend_both(query: torch.Tensor, shared: tuple[torch.Tensor, torch.Tensor], 
     the sums under their softmaxes, exp(lse) (Milakov & Gimelshein 2018, online softmax; Dao et al. 2022, section 3.1).
     """
     groups = len(query) // len(shared[0])
-    if shared[0].shape[1] > own[0].shape[1] and (kernel := _with_sums(query, heads)) is not None:
+    if shared[0].shape[1] > own[0].shape[1] and (kernel := _with_sums(query)) is not None:
         clips = query.unflatten(0, (-1, groups)).flatten(1, 2)  # B GN D
         told, told_sum = kernel(*(_by_head(t, heads) for t in (clips, *shared)))[:2]  # B h GN d, B h GN
         seen, seen_sum = kernel(*(_by_head(t, heads) for t in (query, *own)))[:2]  # BG h N d, BG h N
@@ -83,16 +82,11 @@ def attend_both(query: torch.Tensor, shared: tuple[torch.Tensor, torch.Tensor], 
     return attend(query, key, value, heads)
 
 
-def _with_sums(query: torch.Tensor, heads: int) -> Callable[..., tuple[torch.Tensor, ...]] | None:
-    """sdpa's kernel for ``query`` that also gives the logarithm of the sum under each softmax, if there is one; it cannot be trained through."""
-    if torch.is_grad_enabled() or _backend != "sdpa":
+def _with_sums(query: torch.Tensor) -> Callable[..., tuple[torch.Tensor, ...]] | None:
+    """sdpa's kernel for ``query`` that also gives the logarithm of the sum under each softmax, where one was measured to win (CPUs); it cannot be trained through."""
+    if query.device.type != "cpu" or torch.is_grad_enabled():
         return None
-    if query.device.type == "cpu":
-        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    q = _by_head(query, heads)
-    if query.is_cuda and can_use_flash_attention(SDPAParams(q, q, q, None, 0.0, False, False)):
-        return torch.ops.aten._scaled_dot_product_flash_attention
-    return None
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 def _by_head(tokens: torch.Tensor, heads: int) -> torch.Tensor:
