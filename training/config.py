@@ -111,7 +111,7 @@ class TrainConfig:
     frame_stride: int = 4
     """Largest distance of two frames, in frames of the file; drawn anew for each take, and told to the model as its frame rate."""
     takes_per_clip: int = 1
-    """Stretches drawn from each video."""
+    """Stretches drawn from each video, of each length that a stage of the curriculum takes of it."""
     latent_cache: bool = True
     """False encodes every batch anew, each time a clip is drawn another stretch of it at another stride: more to see, no disk, but the VAE and the text encoder stay in memory and take their time in each step."""
     timestep_logit_mean: float | None = None

@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 
 from core.files import replacing
 
-from .config import ConfigError, Stage, TrainConfig
+from .config import Stage, TrainConfig
 from .dataset import Reject
 from .doctor import examine_for
-from .takes import Take, dataset_hash, frames_or_reject, split_held_out, take_of, takes_of, unusable
+from .takes import Take, dataset_hash, frames_or_reject, lengths_of, of_stage, split_held_out, take_of, takes_of, unusable
 from .video import UnusableVideo
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class VideoLatents:
         self.rejects: list[Reject] = list(self.report.rejects)
         self.takes: list[Take] = []
         self.files: list[Path] = []
-        takes = takes_of(self.report, config)[: config.clips or None]
+        takes = takes_of(self.report, config)
         for number, take in enumerate(takes, 1):
             try:
                 key = take.key(model_hash)
@@ -96,9 +96,7 @@ class VideoLatents:
 
     def batch(self, stage: Stage, rng: np.random.Generator) -> dict[str, Any]:
         """``latents`` [B, C, T, h, w] (or ``frames`` to make them of), ``texts`` and ``fps`` [B] of clips of one shape; shapes are drawn by how many clips they have."""
-        allowed = [i for i in self.trained if self.takes[i].num_frames in (*stage.num_frames, 1)]
-        if not allowed:
-            raise ConfigError(f"No clip has {' or '.join(map(str, stage.num_frames))} frames.")
+        allowed = of_stage(self.takes, self.trained, stage)
         first = self.takes[allowed[int(rng.integers(len(allowed)))]]
         alike = [i for i in allowed if (t := self.takes[i]).num_frames == first.num_frames and (t.width, t.height) == (first.width, first.height)]
         return self._together([alike[i] for i in rng.integers(0, len(alike), stage.clips(first.num_frames))], rng)
@@ -121,7 +119,8 @@ class FreshTakes(VideoLatents):
         self.config, self.channels = config, channels
         self.report = examine_for(config, progress)
         self.rejects = list(self.report.rejects)
-        self.takes = takes_of(self.report, replace(config, takes_per_clip=1))[: config.clips or None]  # one of each clip, in its order
+        self.takes = takes_of(self.report, replace(config, takes_per_clip=1))
+        self.items = [item for item in self.report.clips[: config.clips or None] for _ in lengths_of(item, config)]  # of each take its clip
         for reject in self.rejects:
             log.warning("not used: %s %s", reject.name, reject.reason)
         if not self.takes:
@@ -144,7 +143,7 @@ class FreshTakes(VideoLatents):
         num_frames, width, height = shape
         others = (int(i) for i in rng.permutation([i for i in self.trained if self._shape(i) == shape]))
         for i in (index, *others):
-            take = take_of(self.report.clips[i], [num_frames], [(width, height)], self.config.frame_stride, rng)
+            take = take_of(self.items[i], [num_frames], [(width, height)], self.config.frame_stride, rng)
             if (frames := frames_or_reject(take, self.rejects)) is not None:
                 return take, frames
         raise unusable(self.config, self.rejects)

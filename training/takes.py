@@ -15,7 +15,7 @@ import numpy as np
 from core.types import SIZE_MULTIPLE, RequestError, VideoShape
 from core.video_io import save_video
 
-from .config import ConfigError, TrainConfig
+from .config import ConfigError, Stage, TrainConfig
 from .dataset import Reject
 from .doctor import Report, Usable
 from .video import DECODING, UnusableVideo, read_frames
@@ -94,15 +94,30 @@ def take_of(item: Usable, lengths: Sequence[int], sizes: Sequence[tuple[int, int
     return Take(item.clip.path, item.clip.captions, start, stride, num_frames, width, height, item.facts.fps)
 
 
+def lengths_of(item: Usable, config: TrainConfig) -> list[int]:
+    """How long a clip's takes are: for each stage the longest of its lengths that the clip can fill; 1 for a picture."""
+    longest = {max((n for n in stage.num_frames if n <= item.num_frames), default=0) for stage in config.stages} if item.facts.num_frames > 1 else {0}
+    return sorted(longest - {0}, reverse=True) or [1]
+
+
 def takes_of(report: Report, config: TrainConfig) -> list[Take]:
-    """All takes of a dataset: ``takes_per_clip`` of each clip, drawn from the run's seed and the clip alone."""
-    lengths, sizes = config.lengths, parse_sizes(config.sizes)
+    """All takes of a dataset: ``takes_per_clip`` of each clip and length, drawn from the run's seed and the clip alone."""
+    sizes = parse_sizes(config.sizes)
     takes = []
-    for item in report.clips:
+    for item in report.clips[: config.clips or None]:
         seed = int.from_bytes(hashlib.sha256(f"{item.clip.path.name} {item.clip.start:.3f}".encode()).digest()[:8])
         count = config.takes_per_clip if item.facts.num_frames > 1 else 1
-        takes += [take_of(item, lengths, sizes, config.frame_stride, np.random.default_rng([config.seed, seed, k])) for k in range(count)]
+        takes += [take_of(item, [n], sizes, config.frame_stride, np.random.default_rng([config.seed, seed, k])) for n in lengths_of(item, config) for k in range(count)]
     return takes
+
+
+def of_stage(takes: Sequence[Take], indices: Sequence[int], stage: Stage) -> list[int]:
+    """Those of ``indices`` whose takes are for a stage: of its lengths, and pictures. Raises ConfigError where there is none."""
+    moving = {take.path for take in takes if take.num_frames > 1}
+    found = [i for i in indices if (n := takes[i].num_frames) in stage.num_frames or (n == 1 and takes[i].path not in moving)]
+    if not found:
+        raise ConfigError(f"No clip has {' or '.join(map(str, stage.num_frames))} frames.")
+    return found
 
 
 def split_held_out(takes: Sequence[Take], validation_clips: int) -> tuple[list[int], list[int]]:

@@ -31,8 +31,8 @@ from studio.components.run_list import render_samples
 from studio_app import wait_for
 from tiny import TEXT_DIM, save_tiny_model, tiny_pipeline
 from training.__main__ import main
-from training.config import ConfigError, load_config, save_config
-from training.latents import FreshTakes
+from training.config import ConfigError, Stage, load_config, save_config
+from training.latents import FreshTakes, VideoLatents
 from training.preflight import preflight
 from training.runs import ROOT, SAMPLE_NOW, TRASH, Runs, Status, read_run
 from training.targets import build_task
@@ -178,12 +178,12 @@ def test_a_video_that_breaks_while_it_is_trained_on_is_left_out_and_named(place,
     frames = VideoFrames(config(place, tmp_path / "run", "target=vae_decoder", f"dataset={tmp_path / 'videos'}", "validation_clips=0"))
     (tmp_path / "videos" / "clip3.mp4").write_bytes(b"broken")
     for seed in range(12):
-        assert frames.frames(4, np.random.default_rng(seed)).shape == (4, 4, 32, 48, 3)
+        assert frames.frames(Stage(train_batch_size=4, num_frames=[4]), np.random.default_rng(seed)).shape == (4, 4, 32, 48, 3)
     assert [reject.name for reject in frames.rejects] == ["clip3.mp4"]
     for file in (tmp_path / "videos").glob("*.mp4"):
         file.write_bytes(b"broken")
     with pytest.raises(ConfigError, match="no clip that can be trained on"):
-        frames.frames(4, np.random.default_rng(0))
+        frames.frames(Stage(train_batch_size=4, num_frames=[4]), np.random.default_rng(0))
 
 
 def test_a_lora_is_used_with_its_weight_and_left_out_again(place, tmp_path):
@@ -511,6 +511,16 @@ def test_without_a_cache_a_clip_is_another_take_each_time_and_a_broken_file_is_n
     (tmp_path / "videos" / "dataset.json").write_text("{}")
     with pytest.raises(ConfigError, match="latent_cache is false, but .* holds latents"):
         TransformerTask(settings, torch.device("cpu"))
+
+
+def test_each_stage_of_a_curriculum_has_takes_of_its_length_of_every_clip(place, tmp_path):
+    settings = config(place, tmp_path, "max_train_steps=0", "clips=7", "curriculum=[{steps: 1, num_frames: [1], train_batch_size: 2}, {steps: 1, num_frames: [4, 8], train_batch_size: 2}, {steps: 1, num_frames: [2], train_batch_size: 2}]")
+    cached = VideoLatents(settings, tmp_path / "latents", "hash", lambda frames: torch.zeros(4, len(frames), 4, 6))
+    for dataset, shape in ((cached, lambda batch: batch["latents"].shape[2]), (FreshTakes(settings, channels=4), lambda batch: batch["frames"].shape[1]), (VideoFrames(settings), lambda frames: frames.shape[1])):
+        assert Counter(take.num_frames for take in dataset.takes) == {1: 7, 2: 7, 8: 7} and len({dataset.takes[i].path for i in dataset.trained}) == 7 - len({dataset.takes[i].path for i in dataset.held_out})
+        draw = dataset.frames if isinstance(dataset, VideoFrames) else dataset.batch
+        for stage, num_frames in zip(settings.stages, (1, 8, 2)):
+            assert {shape(draw(stage, np.random.default_rng(seed))) for seed in range(8)} == {num_frames}
 
 
 @pytest.mark.parametrize("words", [("latent_cache=false",), ("target=vae_decoder",)])

@@ -17,12 +17,12 @@ from core.temporal_vae import TemporalVAE
 from core.vae import decode_latents, encode_video
 from core.video_io import save_video, to_uint8
 
-from ..config import TrainConfig
+from ..config import Stage, TrainConfig
 from ..dataset import Reject
 from ..doctor import examine_for
 from ..ema import using
 from ..processes import Processes
-from ..takes import Take, dataset_hash, frames_or_reject, split_held_out, takes_of, unusable
+from ..takes import Take, dataset_hash, frames_or_reject, of_stage, split_held_out, takes_of, unusable
 from ..trainer import step_rng
 from .transformer import mean_figures, model_folder
 from .vae import use_exact_temporal_convolutions
@@ -66,7 +66,7 @@ class DecoderTask:
     def batch(self, index: int) -> dict[str, Any]:
         """``frames`` uint8 [B, T, H, W, 3] of takes of one shape: this process's share."""
         stage = self.config.stage_at(index // self.config.gradient_accumulation_steps)
-        return {"frames": self.processes.share(self.dataset.frames(stage.train_batch_size, step_rng(self.config.seed, index)))}
+        return {"frames": self.processes.share(self.dataset.frames(stage, step_rng(self.config.seed, index)))}
 
     def loss(self, batch: dict[str, Any], index: int) -> tuple[torch.Tensor, dict[str, float]]:
         return self._loss(self.network, batch)
@@ -140,7 +140,7 @@ class VideoFrames:
     def __init__(self, config: TrainConfig, progress: Callable[[int, int], None] | None = None):
         report = examine_for(config, progress)
         self.rejects: list[Reject] = list(report.rejects)
-        self.takes = takes_of(report, config)[: config.clips or None]
+        self.takes = takes_of(report, config)
         if not self.takes:
             raise unusable(config, self.rejects)
         self.config = config
@@ -154,10 +154,10 @@ class VideoFrames:
             "shapes": [f"{w}x{h}, {n} frames" for w, h, n in shapes], "rejected": [{"name": reject.name, "reason": reject.reason} for reject in self.rejects],
         }  # fmt: skip
 
-    def frames(self, count: int, rng: np.random.Generator) -> np.ndarray:
-        """uint8 [count, T, H, W, 3]: takes of the shape of the first one drawn. Raises ConfigError when every file is broken."""
-        first, found = None, []
-        for index in rng.permutation(np.repeat(self.trained, max(2, -(-8 * count // len(self.trained))))):
+    def frames(self, stage: Stage, rng: np.random.Generator) -> np.ndarray:
+        """uint8 [B, T, H, W, 3]: takes for a stage, of the shape of the first one drawn. Raises ConfigError when every file is broken."""
+        first, found, count, allowed = None, [], stage.train_batch_size, of_stage(self.takes, self.trained, stage)
+        for index in rng.permutation(np.repeat(allowed, max(2, -(-8 * count // len(allowed))))):
             take = self.takes[index]
             if first is not None and (take.num_frames, take.width, take.height) != (first.num_frames, first.width, first.height):
                 continue
