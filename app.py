@@ -93,7 +93,7 @@ def main() -> None:
         demo.launch(
             server_name=args.host,
             server_port=args.port,
-            allowed_paths=[str(services.library.videos_dir), str(data_dir / "previews"), str(services.exports), str(services.sources), str(services.runs.folder)],
+            allowed_paths=[str(services.library.videos_dir), str(services.library.trash_dir), str(data_dir / "previews"), str(services.exports), str(services.sources), str(services.runs.folder)],
             max_file_size="100mb",
             show_error=True,
             mcp_server=args.mcp,

@@ -22,15 +22,15 @@
     keepForm: (model, values) => keeping && store(FORM, JSON.stringify({ model, values })),
   };
 
-  // Ticks of the gallery and of the queue: they outlive a pane that is drawn anew. A request that has left the list is not ticked any more.
-  const picked = { video: new Set(), job: new Set() };
-  const lastTick = { video: null, job: null };
+  // Ticks of the gallery, of its trash and of the queue: they outlive a pane that is drawn anew. A request, or a deleted video, that has left the list is not ticked any more.
+  const picked = { video: new Set(), trash: new Set(), job: new Set() };
+  const lastTick = {};
   const ticks = (kind) => [...document.querySelectorAll(`.tick[data-${kind}]`)];
   function showPicked() {
     for (const [kind, ids] of Object.entries(picked)) {
       const group = document.querySelector(`.picked[data-picks="${kind}"]`);
-      if (kind === "job" && ids.size) {
-        const shown = new Set(ticks(kind).map((tick) => tick.dataset.job));
+      if (kind !== "video" && ids.size) {
+        const shown = new Set(ticks(kind).map((tick) => tick.dataset[kind]));
         ids.forEach((id) => { if (!shown.has(id)) ids.delete(id); });
       }
       ticks(kind).forEach((tick) => { if (tick.checked !== ids.has(tick.dataset[kind])) tick.checked = ids.has(tick.dataset[kind]); });
@@ -44,7 +44,7 @@
   document.addEventListener("click", (event) => {
     const tick = event.target.closest?.(".tick"), group = event.target.closest?.(".picked");
     if (tick) {
-      const kind = "job" in tick.dataset ? "job" : "video", all = ticks(kind), here = all.indexOf(tick);
+      const kind = Object.keys(picked).find((name) => name in tick.dataset), all = ticks(kind), here = all.indexOf(tick);
       const from = event.shiftKey && lastTick[kind] ? all.findIndex((other) => other.dataset[kind] === lastTick[kind]) : here;
       const range = from < 0 ? [tick] : all.slice(Math.min(from, here), Math.max(from, here) + 1);
       range.forEach((one) => picked[kind][tick.checked ? "add" : "delete"](one.dataset[kind]));
@@ -67,6 +67,7 @@
       const next = slots[slot ? slots.indexOf(slot) + by : 0];
       if (next) { event.preventDefault(); next.querySelector(".card").focus(); }
     } else if (slot && event.key.toLowerCase() === "x") slot.querySelector(".tick").click();
+    else if (slot?.closest(".trash")) return;
     else if (slot && event.key.toLowerCase() === "s") send("star", slot.dataset.slot);
     else if (slot && event.key === "Delete") {
       picked.video.delete(slot.dataset.slot);
@@ -132,7 +133,7 @@
     if (many) {
       const tag = "withTag" in says ? `${document.querySelector("[data-tag]").value}|` : "";
       send(says.action, tag + [...many].join(","));
-      if (says.with === "job" || says.action === "delete-many") many.clear();
+      if (says.with !== "video" || says.action === "delete-many") many.clear();
       showPicked();
       return;
     }

@@ -231,7 +231,7 @@ def register(services: Services) -> dict[str, Callable[..., Any]]:
         return find_videos(limit, offset, search)
 
     def find_videos(
-        limit: int = 60, offset: int = 0, search: str = "", favourites: bool = False, model: str = "", preset: str = "", run: str = "", days: int = 0, order: str = "newest",
+        limit: int = 60, offset: int = 0, search: str = "", favourites: bool = False, model: str = "", preset: str = "", run: str = "", days: int = 0, order: str = "newest", deleted: bool = False,
     ) -> list[dict[str, Any]]:  # fmt: skip
         """The finished videos by the gallery's filters, with the request that made each.
 
@@ -245,8 +245,9 @@ def register(services: Services) -> dict[str, Callable[..., Any]]:
             run: Only those that a checkpoint or LoRA of this training run made.
             days: Only those made on the last so many days, of which 1 is today; 0 for any time.
             order: newest, oldest, prompt or slowest.
+            deleted: Those in the trash instead, for restore_video.
         """
-        query = Query(search, favourites, model or None, preset or None, None, run or None, days or None, order)
+        query = Query(search, favourites, model or None, preset or None, None, run or None, days or None, order, deleted)
         return [
             {"id": v.id, "video": v.path, "poster": v.poster, "created": v.created, "seconds": v.seconds, "favourite": v.favourite, "tags": list(v.tags), "verdict": v.verdict, "faults": v.faults, "request": v.request.to_dict()}
             for v in library.list(query, _limit(limit), max(0, offset))
@@ -290,6 +291,15 @@ def register(services: Services) -> dict[str, Callable[..., Any]]:
         """
         library.undelete(id)
         return {"restored": id}
+
+    def empty_trash() -> dict[str, int]:
+        """Remove all deleted videos for good; they cannot be brought back any more.
+
+        Returns:
+            removed, how many there were, and freed, their bytes.
+        """
+        freed = library.trash_bytes()
+        return {"removed": library.purge(0), "freed": freed}
 
     def verify(id: str) -> dict[str, str]:
         """Queue a video's request once more, to see whether every pixel comes out again; list_videos has the verdict when that is done.
@@ -389,7 +399,7 @@ def register(services: Services) -> dict[str, Callable[..., Any]]:
         """For a bug report: versions, workers, the machine and the studio as sections of names and values, and the last errors of the logs."""
         return {"sections": {title: dict(rows) for title, rows in sections(services)}, "errors": last_errors(services.data_dir / "logs")}
 
-    endpoints = (enqueue, generate, status, cancel, retry, edit, move, pause, resume, pause_request, resume_request, list_requests, list_videos, find_videos, star, tag, delete_video, restore_video, list_all, verify, clear, cancel_waiting, export_requests, import_requests, list_models, install_model, installing, cancel_install, convert_checkpoint, workers, system)
+    endpoints = (enqueue, generate, status, cancel, retry, edit, move, pause, resume, pause_request, resume_request, list_requests, list_videos, find_videos, star, tag, delete_video, restore_video, empty_trash, list_all, verify, clear, cancel_waiting, export_requests, import_requests, list_models, install_model, installing, cancel_install, convert_checkpoint, workers, system)
     endpoints += (*api_queue.endpoints(services, read, require), *api_walls.endpoints(services, read), *api_votes.endpoints(services), *api_files.endpoints(services))
     if not executor.inside_events:  # where a model is in memory only while a video is made
         endpoints += (load_model, unload_model)

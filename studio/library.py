@@ -56,6 +56,8 @@ class Video:
     """What is plainly wrong with it, in words: that it is blank, stands still, flickers or jumps."""
     peak_memory: int | None = None
     """The most bytes in use while it was made, where that was measured and nothing was done to save memory."""
+    deleted: float | None = None
+    """When it was put into the trash, in Unix seconds."""
 
 
 @dataclass(frozen=True)
@@ -74,18 +76,26 @@ class Query:
     """Made on the last so many days, of which 1 is today, from midnight on."""
     sort: str = "newest"
     """One of SORTS."""
+    deleted: bool = False
+    """Those in the trash instead; of them the newest is the one that was deleted last."""
 
     @property
     def narrows(self) -> bool:
         """Whether it may leave videos out."""
-        return self != Query(sort=self.sort)
+        return self != Query(sort=self.sort, deleted=self.deleted)
+
+    def order(self) -> str:
+        """The order, in SQL. Raises RequestError for one that there is not."""
+        if self.sort not in SORTS:
+            raise RequestError("sort", f"There is no order {self.sort!r}; known are {', '.join(SORTS)}.")
+        return "deleted DESC, id DESC" if self.deleted and self.sort == "newest" else SORTS[self.sort]
 
     def where(self) -> tuple[str, list[object]]:
         """The condition, and its values."""
         words = self.search.split()
         tags = [word[1:] for word in words if word[0] == "#" and len(word) > 1] + ([self.tag] if self.tag else [])
         plain = [word.casefold() for word in words if word[0] != "#" or len(word) == 1]
-        clauses: dict[str, list[object]] = {"deleted IS NULL": []}
+        clauses: dict[str, list[object]] = {_state(self.deleted): []}
         if self.favourites:
             clauses["favourite"] = []
         if self.days is not None:
@@ -113,10 +123,8 @@ class Library:
 
     def list(self, query: Query = Query(), limit: int = 60, offset: int = 0) -> list[Video]:
         """The videos that ``query`` asks for, in its order. Raises RequestError for an order that there is not."""
-        if query.sort not in SORTS:
-            raise RequestError("sort", f"There is no order {query.sort!r}; known are {', '.join(SORTS)}.")
         where, values = query.where()
-        return self._videos(self.db.read(f"SELECT * FROM videos WHERE {where} ORDER BY {SORTS[query.sort]} LIMIT ? OFFSET ?", *values, limit, offset))
+        return self._videos(self.db.read(f"SELECT * FROM videos WHERE {where} ORDER BY {query.order()} LIMIT ? OFFSET ?", *values, limit, offset))
 
     def count(self, query: Query = Query()) -> int:
         """How many videos ``list`` would show in all."""
@@ -130,9 +138,9 @@ class Library:
         found["run"] = self.db.read("SELECT DISTINCT run AS value FROM video_runs JOIN videos ON id = video WHERE deleted IS NULL")
         return {name: sorted((row["value"] for row in rows if row["value"]), key=str.casefold) for name, rows in found.items()}
 
-    def get(self, id: str) -> Video | None:
-        """The video of that id, unless it is deleted."""
-        rows = self.db.read("SELECT * FROM videos WHERE id = ? AND deleted IS NULL", id)
+    def get(self, id: str, deleted: bool = False) -> Video | None:
+        """The video of that id, unless it is deleted; or only if it is, from the trash."""
+        rows = self.db.read(f"SELECT * FROM videos WHERE id = ? AND {_state(deleted)}", id)
         return self._videos(rows)[0] if rows else None
 
     def require_file(self, id: str) -> Video:
@@ -283,24 +291,31 @@ class Library:
         """Move videos to the trash, all or none; ``undelete`` brings them back until they are purged."""
         with self.db.write():
             for id in ids:
-                self._move(id, deleted=time.time(), state="deleted IS NULL", source=self.videos_dir, target=self.trash_dir)
+                self._move(id, deleted=time.time(), state=_state(False), source=self.videos_dir, target=self.trash_dir)
 
     def undelete(self, *ids: str) -> None:
         """Bring deleted videos back, all or none."""
         with self.db.write():
             for id in ids:
-                self._move(id, deleted=None, state="deleted IS NOT NULL", source=self.trash_dir, target=self.videos_dir)
+                self._move(id, deleted=None, state=_state(True), source=self.trash_dir, target=self.videos_dir)
 
     def purge(self, older_than_days: float = TRASH_DAYS) -> int:
-        """Remove videos for good that were deleted longer ago than that; how many."""
+        """Remove videos for good that were deleted that long ago, 0 for all in the trash; how many."""
+        until = (time.time() - older_than_days * 86_400,)
         with self.db.write() as tx:
             for table in ("tags", "video_runs"):
-                tx.execute(f"DELETE FROM {table} WHERE video IN (SELECT id FROM videos WHERE deleted < ?)", (time.time() - older_than_days * 86_400,))
-            rows = tx.execute("DELETE FROM videos WHERE deleted < ? RETURNING file, poster", (time.time() - older_than_days * 86_400,)).fetchall()
+                tx.execute(f"DELETE FROM {table} WHERE video IN (SELECT id FROM videos WHERE deleted <= ?)", until)
+            rows = tx.execute("DELETE FROM videos WHERE deleted <= ? RETURNING file, poster", until).fetchall()
+            self.db.touch("library")
         for row in rows:
             for name in filter(None, (row["file"], row["poster"])):
                 (self.trash_dir / name).unlink(missing_ok=True)
         return len(rows)
+
+    def trash_bytes(self) -> int:
+        """What ``purge(0)`` would free."""
+        names = (name for row in self.db.read("SELECT file, poster FROM videos WHERE deleted IS NOT NULL") for name in (row["file"], row["poster"]) if name)
+        return sum(path.stat().st_size for name in names if (path := self.trash_dir / name).exists())
 
     def _move(self, id: str, deleted: float | None, state: str, source: Path, target: Path) -> None:
         with self.db.write() as tx:
@@ -323,11 +338,12 @@ class Library:
         return [self._video(row, tuple(tags.get(row["id"], ()))) for row in rows]
 
     def _video(self, row: sqlite3.Row, tags: tuple[str, ...]) -> Video:
+        folder = self.videos_dir if row["deleted"] is None else self.trash_dir
         return Video(
             id=row["id"],
             request=load_request(row["request"]),
-            path=str(self.videos_dir / row["file"]),
-            poster=row["poster"] and str(self.videos_dir / row["poster"]),
+            path=str(folder / row["file"]),
+            poster=row["poster"] and str(folder / row["poster"]),
             created=row["created"],
             seconds=row["num_frames"] / row["fps"],
             elapsed=row["elapsed"],
@@ -340,7 +356,13 @@ class Library:
             verdict=row["verdict"],
             faults=row["faults"],
             peak_memory=row["peak_memory"],
+            deleted=row["deleted"],
         )
+
+
+def _state(deleted: bool) -> str:
+    """The condition that a video is in the trash, or is not."""
+    return "deleted IS NOT NULL" if deleted else "deleted IS NULL"
 
 
 def _settings(path: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from core.video_io import VideoError
 from training.config import ConfigError
 
 from .compare_screen import COMPARE_ACTIONS, COMPARE_PANES, Blind, compare_act, compare_key, compare_panes
-from .components.cards import render_grid, render_strip, render_table
+from .components.cards import render_grid, render_strip, render_table, render_trash
 from .components.model_list import render_models
 from .components.queue_list import SHOWN as QUEUE_PAGE
 from .components.queue_list import render_queue
@@ -190,6 +190,9 @@ class Screen:
         }
 
     def _gallery(self, session: Session, found: list[Video], total: int) -> str:
+        if session.query.deleted:
+            library = self.services.library
+            return render_trash(found, total, session.query.narrows, GALLERY_PAGE, library.count(Query(deleted=True)), library.trash_bytes())
         examples = example_prompts(base_model(self.services.default_model, self.services.data_dir))
         if not session.table:
             return render_grid(found, total, session.query.narrows, GALLERY_PAGE, examples)
@@ -223,6 +226,20 @@ class Screen:
         if not videos:
             raise RequestError("id", "Tick some videos first.")
         return videos
+
+    def _restore(self, session: Session, ids: Iterable[str]) -> list[str]:
+        """Bring back those of these videos that are in the trash; their ids. Raises RequestError when none is."""
+        library = self.services.library
+        found = [id for id in ids if library.get(id, deleted=True)]
+        if not found:
+            raise RequestError("id", "None of these videos is in the trash any more: they were brought back, or removed for good.")
+        library.undelete(*found)
+        self._forget_deleted(session)
+        return found
+
+    def _forget_deleted(self, session: Session) -> None:
+        """Undo no longer offers to bring back what is not in the trash."""
+        session.undos = [undo for undo in session.undos if undo[1] != "video" or any(self.services.library.get(id, deleted=True) for id in undo[2])]
 
     def _models(self, status: dict[str, Any]) -> list[Model]:
         """All that are known, and the one in memory, which may be any folder."""
@@ -353,6 +370,11 @@ class Screen:
                 ids = tuple(video.id for video in self._picked(id))
                 library.delete(*ids)
                 session.offer_undo("Video deleted." if len(ids) == 1 else f"{len(ids)} videos deleted.", "video", ids)
+            case "restore":
+                self._restore(session, id.split(","))
+            case "empty-trash":
+                library.purge(0)
+                self._forget_deleted(session)
             case "star-many" | "unstar-many":
                 for video in self._picked(id):
                     library.set_favourite(video.id, action == "star-many")
@@ -367,8 +389,8 @@ class Screen:
             case "undo" if session.undo is not None and id in ("", shown):
                 _, kind, ids = session.undos.pop()
                 if kind == "video":
-                    library.undelete(*ids)
-                    session.selected = ids[0] if len(ids) == 1 else session.selected
+                    found = self._restore(session, ids)
+                    session.selected = found[0] if len(found) == 1 else session.selected
                 elif kind == "cancelled":
                     queue.reinstate(ids)
                 elif kind == "imported":

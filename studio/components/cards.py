@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
 
-from ..library import Video
+from ..db import size_words
+from ..library import TRASH_DAYS, Video
 from ..comparison import measure_title, measure_words
 from .comparing import compare_button
 from .viewer import example_buttons
 from .words import escape, file_url
+
+PICKED = (
+    '<div class="picked" data-picks="trash" role="group" aria-label="Selected videos"><span class="note" data-picked-count="Tick videos to restore many at once." role="status">Tick videos to restore many at once.</span>'
+    '<button class="quiet" data-pick-all>Select all shown</button><span class="for-picked" hidden><button class="quiet" data-pick-none>Select none</button>'
+    '<button class="small" data-action="restore" data-with="trash">Restore selected</button></span></div>'
+)
+"""What can be done with all ticked videos of the trash."""
 
 
 def render_strip(videos: Sequence[Video], selected: str | None) -> str:
@@ -41,6 +50,32 @@ def render_table(videos: Sequence[Video], total: int, filtered: bool, page: int,
     return (
         f'{_head(total, True)}<div class="scroll"><table class="facts measured"><thead><tr><th scope="col">Video</th>{"".join(_column(metric, name, falling) for metric in METRICS)}</tr></thead>'
         f'<tbody>{"".join(_row(video, values) for video, values in rows)}</tbody></table></div>{_more(len(videos), total, page)}'
+    )
+
+
+def render_trash(videos: Sequence[Video], total: int, filtered: bool, page: int, count: int, freed: int) -> str:
+    """The deleted videos that were found, ``total`` in all; ``count`` are in the trash, and removing them frees so many bytes."""
+    if not count:
+        return '<p class="empty trash">Nothing is in the trash. Deleted videos can be restored here.</p>'
+    videos_words, size = f'{count} deleted {"video" if count == 1 else "videos"}', size_words(freed)
+    empty = (
+        '<details class="menu" data-menu="trash"><summary class="small">Empty the trash …</summary>'
+        f'<div><button class="quiet" data-action="empty-trash">Remove {videos_words} for good: frees {size}</button></div></details>'
+    )
+    head = f'<div class="panel-head"><p class="note">{videos_words}, {size}. Each is kept for {TRASH_DAYS} days, then removed for good when the studio next starts.</p><span class="tools">{empty}</span></div>'
+    shown = f'{PICKED}<div class="grid">{"".join(map(_thrown_away, videos))}</div>' if videos else '<p class="empty">No deleted video matches. Try fewer words.</p>' if filtered else ""
+    return f'<div class="trash">{head}{shown}{_more(len(videos), total, page)}</div>'
+
+
+def _thrown_away(video: Video) -> str:
+    """A card of the trash: it plays as the others do, and has a way back."""
+    prompt, deleted = escape(video.request.prompt), datetime.datetime.fromtimestamp(video.deleted)
+    until = deleted + datetime.timedelta(TRASH_DAYS)
+    line = f"Deleted {deleted.day} {deleted:%b %H:%M} · kept until {until.day} {until:%b}"
+    return (
+        f'<div class="slot" data-slot="{video.id}"><div class="card" tabindex="0" role="group" aria-label="{prompt}" title="{prompt}">{_picture(video)}<span class="card-prompt" dir="auto">{prompt}</span><span class="card-line">{line}</span></div>'
+        f'<input type="checkbox" class="tick" data-trash="{video.id}" aria-label="Select: {prompt}">'
+        f'<div class="slot-foot"><button class="small" data-action="restore" data-id="{video.id}" aria-label="Restore: {prompt}">Restore</button></div></div>'
     )
 
 
@@ -85,13 +120,17 @@ def _slot(video: Video) -> str:
 
 def _card(video: Video, selected: bool, wide: bool = False) -> str:
     prompt = escape(video.request.prompt)
-    poster = f' poster="{file_url(video.poster)}"' if video.poster else ""
-    preload = "none" if video.poster else "metadata"
     star = '<span class="star" aria-label="starred">★</span>' if video.favourite else ""
     line = f"{video.seconds:.1f} s · {video.width}×{video.height}"
     text = f'<span class="card-prompt" dir="auto">{prompt}</span><span class="card-line">{line}</span>' if wide else ""
     current = ' aria-current="true"' if selected else ""
     return (
         f'<button class="card" data-action="show" data-id="{video.id}" title="{prompt}" aria-label="Show: {prompt}"{current}>'
-        f'<video muted loop playsinline preload="{preload}" tabindex="-1" aria-hidden="true" style="--aspect:{video.width / video.height:.4f}"{poster} src="{file_url(video.path)}"></video>{star}{text}</button>'
+        f'{_picture(video)}{star}{text}</button>'
     )
+
+
+def _picture(video: Video) -> str:
+    poster = f' poster="{file_url(video.poster)}"' if video.poster else ""
+    preload = "none" if video.poster else "metadata"
+    return f'<video muted loop playsinline preload="{preload}" tabindex="-1" aria-hidden="true" style="--aspect:{video.width / video.height:.4f}"{poster} src="{file_url(video.path)}"></video>'

@@ -27,7 +27,7 @@ KEYS = '<p class="note keys"><kbd>←</kbd> <kbd>→</kbd> move, <kbd>Enter</kbd
 
 
 def layout(page: Page) -> list[gr.components.Component]:
-    """Build the widgets: search, starred, model, preset, tag, run, since and order, which make a Query."""
+    """Build the widgets: search, starred, model, preset, tag, run, since, order and deleted, which make a Query."""
     with gr.Row(elem_id="gallery-tools"):
         search = gr.Textbox(label="Search prompts and #tags", show_label=False, placeholder="Search prompts and #tags", container=False, max_lines=1, elem_id="gallery-search")
         model = gr.Dropdown([("All models", "")], value="", label="Model", show_label=False, container=False, min_width=120, elem_id="gallery-model", filterable=False)
@@ -37,17 +37,18 @@ def layout(page: Page) -> list[gr.components.Component]:
         since = gr.Dropdown(SINCE, value=0, label="Made", show_label=False, container=False, min_width=120, elem_id="gallery-since", filterable=False)
         order = gr.Dropdown(ORDERS, value="newest", label="Order", show_label=False, container=False, min_width=120, elem_id="gallery-order", filterable=False)
         starred = gr.Checkbox(label="Starred only", container=False, elem_id="gallery-starred")
+        deleted = gr.Checkbox(label="Deleted", container=False, elem_id="gallery-deleted")
     gr.HTML(MANY_TOOLS, elem_id="gallery-many")
     page.panes["gallery"] = gr.HTML(elem_id="gallery")
     gr.HTML(KEYS)
-    return [search, starred, model, preset, tag, run, since, order]
+    return [search, starred, model, preset, tag, run, since, order, deleted]
 
 
 def wire(page: Page, tab: gr.Tab, widgets: list[gr.components.Component]) -> None:
     """Connect the widgets."""
 
-    def find(session: Session, search: str, starred: bool, model: str, preset: str, tag: str, run: str, since: int, order: str) -> list[Any]:
-        session.query = Query(search, starred, model or None, preset or None, tag or None, run or None, since or None, order)
+    def find(session: Session, search: str, starred: bool, model: str, preset: str, tag: str, run: str, since: int, order: str, deleted: bool) -> list[Any]:
+        session.query = Query(search, starred, model or None, preset or None, tag or None, run or None, since or None, order, deleted)
         session.shown = GALLERY_PAGE
         return page.screen.paint(session)
 

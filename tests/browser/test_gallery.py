@@ -179,3 +179,41 @@ def test_a_video_is_verified(gallery: Page) -> None:
     gallery.locator("#viewer summary").click()
     gallery.get_by_role("button", name="Details").click()
     expect(gallery.locator("#viewer .details")).to_contain_text("Model hash")
+
+
+def test_deleted_videos_are_found_restored_and_removed_for_good(gallery: Page, studio_url: str) -> None:
+    """In place of Undo, which is dismissed; by keys alone, and at the width of a phone."""
+    trash = gallery.get_by_role("checkbox", name="Deleted")
+    for prompt in ("Third stone.", "First fish."):
+        gallery.get_by_role("checkbox", name=f"Select: {prompt}").check()
+        gallery.get_by_role("button", name="Delete", exact=True).click()
+        expect(gallery.get_by_role("button", name=f"Show: {prompt}").locator("visible=true")).to_have_count(0)
+    gallery.get_by_role("button", name="Dismiss").click()
+    trash.focus()
+    gallery.keyboard.press("Space")
+    expect(slots(gallery)).to_have_text(["First fish.", "Third stone."])
+    expect(gallery.locator("#gallery")).to_contain_text("2 deleted videos")
+    expect(gallery.locator("#gallery .card-line").first).to_contain_text("kept until")
+    expect(gallery.locator("#gallery-many")).to_be_hidden()
+    assert gallery.evaluate("Promise.all([...document.querySelectorAll('#gallery video')].flatMap((video) => [video.src, video.poster]).map(async (url) => (await fetch(url)).status))") == [200] * 4
+    gallery.set_viewport_size({"width": 390, "height": 844})
+    gallery.locator("#gallery .card").first.focus()
+    gallery.keyboard.press("Delete")  # nothing more can be deleted here
+    gallery.keyboard.press("ArrowRight")
+    gallery.keyboard.press("x")
+    expect(gallery.locator("#gallery .picked [data-picked-count]")).to_have_text("1 selected")
+    assert gallery.evaluate("document.documentElement.scrollWidth") <= 390
+    gallery.get_by_role("button", name="Restore selected").focus()
+    gallery.keyboard.press("Enter")
+    expect(slots(gallery)).to_have_text(["First fish."])
+    gallery.locator("#gallery summary").focus()
+    gallery.keyboard.press("Enter")
+    expect(gallery.get_by_role("button", name="Remove 1 deleted video for good: frees")).to_be_visible()
+    assert gallery.evaluate("document.querySelector('#gallery .menu > div').getBoundingClientRect().left") >= 0
+    gallery.get_by_role("button", name="Remove 1 deleted video for good: frees").focus()
+    gallery.keyboard.press("Enter")
+    expect(gallery.locator("#gallery")).to_contain_text("Nothing is in the trash")
+    trash.uncheck()
+    gallery.set_viewport_size({"width": 1440, "height": 900})
+    expect(slots(gallery)).to_have_text(["Third stone.", "Second fish."])
+    assert call(studio_url, "find_videos", 60, 0, "", False, "", "", "", 0, "newest", True) == []

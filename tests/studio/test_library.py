@@ -55,6 +55,22 @@ def test_a_query_narrows_and_orders(library: Library, query: Query, ids: list[st
     assert [video.id for video in library.list(query)] == ids and library.count(query) == len(ids)
 
 
+def test_the_trash_lists_what_was_deleted_last_first_until_it_is_emptied(library: Library) -> None:
+    thrown = Query(deleted=True)
+    for id in ("v2", "v0"):
+        library.delete(id)
+    assert [video.id for video in library.list(thrown)] == ["v0", "v2"] and [video.id for video in library.list()] == ["v1"]
+    assert [video.id for video in library.list(Query("ball", deleted=True))] == ["v2"] and not thrown.narrows
+    assert library.get("v2") is None and library.get("v1", deleted=True) is None
+    video = library.get("v2", deleted=True)
+    assert Path(video.path).is_file() and video.deleted is not None
+    size = sum(file.stat().st_size for file in library.trash_dir.iterdir())
+    assert library.trash_bytes() == size > 0
+    version = library.version()
+    assert library.purge(0) == 2 and library.version() > version
+    assert library.trash_bytes() == library.count(thrown) == 0 and library.count() == 1 and not list(library.trash_dir.iterdir())
+
+
 def test_an_unknown_order_is_refused(library: Library) -> None:
     with pytest.raises(RequestError, match="no order 'best'"):
         library.list(Query(sort="best"))

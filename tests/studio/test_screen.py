@@ -177,3 +177,25 @@ def test_an_empty_gallery_offers_prompts_that_work(tmp_path: Path) -> None:
         assert "No video matches" in gallery(Session(query=Query("ball")))
     finally:
         services.close()
+
+
+def test_the_trash_gives_back_what_is_in_it_and_undo_knows(tmp_path: Path) -> None:
+    services = Services.open(tmp_path / "data", start_worker=False)
+    try:
+        screen, session, library = Screen(services), Session(query=Query(deleted=True)), services.library
+        for id in ("one", "two", "three"):
+            (tmp_path / "a.mp4").write_bytes(b"film" * 1000)
+            library.add(id, GenerationRequest(f"Video {id}.").resolved(), tmp_path / "a.mp4")
+        gallery = lambda: screen._panes(session, services.executor.status())["gallery"]  # noqa: E731
+        assert "Nothing is in the trash" in gallery()
+        assert screen.act(session, "delete-many", "one,two,three")
+        assert "3 deleted videos" in gallery() and "11.72 KiB" in gallery() and gallery().count("kept until") == 3
+        assert screen.act(session, "restore", "one") and "Restore: Video one." not in gallery() and "Restore: Video two." in gallery()
+        session.query = Query("three", deleted=True)
+        assert gallery().count("kept until") == 1 and "2 deleted videos" in gallery()
+        assert screen.act(session, "undo", "") and library.count() == 3, "what was restored by itself does not keep Undo from the others"
+        assert not screen.act(session, "restore", "one") and "in the trash any more" in session.trouble
+        assert screen.act(session, "delete", "two") and session.undo
+        assert screen.act(session, "empty-trash", "") and session.undo is None and library.count() == 2
+    finally:
+        services.close()
