@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -66,7 +67,10 @@ def test_videos_and_models_are_found_by_name(studio_app: StudioApp) -> None:
     assert [(v["id"], v["favourite"]) for v in studio_app.call("list_videos", 60, 0, "zanzibar")] == [(id, True)]
     studio_app.call("delete_video", id)
     assert studio_app.call("list_videos", 60, 0, "zanzibar") == []
+    (deleted,) = studio_app.call("find_videos", 60, 0, "zanzibar", False, "", "", "", 0, "newest", True)
+    assert deleted["id"] == id and Path(deleted["video"]).is_file()
     studio_app.call("restore_video", id)
+    assert studio_app.call("empty_trash") == {"removed": 0, "freed": 0}
     assert len(studio_app.call("list_videos", 60, 0, "zanzibar")) == 1
     assert "TencentARC/Mira-v0:128" in [model["name"] for model in studio_app.call("list_models")]
     again = studio_app.call("verify", id)["id"]
