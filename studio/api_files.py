@@ -62,6 +62,7 @@ def endpoints(services: Services) -> tuple[Callable[..., Any], ...]:
             {"file": ..., "made_with": ...}: the path of the mp4, and what put them in between.
         """
         video = library.require_file(id)
+        services.comparisons.forget_failures()
         file, made_with = await made(lambda: services.comparisons.smoothed(video))
         return {"file": file, "made_with": made_with}
 
@@ -75,6 +76,7 @@ def endpoints(services: Services) -> tuple[Callable[..., Any], ...]:
             facts, what its file tells, in words, and measures, what is measured on it: motion, flicker, sharpness ...
         """
         video = library.require_file(id)
+        services.comparisons.forget_failures()
         (measures,) = await made(lambda: services.comparisons.measures([video]))
         return {"facts": dict(file_facts(video)), "measures": measures}
 

@@ -78,6 +78,7 @@ def endpoints(services: Services, read: Callable[[Settings], GenerationRequest])
         """
         videos = _videos(ids)
         timeline = Timeline.of(videos)
+        services.comparisons.forget_failures()
         series = await made(lambda: services.comparisons.differences(videos))
         measures = await made(lambda: services.comparisons.measures(videos))
         return {"fps": timeline.fps, "num_frames": timeline.num_frames, "differences": series, "parts_at": parting(series), "measures": measures}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .services import Services
 
 COMPARE_PANES = ("tray", "player", "facts", "blind", "blind_player", "verdict")
-COMPARE_ACTIONS = frozenset("compare compare-newest compare-wall compare-remove compare-earlier compare-clear compare-export blind blind-open blind-close vote".split())
+COMPARE_ACTIONS = frozenset("compare compare-newest compare-wall compare-remove compare-earlier compare-clear compare-again compare-export blind blind-open blind-close vote".split())
 
 
 @dataclass
@@ -82,6 +82,8 @@ def compare_act(services: Services, session: Session, action: str, id: str) -> N
         case "compare-clear":
             session.compared = ()
             session.offer_undo("The comparison is empty; the videos stay.", "compare", before)
+        case "compare-again":
+            services.comparisons.forget_failures()
         case "compare-export" if len(here) > 1:
             services.comparisons.export(_videos(services, here))
         case "blind-open":
@@ -97,6 +99,8 @@ def compare_act(services: Services, session: Session, action: str, id: str) -> N
                 vote = services.votes.add(blind.setting, blind.pair, choice)
                 blind.pair = services.votes.draw(blind.setting)
                 session.offer_undo("Your vote is stored.", "vote", (str(vote),))
+    if session.compared != before:
+        services.comparisons.forget_failures()
 
 
 def _add(services: Services, session: Session, here: tuple[str, ...], id: str) -> None:

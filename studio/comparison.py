@@ -240,9 +240,7 @@ class Comparisons:
     def export(self, videos: Sequence[Video]) -> None:
         """Start making the labelled file of these videos, unless it is there."""
         name = _name(videos)
-        with self._lock:
-            if (work := self._works.get(f"export {name}")) and work.error:
-                del self._works[f"export {name}"]
+        self.forget_failures()
         self._started(f"export {name}", lambda progress: write_side_by_side(videos, self.exports_dir / f"{name}.mp4", progress))
 
     def exported(self, videos: Sequence[Video]) -> Work | None:
@@ -252,6 +250,14 @@ class Comparisons:
     def smoothed(self, video: Video) -> Work:
         """``result`` is the path of the video with frames put in between, and by what; the first call for it starts the work."""
         return self._started(f"smooth {video.id}", lambda progress: write_smooth(video, self.exports_dir, self._data_dir))
+
+    def forget_failures(self) -> None:
+        """Let what failed be tried again when it is next asked for."""
+        with self._lock:
+            failed = [name for name, work in self._works.items() if work.error]
+            for name in failed:
+                del self._works[name]
+            self._version += bool(failed)
 
     def close(self) -> None:
         """Start nothing more, and give up the file that is being made."""

@@ -351,10 +351,13 @@ class Screen:
                 session.selected = None
             case "smooth":
                 session.smooth = not session.smooth
+                self.services.comparisons.forget_failures()
             case "details":
                 session.details = not session.details
+                self.services.comparisons.forget_failures()
             case "gallery-table":
                 session.table = not session.table
+                self.services.comparisons.forget_failures()
             case "gallery-order":
                 session.table_order = id
             case "verify":

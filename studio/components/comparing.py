@@ -46,7 +46,8 @@ def render_facts(videos: Sequence[Video], measured: Work | None, exported: Work 
         return ""
     requests = [video.request for video in videos]
     names = differing(requests)
-    error = f'<div class="alert" role="alert">The differences cannot be shown. {escape(measured.error)}</div>' if measured and measured.error else ""
+    failed = [f"{words} {work.error}" for words, work in (("The differences cannot be shown.", measured), ("The videos cannot be measured.", measures)) if work and work.error]
+    error = f'<div class="alert" role="alert">{escape(" ".join(failed))}</div><p class="file"><button class="small" data-action="compare-again">Try again</button></p>' if failed else ""
     if names:
         head = "".join(f'<th scope="col">{letter}</th>' for letter in LETTERS[: len(videos)])
         rows = "".join(f'<tr><th scope="row">{escape(title(name))}</th>{"".join(f"<td>{escape(value_words(name, getattr(request, name)))}</td>" for request in requests)}</tr>' for name in names)

@@ -14,7 +14,7 @@ import pytest
 
 from core.metrics import faults, measure
 from core.types import GenerationRequest, RequestError
-from core.video_io import read_settings, read_video, save_video
+from core.video_io import VideoError, read_settings, read_video, save_video
 from studio import comparison, db
 from studio.comparison import Comparisons, Timeline, Work, clip_measures, differences, measured_facts, measures_file, parting, write_side_by_side
 from studio.components.comparing import best_of, render_facts, render_verdict
@@ -236,6 +236,34 @@ def test_choosing_and_ordering(screen: Screen) -> None:
     assert session.compared == tuple(wall.cells[:4]) and session.undo[0] == "4 of its 6 videos are compared."
     screen.act(session, "undo", "")
     assert session.compared == ("v3", "v4")
+
+
+def test_what_failed_says_so_and_is_tried_again_when_asked(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
+    session, comparisons, videos = Session(), screen.services.comparisons, [screen.services.library.get(id) for id in ("v0", "v1")]
+    calls = []
+
+    def failing(path):
+        calls.append(path)
+        raise VideoError("The disk was away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(comparison, "read_video", failing)
+        for id in ("v0", "v1"):
+            screen.act(session, "compare", id)
+        screen.paint(session)
+        finished(lambda: comparisons.differences(videos)), finished(lambda: comparisons.measures(videos))
+        for _ in range(3):  # by itself it is not
+            screen.paint(session)
+        facts = session.sent["facts"]
+        assert len(calls) == 2 and "The differences cannot be shown. The disk was away" in facts and "The videos cannot be measured. The disk was away" in facts and "compare-again" in facts
+        screen.act(session, "compare-remove", "v1")
+        screen.act(session, "compare", "v1")
+        assert finished(lambda: comparisons.differences(videos)).error and len(calls) == 3, "by opening it anew it is"
+    screen.act(session, "compare-again", "")
+    screen.paint(session)
+    assert finished(lambda: comparisons.differences(videos)).result == [[0.0] * 6] and finished(lambda: comparisons.measures(videos)).result
+    screen.paint(session)
+    assert "compare-again" not in session.sent["facts"]
 
 
 def test_the_player_is_drawn_again_only_when_its_videos_change(screen: Screen) -> None:
