@@ -9,7 +9,7 @@ from core.lineage import base_model
 from core.types import GenerationRequest, RequestError
 
 from .api_settings import Settings
-from .estimate import memory_for, seconds_for
+from .estimate import memory_for, seconds_together
 from .examples import surprise
 from .prompts import as_requests
 from .queue import Job
@@ -43,10 +43,10 @@ def endpoints(services: Services, read: Callable[[Settings], GenerationRequest],
             count: Videos of each prompt.
 
         Returns:
-            requests, their number, seconds for all of them, and memory, the bytes of the largest at its peak; null where nothing like them was made yet.
+            requests, their number, seconds for all of them on this machine's workers, and memory, the bytes of the largest at its peak; null where nothing like them was made yet.
         """
         requests = [one.resolved(services.data_dir) for one in _many(prompts, request, count)]
-        return {"requests": len(requests), "seconds": seconds_for(services, requests), "memory": memory_for(services, requests)}
+        return {"requests": len(requests), "seconds": seconds_together(services, requests), "memory": memory_for(services, requests)}
 
     def _many(prompts: str, request: Settings | None, count: int) -> list[GenerationRequest]:
         if count < 1:

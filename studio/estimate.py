@@ -59,6 +59,21 @@ def seconds_for(services: Services, requests: Sequence[GenerationRequest]) -> fl
     return None if each is None else sum(each)
 
 
+def seconds_together(services: Services, requests: Sequence[GenerationRequest]) -> float | None:
+    """About how long resolved requests take with the workers sharing them, as ``seconds_left`` says of the queue. None where one is out of REACH."""
+    each = seconds_of_each(services, requests)
+    return None if each is None else max(_shared(services, each))
+
+
+def _shared(services: Services, each: Sequence[float], running: Sequence[float] = ()) -> list[float]:
+    """When each worker is free again if the next request always goes to the one that is free first; those ``running`` are so after as many seconds."""
+    free = [*running] + [0.0] * (len(services.executor.statuses()) - len(running))
+    heapq.heapify(free)
+    for seconds in each:
+        heapq.heapreplace(free, free[0] + seconds)
+    return free
+
+
 def memory_for(services: Services, requests: Sequence[GenerationRequest]) -> float | None:
     """About how many bytes the largest of resolved requests takes at its peak; None while one of their models has made nothing here that was measured.
 
@@ -89,10 +104,7 @@ def seconds_left(services: Services, jobs: Sequence[Job], waiting: int) -> float
     running = [job.seconds_left if job.seconds_left is not None else seconds_for(services, [job.request]) for job in jobs if job.state == "running"]
     if each is None or None in running:
         return None
-    free = running + [0.0] * (len(services.executor.statuses()) - len(running))
-    heapq.heapify(free)
-    for seconds in each:
-        heapq.heapreplace(free, free[0] + seconds)
+    free = _shared(services, each, running)
     unlisted = (waiting - len(each)) * statistics.mean(each) if each else 0.0
     return max(free) + unlisted / len(free)
 
@@ -117,7 +129,7 @@ def estimate(services: Services, requests: Sequence[GenerationRequest]) -> str:
     video = f"{first.width}×{first.height}, {first.num_frames} frames, {first.num_frames / first.output_fps:.1f} s" if len(sizes) == 1 else f"{len(sizes)} sizes and lengths"
     if first.loras and all(request.loras == first.loras for request in filled):
         video += f" · LoRA {escape(first.loras)}"
-    seconds = seconds_for(services, filled)
+    seconds = seconds_together(services, filled)
     if seconds is None:
         return f"<p>{video}</p>"
     memory = memory_for(services, filled)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from core.types import GenerationRequest
-from studio.estimate import seconds_left
+from studio.estimate import estimate, seconds_left, seconds_together
 from studio.services import Services
 
 REQUEST = GenerationRequest(prompt="One.", seed=1).resolved()
@@ -35,6 +35,13 @@ def test_devices_share_what_waits_and_no_request_is_cut_in_two(services: Service
     assert left(services) == 16.0
     services.queue.enqueue_many([REQUEST] * 36)
     assert left(services) == left(services, listed=10) == 160.0
+
+
+def test_what_is_asked_for_takes_as_long_as_the_queue_then_says(services: Services) -> None:
+    requests = [REQUEST.replace(seed=seed) for seed in range(5)]
+    assert seconds_together(services, requests) == 24.0 and "about 24 s" in estimate(services, requests)
+    services.queue.enqueue_many(requests)
+    assert left(services) == 24.0
 
 
 def test_what_waits_goes_to_the_device_that_is_free_first(services: Services) -> None:
