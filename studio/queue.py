@@ -330,14 +330,16 @@ class Queue:
         changes = "".join(f", {name} = ?" for name in shown)
         return self._fenced(f"lease_until = ?{changes}", id, worker_id, attempt, time.monotonic() + seconds, *shown.values(), visible=bool(shown))
 
-    def finish(self, id: str, worker_id: str, attempt: int, video: str) -> bool:
+    def finish(self, id: str, worker_id: str, attempt: int, video: str, seconds: float | None = None) -> bool:
         """Mark done with the path of its video. False when the request was no longer this worker's.
 
+        ``started`` becomes ``seconds`` before the end where they are given: how long the video took, which the model's download and loading, and a pause, are no part of.
         Called with ``Library.add`` inside one ``db.write()``, so that both are recorded or neither.
         """
+        now = time.time()
         return self._fenced(
-            f"state = 'done', progress = 1, {_ENDED}, error = NULL, video = ?, finished = ?",
-            id, worker_id, attempt, video, time.time(),
+            f"state = 'done', progress = 1, {_ENDED}, error = NULL, video = ?, started = coalesce(?, started), finished = ?",
+            id, worker_id, attempt, video, None if seconds is None else now - seconds, now,
         )  # fmt: skip
 
     def fail(self, id: str, worker_id: str, attempt: int, error: str) -> bool:
@@ -368,9 +370,9 @@ class Queue:
         return self._put_back("crashes = crashes + 1", "lease_until < ? AND (? IS NULL OR worker = ?)", time.monotonic(), worker_id, worker_id)
 
     def adopt(self, id: str, video: str) -> bool:
-        """Mark an unfinished request done whose whole video was found. False when there is none of that id."""
+        """Mark an unfinished request done whose whole video was found; how long that took is not known. False when there is none of that id."""
         return self._change(
-            f"UPDATE requests SET state = 'done', progress = 1, {_ENDED}, video = ?, finished = ? WHERE id = ? AND state IN ('waiting', 'running', 'paused')",
+            f"UPDATE requests SET state = 'done', progress = 1, {_ENDED}, video = ?, started = NULL, finished = ? WHERE id = ? AND state IN ('waiting', 'running', 'paused')",
             video, time.time(), id,
         )  # fmt: skip
 

@@ -143,13 +143,14 @@ class VideoMaker:
         try:
             save_video(frames, part, fps=request.output_fps, settings=request.to_dict() | {MADE_WITH: made})
             if job.verifies is not None:
-                return self.verify(job, part)
+                return self.verify(job, part, progress.place)
             save_poster(frames, part.with_suffix(".jpg"))
             wrong = faults(to_uint8(frames))
+            seconds = progress.place.seconds
             with self.queue.db.write():
-                if not self.queue.finish(job.id, self.worker_id, job.attempts, str(final)):
+                if not self.queue.finish(job.id, self.worker_id, job.attempts, str(final), seconds):
                     raise GenerationCancelled(f"Request {job.id} was cancelled.")
-                self.library.add(job.id, request, part, part.with_suffix(".jpg"), elapsed=progress.place.seconds, faults=wrong, peak_memory=peak)
+                self.library.add(job.id, request, part, part.with_suffix(".jpg"), elapsed=seconds, faults=wrong, peak_memory=peak)
                 self.library.set_runs(job.id, runs_of(made))
         finally:
             for file in (part, part.with_suffix(".jpg")):
@@ -193,14 +194,14 @@ class VideoMaker:
         finally:
             pipe.spare(asked)
 
-    def verify(self, job: Job, part: Path) -> None:
+    def verify(self, job: Job, part: Path, place: Place) -> None:
         """Keep the verdict on the video that ``part`` is the second making of; ``part`` itself is thrown away."""
         video = self.library.get(job.verifies)
         if video is None:
             raise RequestError("id", "The video that was to be verified is deleted.")
         words = verdict(Path(video.path), part)
         with self.queue.db.write():
-            if not self.queue.finish(job.id, self.worker_id, job.attempts, video.path):
+            if not self.queue.finish(job.id, self.worker_id, job.attempts, video.path, place.seconds):
                 raise GenerationCancelled(f"Request {job.id} was cancelled.")
             self.library.set_verdict(video.id, words)
 

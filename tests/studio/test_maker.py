@@ -151,6 +151,10 @@ def test_the_time_that_a_video_took_is_without_its_model_but_with_what_was_done_
     maker.queue.resume_request(job.id)
     at_step(monkeypatch, 3, lambda: passes(5.0))
     assert maker.turn() and maker.library.get(job.id).elapsed == 15.0
+    assert "in 0:15" in render_queue([maker.queue.get(job.id)], maker.queue.counts(), False, None), "the queue says the same"
+    again = maker.queue.verify(job.id, small)
+    at_step(monkeypatch, 2, lambda: passes(7.0))
+    assert maker.turn() and "in 0:07" in render_queue([maker.queue.get(again)], maker.queue.counts(), False, None)
 
 
 def test_a_lost_lease_leaves_no_video(maker: VideoMaker, small: GenerationRequest, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -354,6 +354,7 @@ def test_recover_makes_list_and_folders_agree(tmp_path: Path) -> None:
 
     assert library.recover(queue) == 2 and library.recover(queue) == 0
     assert queue.get(id).state == "done" and queue.get(id).video == str(library.videos_dir / f"{id}.mp4")
+    assert queue.get(id).started is None, "how long it took is not known"
     found = library.get(id)
     assert found.request.prompt == "a blue box" and found.request.seed == 5
     assert (found.width, found.height, found.num_frames, found.fps) == (48, 32, 4, 6)
