@@ -4,7 +4,7 @@
   const DRAFT = "studio.prompt", SEEDS = 2 ** 31;  // those of draw_seed in studio/tabs/form.py, which draws all but a page's first
   const boxOf = (widget) => document.querySelector(`${widget} :is(input, textarea)`);
   const typed = (widget) => boxOf(widget)?.value;  // also what Gradio has not heard of: it listens later than there is a box
-  const FORM = "studio.form";
+  const FORM = "studio.form", COMPARED = "studio.compared";
   const stored = (key) => { try { return localStorage.getItem(key) || ""; } catch { return ""; } };
   const store = (key, text) => { try { localStorage.setItem(key, text); } catch { /* a private window keeps nothing */ } };
   const formKept = (model) => { try { const kept = JSON.parse(stored(FORM)); return kept.model === model ? kept.values : null; } catch { return null; } };
@@ -19,6 +19,7 @@
     // The whole form as it is left, in the order of GenerateTab.form, for the model that the studio was started with.
     keptForm: (model) => JSON.stringify(formKept(model)),
     startKeeping() { keeping = true; },
+    compared: stored(COMPARED),  // as the page was left; from then on what the tray says is kept
     keepForm: (model, values) => keeping && store(FORM, JSON.stringify({ model, values })),
   };
 
@@ -179,6 +180,13 @@
     input.files = event.dataTransfer.files;
     input.dispatchEvent(new Event("change", { bubbles: true }));
   });
+
+  // The videos of the Compare tab, for the next visit.
+  let compared = null;
+  function keepCompared() {
+    const now = document.querySelector("#tray [data-compared]")?.dataset.compared;
+    if (now !== undefined && now !== compared) store(COMPARED, compared = now);
+  }
 
   // A button in a line of text that stands for one of the form.
   document.addEventListener("click", (event) => {
@@ -462,8 +470,9 @@
     notify();
     download();
     clearWallTicks();
+    keepCompared();
     keepFocus();
-  }).observe(document.documentElement, { childList: true, subtree: true, attributeFilter: ["data-id", "data-action"] });
+  }).observe(document.documentElement, { childList: true, subtree: true, attributeFilter: ["data-id", "data-action", "data-compared"] });
 
   // The first visit: three steps that point at the page and block nothing.
   const TOUR = "studio.tour";

@@ -103,6 +103,13 @@ def compare_act(services: Services, session: Session, action: str, id: str) -> N
         services.comparisons.forget_failures()
 
 
+def bring_back(services: Services, session: Session, kept: str | None) -> None:
+    """Compare again what this browser compared when its page was left, without what was deleted since; ``kept`` is render_tray's ``data-compared``."""
+    if not session.compared:
+        found = _videos(services, tuple(dict.fromkeys((kept or "").split(","))))
+        session.compared = tuple(video.id for video in found[:MOST])
+
+
 def _add(services: Services, session: Session, here: tuple[str, ...], id: str) -> None:
     if services.library.get(id) is None:
         raise RequestError("id", "That video was deleted.")

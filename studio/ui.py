@@ -11,6 +11,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from . import api
+from .compare_screen import bring_back
 from .components.theme import launch_options
 from .screen import Screen, Session
 from .services import Services
@@ -67,6 +68,11 @@ def routes(services: Services) -> list[Route]:
 def build(services: Services) -> gr.Blocks:
     """The page over ``services``, with the named endpoints of ``studio.api``."""
     screen = Screen(services)
+
+    def arrive(session: Session, compared: str | None) -> list[Any]:
+        bring_back(services, session, compared)
+        return screen.paint(session)
+
     with gr.Blocks(title="Mira studio", fill_width=True, analytics_enabled=False) as demo:
         session = gr.State(Session())
         buses = {name: gr.Textbox(elem_id=f"{name}-bus", elem_classes="offstage", label="action", show_label=False, container=False, max_lines=1) for name in BUSES}
@@ -96,7 +102,7 @@ def build(services: Services) -> gr.Blocks:
             training.wire(page, training_tab, training_widgets)
         models.wire(page, models_widgets)
         system.wire(page, system_tab, system_pane)
-        demo.load(screen.paint, session, page.outputs, **EVENT)
+        demo.load(arrive, [session, buses["action"]], page.outputs, js="(session) => [session, window.studio.compared]", **EVENT)
         look = gr.Textbox(elem_id="look", elem_classes="offstage", label="look", show_label=False, container=False, max_lines=1)
         look.change(screen.poll, [session, painted], page.outputs, trigger_mode="always_last", **EVENT)  # assets/studio.js writes into it when there is something new
         gr.HTML(f'<a href="{API_PAGE}/">Use via API</a>', elem_id="foot")

@@ -53,7 +53,7 @@ TEMPLATE = """
 def player(elem_id: str) -> gr.HTML:
     """The component; its value is what ``player_value`` or ``blind_value`` gives."""
     style, script = ((ASSETS / f"compare.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
-    return gr.HTML({"videos": []}, elem_id=elem_id, html_template=TEMPLATE, css_template=style, js_on_load=script, apply_default_css=False)
+    return gr.HTML(_value((), ()), elem_id=elem_id, html_template=TEMPLATE, css_template=style, js_on_load=script, apply_default_css=False)
 
 
 def player_value(videos: Sequence[Video], series: Sequence[Sequence[float]] | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 
+import httpx
 import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -144,6 +145,28 @@ def test_four_videos_are_compared_and_a_fifth_is_refused_in_words(page: Page, st
     assert len({look["tick"] for look in seen}) > 5, "they play"
     for look in seen:
         assert [pane["frame"] for pane in look["panes"]] == [look["tick"], look["tick"], look["tick"] // 2, look["tick"]], look
+
+
+def test_what_is_compared_is_so_after_a_reload_but_for_what_was_deleted(page: Page, studio_url: str) -> None:
+    add(page, BALL, 3)
+    chosen = page.locator("#tray .chosen li")
+    words = chosen.locator(".card-line").all_inner_texts()
+    page.reload()
+    page.get_by_role("tab", name="Compare").click()
+    expect(chosen.locator(".card-line")).to_have_text(words)
+    first = page.locator("#tray [data-compared]").get_attribute("data-compared").split(",")[0]
+    page.goto(f"{studio_url}/studio/version")
+    httpx.post(f"{studio_url}/gradio_api/run/delete_video", json={"data": [first]}, timeout=200).raise_for_status()
+    try:
+        page.goto(studio_url)
+        page.get_by_role("tab", name="Compare").click()
+        expect(chosen.locator(".card-line")).to_have_text(words[1:])
+        expect(page.locator("#player .screens figure")).to_have_count(2)
+    finally:
+        httpx.post(f"{studio_url}/gradio_api/run/restore_video", json={"data": [first]}, timeout=200).raise_for_status()
+    page.get_by_role("button", name="Clear", exact=True).click()
+    expect(page.locator("#tray .tray-empty")).to_be_visible()
+    page.wait_for_function("localStorage.getItem('studio.compared') === ''")
 
 
 def soon(condition: Callable[[], bool], what: str = "the page to show it") -> None:

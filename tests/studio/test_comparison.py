@@ -16,6 +16,7 @@ from core.metrics import faults, measure
 from core.types import GenerationRequest, RequestError
 from core.video_io import VideoError, read_settings, read_video, save_video
 from studio import comparison, db
+from studio.compare_screen import bring_back
 from studio.comparison import Comparisons, Timeline, Work, clip_measures, differences, measured_facts, measures_file, parting, write_side_by_side
 from studio.components.comparing import best_of, render_facts, render_verdict
 from studio.components.player import TEMPLATE, blind_value, player_value
@@ -236,6 +237,20 @@ def test_choosing_and_ordering(screen: Screen) -> None:
     assert session.compared == tuple(wall.cells[:4]) and session.undo[0] == "4 of its 6 videos are compared."
     screen.act(session, "undo", "")
     assert session.compared == ("v3", "v4")
+
+
+def test_a_browser_brings_back_what_it_compared(screen: Screen) -> None:
+    services = screen.services
+    for kept, found in (("v1,v0", ("v1", "v0")), ("", ()), (None, ()), ("v1,gone,v1,,v2", ("v1", "v2")), ("v0,v1,v2,v3,v4", ("v0", "v1", "v2", "v3"))):
+        session = Session()
+        bring_back(services, session, kept)
+        screen.paint(session)
+        assert session.compared == found and f'data-compared="{",".join(found)}"' in session.sent["tray"]
+    services.library.delete("v0")
+    screen.paint(session)
+    assert 'data-compared="v1,v2,v3"' in session.sent["tray"]
+    bring_back(services, session, "v4")
+    assert session.compared == ("v0", "v1", "v2", "v3"), "what was chosen meanwhile stays"
 
 
 def test_what_failed_says_so_and_is_tried_again_when_asked(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
