@@ -1,4 +1,4 @@
-"""The user's own presets: all settings of the form but the prompt and the seed, under a name. They lie in ``presets.json``, which can be copied to another machine."""
+"""The user's own presets: all settings of the form under a name, but not what one video is of (the prompt, the seed, a source and the frames kept of it) nor how many are asked for. They lie in ``presets.json``, which can be copied to another machine."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from core.types import GenerationRequest, RequestError, nearest
 
 from .queue import AS_BEFORE
 
-FIELDS = ("negative_prompt", "model", "preset", *PRESET_FIELDS, "decode_chunk_frames", "quality", "text_placement", "loras")
-"""What a preset holds, by the names of a request."""
+FIELDS = ("negative_prompt", "model", "preset", *PRESET_FIELDS, "strength", "decode_chunk_frames", "quality", "text_placement", "loras")
+"""What a preset holds, by the names of a request. ``strength`` waits there for a source; the number of videos is no setting of a request."""
 MAX_NAME_CHARS = 60
 MAX_PRESETS = 200
 
@@ -42,7 +42,7 @@ class OwnPresets:
         name = name.strip()
         if not name or len(name) > MAX_NAME_CHARS or not name.isprintable():
             raise RequestError("preset", f"Type a name of 1 to {MAX_NAME_CHARS} characters for these settings.")
-        settings.replace(prompt="any").resolved(self.path.parent)
+        _checked(settings, self.path.parent)
         with self._lock:
             presets = self._read()
             replaced = presets.get(name)
@@ -109,7 +109,13 @@ def _parse(values: Any, source: str, data_dir: Path) -> dict[str, GenerationRequ
     for name, settings in values.items():
         try:
             settings = GenerationRequest.from_dict(AS_BEFORE | settings if isinstance(settings, dict) else settings)
-            presets[name] = settings.replace(prompt="any").resolved(data_dir).replace(prompt="", seed=None)
+            presets[name] = _checked(settings, data_dir)
         except RequestError as error:
             raise RequestError(error.field, f"{source}: {name!r}: {error}") from None
     return presets
+
+
+def _checked(settings: GenerationRequest, data_dir: Path) -> GenerationRequest:
+    """``settings`` resolved, without what a preset leaves out. Raises RequestError."""
+    source = None if settings.strength is None else "any"  # without one a request takes no strength
+    return settings.replace(prompt="any", start_from=source, start_frames=None).resolved(data_dir).replace(prompt="", seed=None, start_from=None)

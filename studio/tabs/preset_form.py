@@ -45,7 +45,8 @@ def layout(page: Page) -> PresetForm:
 def wire(page: Page, tab: GenerateTab, form: PresetForm) -> None:
     """Connect the widgets."""
     presets, event = page.services.own_presets, page.event
-    fields = [tab.fields[name] for name in FIELDS]
+    filled = ("start_frames", *FIELDS)
+    fields = [tab.fields[name] for name in filled]
 
     def names() -> Any:
         return gr.update(choices=presets.list())
@@ -58,11 +59,14 @@ def wire(page: Page, tab: GenerateTab, form: PresetForm) -> None:
             values = fill(presets.get(name), page.services.data_dir)
         except RequestError as error:
             return [alert(str(error))] + [gr.skip()] * len(fields)
-        return [note(f"{name}: in use."), *(values[field] for field in FIELDS)]
+        if values["strength"] is None:  # then what is done with a source stays as the form says
+            values["start_frames"] = values["strength"] = gr.skip()
+        return [note(f"{name}: in use."), *(values[field] for field in filled)]
 
     def save(session: Session, name: str | None, *values: Any) -> list[Any]:
+        strength = dict(zip(tab.fields, values))["strength"] or None  # kept also where there is no source yet
         try:
-            replaced = presets.save(name or "", requests_of(page.services, ("any", *values[1:]))[0])
+            replaced = presets.save(name or "", requests_of(page.services, ("any", *values[1:]))[0].replace(strength=strength))
         except (RequestError, WriteError) as error:
             return [gr.skip(), alert(str(error)), *page.screen.paint(session)]
         if replaced:

@@ -28,6 +28,17 @@ def test_a_preset_comes_back_without_prompt_and_seed(presets: OwnPresets) -> Non
     assert presets.get("Soft").num_inference_steps == 9
 
 
+def test_strength_is_kept_for_the_next_source(presets: OwnPresets) -> None:
+    presets.save("Soft", SETTINGS.replace(start_from="sources/a.png", strength=0.3))
+    presets.save("Softer", SETTINGS.replace(strength=0.2))
+    assert presets.get("Soft") == SETTINGS.replace(prompt="", seed=None, strength=0.3) and "sources" not in presets.path.read_text()
+    assert presets.save("Soft", presets.delete("Softer")).strength == 0.3 and presets.get("Soft").strength == 0.2
+    presets.save("Kept", SETTINGS.replace(start_from="sources/a.png", start_frames=1))
+    assert presets.get("Kept") == SETTINGS.replace(prompt="", seed=None)
+    with pytest.raises(RequestError, match="strength is 1.5"):
+        presets.save("Odd", SETTINGS.replace(strength=1.5))
+
+
 def test_a_deleted_preset_can_be_saved_again(presets: OwnPresets) -> None:
     presets.save("Soft", SETTINGS)
     kept = presets.delete("Soft")
