@@ -195,6 +195,7 @@ def test_deleted_videos_are_found_restored_and_removed_for_good(gallery: Page, s
     expect(gallery.locator("#gallery")).to_contain_text("2 deleted videos")
     expect(gallery.locator("#gallery .card-line").first).to_contain_text("kept until")
     expect(gallery.locator("#gallery-many")).to_be_hidden()
+    assert gallery.evaluate("(() => { const box = document.querySelector('#gallery-deleted'); return box.scrollWidth <= box.clientWidth })()"), "its label is whole"
     assert gallery.evaluate("Promise.all([...document.querySelectorAll('#gallery video')].flatMap((video) => [video.src, video.poster]).map(async (url) => (await fetch(url)).status))") == [200] * 4
     gallery.set_viewport_size({"width": 390, "height": 844})
     gallery.locator("#gallery .card").first.focus()
