@@ -84,7 +84,7 @@ ENDPOINT_OF = {
     "cancel-many": "cancel", "retry-many": "retry", "copy": "copy_requests", "copy-many": "copy_requests", "first-many": "move", "up": "move", "down": "move", "first": "move", "place": "move", "export": "export_requests",
     "load": "load_model", "unload": "unload_model", "install": "install_model", "install-cancel": "cancel_install", "full": "make_full", "smooth": "smooth_copy", "details": "details", "delete": "delete_video", "delete-many": "delete_video",
     "star-many": "star", "unstar-many": "star", "tag-many": "tag", "untag-many": "tag", "zip": "zip_videos", "zip-plain": "zip_videos", "plain": "plain_copy", "undo": "reinstate", "gallery-order": "find_videos",
-    "compare-newest": "compare", "compare-wall": "compare", "compare-export": "export_comparison", "blind": "blind_pair", "blind-open": "blind_settings", "chore-cancel": "cancel_chore",
+    "compare-newest": "compare", "compare-wall": "compare", "compare-again": "compare", "restore": "restore_video", "compare-export": "export_comparison", "blind": "blind_pair", "blind-open": "blind_settings", "chore-cancel": "cancel_chore",
     **{f"run-{name}": f"{name}_run" for name in ("pause", "stop", "resume", "save", "sample", "delete", "compare")},
 }  # fmt: skip
 """Where the endpoint's name is not the action's."""
