@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -67,10 +66,12 @@ def attend_both(query: torch.Tensor, shared: tuple[torch.Tensor, torch.Tensor], 
     ``query`` [B G, N, D]; ``shared`` key and value [B, L, D]; ``own`` [B G, M, D]. Returns [B G, N, D].
 
     Where there is more to share than to own, nothing is copied to every group: each part is asked alone, and the answers are weighed by
-    the sums under their softmaxes, exp(lse) (Milakov & Gimelshein 2018, online softmax; Dao et al. 2022, section 3.1).
+    the sums under their softmaxes, exp(lse) (Milakov & Gimelshein 2018, online softmax; Dao et al. 2022, section 3.1). So it is on CPUs, where
+    it was measured to win; what is trained through asks both at once, as the kernel that tells the sums has no gradient of them.
     """
     groups = len(query) // len(shared[0])
-    if shared[0].shape[1] > own[0].shape[1] and (kernel := _with_sums(query)) is not None:
+    if query.device.type == "cpu" and not torch.is_grad_enabled() and shared[0].shape[1] > own[0].shape[1]:
+        kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         clips = query.unflatten(0, (-1, groups)).flatten(1, 2)  # B GN D
         told, told_sum = kernel(*(_by_head(t, heads) for t in (clips, *shared)))[:2]  # B h GN d, B h GN
         seen, seen_sum = kernel(*(_by_head(t, heads) for t in (query, *own)))[:2]  # BG h N d, BG h N
@@ -80,13 +81,6 @@ def attend_both(query: torch.Tensor, shared: tuple[torch.Tensor, torch.Tensor], 
     spread = (x[:, None].expand(-1, groups, -1, -1) for x in shared)
     key, value = (torch.cat([x, y.unflatten(0, (-1, groups))], 2).flatten(0, 1) for x, y in zip(spread, own))  # BG L+M D
     return attend(query, key, value, heads)
-
-
-def _with_sums(query: torch.Tensor) -> Callable[..., tuple[torch.Tensor, ...]] | None:
-    """sdpa's kernel for ``query`` that also gives the logarithm of the sum under each softmax, where one was measured to win (CPUs); it cannot be trained through."""
-    if query.device.type != "cpu" or torch.is_grad_enabled():
-        return None
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 def _by_head(tokens: torch.Tensor, heads: int) -> torch.Tensor:
