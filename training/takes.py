@@ -41,6 +41,8 @@ class Take:
     width: int
     height: int
     file_fps: float
+    still: bool = False
+    """A picture, or the one frame of a clip too short for every stage: any stage may have it."""
 
     @property
     def fps(self) -> float:
@@ -107,14 +109,15 @@ def takes_of(report: Report, config: TrainConfig) -> list[Take]:
     for item in report.clips[: config.clips or None]:
         seed = int.from_bytes(hashlib.sha256(f"{item.clip.path.name} {item.clip.start:.3f}".encode()).digest()[:8])
         count = config.takes_per_clip if item.facts.num_frames > 1 else 1
-        takes += [take_of(item, [n], sizes, config.frame_stride, np.random.default_rng([config.seed, seed, k])) for n in lengths_of(item, config) for k in range(count)]
+        lengths = lengths_of(item, config)
+        drawn = (take_of(item, [n], sizes, config.frame_stride, np.random.default_rng([config.seed, seed, k])) for n in lengths for k in range(count))
+        takes += [replace(take, still=lengths == [1]) for take in drawn]
     return takes
 
 
 def of_stage(takes: Sequence[Take], indices: Sequence[int], stage: Stage) -> list[int]:
-    """Those of ``indices`` whose takes are for a stage: of its lengths, and pictures. Raises ConfigError where there is none."""
-    moving = {take.path for take in takes if take.num_frames > 1}
-    found = [i for i in indices if (n := takes[i].num_frames) in stage.num_frames or (n == 1 and takes[i].path not in moving)]
+    """Those of ``indices`` whose takes are for a stage: of its lengths, and still ones. Raises ConfigError where there is none."""
+    found = [i for i in indices if takes[i].num_frames in stage.num_frames or takes[i].still]
     if not found:
         raise ConfigError(f"No clip has {' or '.join(map(str, stage.num_frames))} frames.")
     return found
@@ -183,7 +186,7 @@ def unusable(config: TrainConfig, rejects: Sequence[Reject]) -> ConfigError:
 
 
 def write_preview(report: Report, config: TrainConfig, folder: Path, count: int) -> list[dict[str, Any]]:
-    """Write what training sees of the first ``count`` clips as ``folder/000.mp4`` ...; of each its file, frames, size, fps and captions."""
+    """Write the first ``count`` takes that training sees as ``folder/000.mp4`` ...; of each its file, frames, size, fps and captions."""
     shown = []
     for number, take in enumerate(takes_of(report, replace(config, takes_per_clip=1))[:count]):
         file = folder / f"{number:03}.mp4"
