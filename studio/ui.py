@@ -102,7 +102,7 @@ def build(services: Services) -> gr.Blocks:
             training.wire(page, training_tab, training_widgets)
         models.wire(page, models_widgets)
         system.wire(page, system_tab, system_pane)
-        demo.load(arrive, [session, buses["action"]], page.outputs, js="(session) => [session, window.studio.compared]", **EVENT)
+        demo.load(arrive, [session, buses["action"]], page.outputs, js="(session) => [session, window.studio.compared]", **EVENT)  # the bus is there to be filled
         look = gr.Textbox(elem_id="look", elem_classes="offstage", label="look", show_label=False, container=False, max_lines=1)
         look.change(screen.poll, [session, painted], page.outputs, trigger_mode="always_last", **EVENT)  # assets/studio.js writes into it when there is something new
         gr.HTML(f'<a href="{API_PAGE}/">Use via API</a>', elem_id="foot")
