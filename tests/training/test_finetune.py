@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from core import GenerationRequest, MiraTransformer3DModel, load_pipeline, save_video
+from core import GenerationRequest, MiraTransformer3DModel, load_pipeline
 from core.device_lock import DeviceTurn, device_held, lock_path
 from core.learned_metrics import LPIPS_BACKBONE, LPIPS_MISSING
 from core.loras import FOLDER, apply_loras, made_from
@@ -29,45 +29,15 @@ from core.vae import build_mira_vae
 from core.video_io import read_video
 from studio.components.run_list import render_samples
 from studio_app import wait_for
-from tiny import TEXT_DIM, save_tiny_model, tiny_pipeline
+from small_runs import config, trained
+from tiny import TEXT_DIM, tiny_pipeline
 from training.__main__ import main
-from training.config import ConfigError, Stage, load_config, save_config
-from training.latents import FreshTakes, VideoLatents
+from training.config import ConfigError, load_config, save_config
 from training.preflight import preflight
 from training.runs import ROOT, SAMPLE_NOW, TRASH, Runs, Status, read_run
-from training.targets import build_task
 from training.targets.decoder import DecoderTask, VideoFrames, _lpips
 from training.targets.transformer import TransformerTask
 from training.trainer import Diverged, Trainer, train
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A tiny model folder and eight captioned videos."""
-    root = tmp_path_factory.mktemp("finetune")
-    save_tiny_model(root / "model")
-    rng = np.random.default_rng(0)
-    (root / "videos").mkdir()
-    for i in range(8):
-        frames = np.roll(rng.integers(0, 255, (1, 32, 48, 3), dtype=np.uint8), 0).repeat(9, 0)
-        frames = np.stack([np.roll(frame, t, 1) for t, frame in enumerate(frames)])
-        save_video(frames, root / "videos" / f"clip{i}.mp4", fps=8)
-        (root / "videos" / f"clip{i}.txt").write_text(f"a red ball number {i}")
-    return root
-
-
-def config(place, out, *words):
-    plain = [f"model={place / 'model'}", f"dataset={place / 'videos'}", f"output_dir={out}", f"data_dir={place / 'data'}", "sizes=[48x32]", "num_frames=[4]", "train_batch_size=2", "max_train_steps=4"]
-    return load_config(None, [*plain, "checkpoint_every=2", "log_every=1", "mixed_precision=fp32", "num_threads=1", "validation_clips=2", "lr_warmup_steps=1", "learning_rate=1e-3", *words])
-
-
-def trained(checkpoint):
-    state = torch.load(checkpoint / "training_state.pt", weights_only=True)
-    return state["model"], state["ema"]["average"]
 
 
 @pytest.mark.parametrize("preset", ["lora_128", "finetune_128", "finetune_384", "lora_nano", "nano"])
@@ -101,11 +71,6 @@ def test_resumed_equals_never_stopped_and_only_the_target_changes(place, tmp_pat
     assert len(losses) == 2 and np.isfinite(losses).all()
     facts = json.loads((tmp_path / "whole" / "dataset.json").read_text())
     assert facts["takes"] == 8 and facts["held_out"] == 2 and facts["shapes"] == ["48x32, 4 frames"]
-
-
-def test_frame_indices_of_videos_cannot_be_kept(place, tmp_path):
-    with pytest.raises(ConfigError, match="keep_frame_indices is for latents of Toy World"):
-        train(config(place, tmp_path, "curriculum=[{steps: 2, num_frames: [4], keep_frame_indices: true}]"))
 
 
 def test_a_decoder_learns_the_videos_and_is_used_while_latents_stay(place, tmp_path):
@@ -171,19 +136,6 @@ def test_a_decoder_shows_its_held_out_clips_beside_what_it_makes_of_them(place, 
     assert html.count("<video") == 4 and html.count('dir="auto">Held-out clip 2; on its right') == 1 and "Sharpness" in html
     none = config(place, tmp_path / "none", "target=vae_decoder", "validation_clips=0")
     assert not replace(run, config=none).makes_samples and list(VideoFrames(none).held_out_clips()) == []
-
-
-def test_a_video_that_breaks_while_it_is_trained_on_is_left_out_and_named(place, tmp_path):
-    shutil.copytree(place / "videos", tmp_path / "videos")
-    frames = VideoFrames(config(place, tmp_path / "run", "target=vae_decoder", f"dataset={tmp_path / 'videos'}", "validation_clips=0"))
-    (tmp_path / "videos" / "clip3.mp4").write_bytes(b"broken")
-    for seed in range(12):
-        assert frames.frames(Stage(train_batch_size=4, num_frames=[4]), np.random.default_rng(seed)).shape == (4, 4, 32, 48, 3)
-    assert [reject.name for reject in frames.rejects] == ["clip3.mp4"]
-    for file in (tmp_path / "videos").glob("*.mp4"):
-        file.write_bytes(b"broken")
-    with pytest.raises(ConfigError, match="no clip that can be trained on"):
-        frames.frames(Stage(train_batch_size=4, num_frames=[4]), np.random.default_rng(0))
 
 
 def test_a_lora_is_used_with_its_weight_and_left_out_again(place, tmp_path):
@@ -462,72 +414,6 @@ class CountOps(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.seen[func.overloadpacket.__name__] += 1
         return func(*args, **(kwargs or {}))
-
-
-def test_a_second_run_finds_its_latents_ready(place, tmp_path, monkeypatch):
-    train(config(place, tmp_path / "one", "target=lora", "max_train_steps=1"))
-    monkeypatch.setattr("training.targets.transformer.FrameEncoder.__call__", lambda *_: pytest.fail("the VAE ran again"))
-    train(config(place, tmp_path / "two", "target=lora", "max_train_steps=1"))
-
-
-def test_without_a_cache_the_same_frames_give_the_same_losses_and_nothing_is_kept(place, tmp_path):
-    words = ("target=lora", "num_frames=[9]", "caption_dropout=0.5", "validation_clips=1", "max_train_steps=3", "checkpoint_every=3")  # all frames of a video: no choice
-    fresh = ("latent_cache=false", f"data_dir={tmp_path / 'data'}")
-    train(config(place, tmp_path / "cached", *words))
-    whole = train(config(place, tmp_path / "fresh", *words, *fresh, "validation_prompts=[a red ball]", "validation_steps=1"))
-    rows, others = (read_run(tmp_path / name).metrics() for name in ("cached", "fresh"))
-    for name in ("loss", "validation_loss"):
-        losses = [row[name] for row in rows if name in row]
-        assert losses == pytest.approx([row[name] for row in others if name in row], abs=2e-6) and len(set(losses)) == (3 if name == "loss" else 1)  # as many digits as are noted
-    assert not (tmp_path / "data" / "cache" / "latents").exists() and len(read_run(tmp_path / "fresh").samples()) == 1
-    hashes = {json.loads((tmp_path / name / "dataset.json").read_text())["hash"] for name in ("cached", "fresh")}
-    assert len(hashes) == 1
-    train(config(place, tmp_path / "parts", *words, *fresh, "max_train_steps=1"))
-    parts = train(config(place, tmp_path / "parts", *words, *fresh))
-    assert all(torch.equal(ours, trained(parts)[0][name]) for name, ours in trained(whole)[0].items())
-
-
-def test_without_a_cache_a_clip_is_another_take_each_time_and_a_broken_file_is_named(place, tmp_path):
-    shutil.copytree(place / "videos", tmp_path / "videos")
-    settings = config(place, tmp_path, f"dataset={tmp_path / 'videos'}", "latent_cache=false")
-    dataset = FreshTakes(settings, channels=4)
-    drawn = [dataset._drawn(dataset.trained[0], np.random.default_rng(seed)) for seed in range(120)]
-    assert {take.path for take, _ in drawn} == {dataset.takes[dataset.trained[0]].path} and {take.stride for take, _ in drawn} == {1, 2}
-    assert len({(take.start, take.stride) for take, _ in drawn}) == 6 + 3 and all(take.start + 3 * take.stride / 8 <= 1.001 for take, _ in drawn), "all that lie within nine frames"
-    assert all(np.array_equal(frames, take.frames()) for take, frames in drawn)
-    stage, rng = settings.stage_at(0), lambda: np.random.default_rng(1)
-    first, again = dataset.batch(stage, rng()), dataset.batch(stage, rng())
-    assert first["frames"].shape == (2, 4, 32, 48, 3) and np.array_equal(first["frames"], again["frames"]) and first["texts"] == again["texts"]
-    held = [[batch["frames"] for batch in dataset.held_out_batches(np.random.default_rng(seed))] for seed in (0, 1)]
-    assert len(held[0]) == 2 and all(map(np.array_equal, *held))
-    broken = dataset.takes[dataset.trained[0]].path
-    broken.write_bytes(b"broken")
-    take, _ = dataset._drawn(dataset.trained[0], np.random.default_rng(0))
-    assert take.path != broken and [reject.name for reject in dataset.rejects] == [broken.name]
-    for file in (tmp_path / "videos").glob("*.mp4"):
-        file.write_bytes(b"broken")
-    with pytest.raises(ConfigError, match="no clip that can be trained on"):
-        dataset.batch(stage, rng())
-    (tmp_path / "videos" / "dataset.json").write_text("{}")
-    with pytest.raises(ConfigError, match="latent_cache is false, but .* holds latents"):
-        TransformerTask(settings, torch.device("cpu"))
-
-
-def test_each_stage_of_a_curriculum_has_takes_of_its_length_of_every_clip(place, tmp_path):
-    settings = config(place, tmp_path, "max_train_steps=0", "clips=7", "curriculum=[{steps: 1, num_frames: [1], train_batch_size: 2}, {steps: 1, num_frames: [4, 8], train_batch_size: 2}, {steps: 1, num_frames: [2], train_batch_size: 2}]")
-    cached = VideoLatents(settings, tmp_path / "latents", "hash", lambda frames: torch.zeros(4, len(frames), 4, 6))
-    for dataset, shape in ((cached, lambda batch: batch["latents"].shape[2]), (FreshTakes(settings, channels=4), lambda batch: batch["frames"].shape[1]), (VideoFrames(settings), lambda frames: frames.shape[1])):
-        assert Counter(take.num_frames for take in dataset.takes) == {1: 7, 2: 7, 8: 7} and len({dataset.takes[i].path for i in dataset.trained}) == 7 - len({dataset.takes[i].path for i in dataset.held_out})
-        draw = dataset.frames if isinstance(dataset, VideoFrames) else dataset.batch
-        for stage, num_frames in zip(settings.stages, (1, 8, 2)):
-            assert {shape(draw(stage, np.random.default_rng(seed))) for seed in range(8)} == {num_frames}
-
-
-@pytest.mark.parametrize("words", [("latent_cache=false",), ("target=vae_decoder",)])
-def test_how_far_the_look_at_the_clips_is_is_told_without_a_cache_too(place, tmp_path, words):
-    told = []
-    build_task(config(place, tmp_path, *words), torch.device("cpu"), lambda *counts: told.append(counts))
-    assert told == [(done, 8) for done in range(1, 9)]
 
 
 def test_an_exploding_loss_stops_the_run_and_says_where(place, tmp_path, monkeypatch):

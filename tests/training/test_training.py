@@ -45,11 +45,6 @@ def stage(**settings):
     return Stage(**{"steps": 4, "train_batch_size": 2, "num_frames": [2], "height": 32, "width": 32, **settings})
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     """A folder with a VAE and a text encoder that were trained for a moment, and latents made with them."""
