@@ -208,9 +208,10 @@ class Runs:
         run = self._working(name)
         with contextlib.suppress(psutil.NoSuchProcess):
             process = psutil.Process(run.pid)
-            processes = [*process.children(recursive=True), process]
+            processes = [process, *process.children(recursive=True)]
             for one in processes:
-                one.kill()
+                with contextlib.suppress(psutil.NoSuchProcess):  # one that ended by itself keeps none of the others alive
+                    one.kill()
             psutil.wait_procs(processes, timeout=10)
         Status("paused", step=last_step(run.folder), message="It was stopped at once; what came after its last checkpoint is lost.").write(run.folder)
         return read_run(run.folder)

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -317,3 +318,15 @@ def test_a_run_from_a_shell_keeps_a_log_with_its_command_and_a_redirected_one_sa
         command = "import sys; from pathlib import Path; from training.runs import logged\nwith logged(Path(sys.argv[1]), ['x']): print('once')"
         subprocess.run([sys.executable, "-c", command, tmp_path / "a b"], stdout=file, stderr=file, check=True, cwd=Path(__file__).parents[2])
     assert log.read_text().removeprefix(told) == "once\n"
+
+
+def test_stop_ends_a_run_whose_child_ends_by_itself_meanwhile(tmp_path, monkeypatch):
+    (tmp_path / "one").mkdir()
+    save_config(config(tmp_path / "one"), tmp_path / "one" / "config.yaml")
+    child = subprocess.Popen(["true"])
+    gone = psutil.Process(child.pid)
+    child.wait()
+    process = subprocess.Popen(["sleep", "600"])
+    Status("training", process.pid, psutil.Process(process.pid).create_time()).write(tmp_path / "one")
+    monkeypatch.setattr(psutil.Process, "children", lambda *_, **__: [gone])
+    assert Runs(tmp_path).stop("one").state == "paused" and not psutil.pid_exists(process.pid)
