@@ -127,3 +127,15 @@ def page(window: Window) -> Iterator[Page]:
     yield window.page
     left = window.complaints()
     assert not left, left
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Any:
+    """What the studio said last, beside what a failed test of its page missed."""
+    report = yield
+    if report.when == "call" and report.failed and {"page", "studio"} <= item.funcargs.keys():
+        page, studio = item.funcargs["page"], item.funcargs["studio"]
+        said = [f"{pane}: {page.locator(pane).text_content()}" for pane in ("#toast", "#device") if page.locator(pane).count()]
+        touched = [f"{bus}: {page.locator(bus).get_by_role('textbox').input_value()}" for bus in ("#action-bus", "#form-bus", "#training-bus") if page.locator(bus).count()]
+        report.sections.append(("the studio", "\n".join([*said, *touched, (studio.data_dir.parent / "app.log").read_text()[-3000:]])))
+    return report
