@@ -21,6 +21,7 @@ def form(page: Page) -> Page:
 def test_a_grid_fills_while_its_videos_play(form: Page) -> None:
     form.locator("#prompt textarea").fill("A red ball.")
     form.get_by_role("button", name="Grid of settings").click()
+    expect(form.locator("#make-grid")).to_be_visible()  # what is typed while the rest is still drawn may be lost
     form.locator("#axis-0-values input, #axis-0-values textarea").fill("2, blue")
     expect(form.locator("#grid-error")).to_contain_text("guidance_scale is 'blue'")
     form.locator("#axis-0-values input, #axis-0-values textarea").fill("2..4")
