@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hands import Api
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 
 from studio_app import PATIENCE, StudioApp, chromium
@@ -47,6 +48,11 @@ def studio(tmp_path_factory: pytest.TempPathFactory, model: str) -> Iterator[Stu
 @pytest.fixture(scope="module")
 def studio_url(studio: StudioApp) -> str:
     return studio.url
+
+
+@pytest.fixture
+def api(studio_url: str) -> Api:
+    return Api(studio_url)
 
 
 @pytest.fixture(scope="session")
