@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from .attention import set_attention_backend
 from .compute import Compute
 from .convert import DTYPES, SOURCE_FILE, convert_checkpoint, write_original
-from .device import ResourceError, choose_device, choose_dtype, require_disk, require_memory, set_threads, weights_memory
+from .device import ResourceError, choose_device, choose_dtype, require_device, require_disk, require_memory, set_threads, weights_memory
 from .files import Tell, WriteError, replacing
 from .hub import fetch, fetch_folder, first_line, not_reached
 from .originals import CheckpointError, some
@@ -67,10 +67,11 @@ def load_pipeline(
             with other processes begins with the pipeline's ``share_work``.
         tell: Hears of downloads and conversions; what it raises stops them.
 
-    Raises CheckpointError, saying what is missing and how to get it, ResourceError for too little memory or disk, or AttentionError.
+    Raises CheckpointError, saying what is missing and how to get it, ResourceError for too little memory or disk or a device that is not there, or AttentionError.
     """
     data_dir = Path(data_dir or DEFAULT_DATA_DIR)
     device = choose_device(device)
+    require_device(device)
     set_attention_backend(compute.attention, device)
     dtype = choose_dtype(dtype, device)
     _check_release(str(name_or_path), data_dir, device, dtype)

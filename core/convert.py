@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import T5Config, T5EncoderModel
 
+from . import device
 from .device import require_disk, require_memory
 from .files import Tell, replacing
 from .lineage import SOURCE_FILE
@@ -23,7 +24,7 @@ from .vae import build_mira_vae, convert_vae_state_dict, original_vae_state_dict
 
 log = logging.getLogger(__name__)
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "keep": None}
+DTYPES = {**device.DTYPES, "keep": None}
 SD1_LATENT_RGB = [[0.3512, 0.2297, 0.3227], [0.3250, 0.4974, 0.2350], [-0.2829, 0.1762, 0.2721], [-0.2120, -0.2616, -0.7177], [0.0, 0.0, 0.0]]
 """For previews (``core.vae.preview_frames``): red, green and blue in -1..1 of each scaled latent channel of Stable Diffusion 1's VAE, and no biases. As ComfyUI has measured them (comfy/latent_formats.py, SD15)."""
 SHARD_BYTES = 10**9

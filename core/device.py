@@ -15,6 +15,10 @@ import psutil
 import torch
 from safetensors import safe_open
 
+from .types import nearest
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+_DEVICES = ("auto", "cpu", "cuda", "cuda:1", "mps")
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -22,25 +26,42 @@ class ResourceError(RuntimeError):
     """Memory or disk is too small for what was asked; the message has the numbers and says what to do."""
 
 
+class DeviceError(ResourceError, ValueError):
+    """A device or a number format that there is not, here or at all; the message says what there is."""
+
+
 class MemoryShortage(ResourceError, MemoryError):
     """Less memory is free than was asked for. Nothing was begun, so the same may be tried with something else spared (``core.ladder``)."""
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
-    """``auto``: CUDA, else Apple's GPU, else the CPU."""
+    """``auto``: CUDA, else Apple's GPU, else the CPU. Raises DeviceError for what is no device; ``require_device`` looks whether this machine has it."""
     if str(device) != "auto":
-        return torch.device(device)
+        try:
+            return torch.device(device)
+        except RuntimeError:
+            raise DeviceError(f"There is no device {device!r}.{nearest(device, _DEVICES)} Known: {', '.join(_DEVICES)}.") from None
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+def require_device(device: torch.device) -> None:
+    """Raise DeviceError for a GPU that this machine has not, or that torch cannot use."""
+    counts = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    count = counts.get(device.type)
+    if count is not None and (device.index or 0) >= count:
+        raise DeviceError(f"There is no {device} here: torch {torch.__version__} finds {count or 'no'} {device.type} device{'' if count == 1 else 's'} on this machine. Use auto or cpu.")
+
+
 def choose_dtype(dtype: str | torch.dtype, device: str | torch.device) -> torch.dtype:
-    """``auto``: bf16 on GPUs and CPUs that multiply in it, fp16 on older GPUs, else fp32."""
+    """``auto``: bf16 on GPUs and CPUs that multiply in it, fp16 on older GPUs, else fp32. Raises DeviceError for a name that is neither that nor one of DTYPES."""
     if isinstance(dtype, torch.dtype):
         return dtype
+    if dtype in DTYPES:
+        return DTYPES[dtype]
     if dtype != "auto":
-        return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[dtype]
+        raise DeviceError(f"There is no dtype {dtype!r}.{nearest(dtype, DTYPES)} Known: auto, {', '.join(DTYPES)}.")
     kind = torch.device(device).type
     if kind == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16

@@ -10,7 +10,7 @@ from tiny import GB
 from core import attention, device, load_pipeline
 from core.attention import AttentionError
 from core.compute import Compute
-from core.device import MemoryShortage, ResourceError, memory_available, require_memory
+from core.device import DeviceError, MemoryShortage, ResourceError, choose_device, choose_dtype, memory_available, require_device, require_memory
 from core.ladder import is_out_of_memory
 
 
@@ -55,3 +55,20 @@ def test_xformers_is_refused_where_it_would_not_compute(tmp_path, monkeypatch):
     assert attention.get_attention_backend() == "sdpa"
     attention.set_attention_backend("xformers", "cuda:0")
     assert attention.get_attention_backend() == "xformers"
+
+
+@pytest.mark.parametrize("count, found", [(0, "finds no cuda devices"), (1, "finds 1 cuda device on"), (2, "finds 2 cuda devices")])
+def test_a_gpu_that_is_not_there_is_told_before_the_model_is_read(monkeypatch, tmp_path, count, found):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    with pytest.raises(DeviceError, match=f"no cuda:2 here.*{found}"):
+        load_pipeline("no model", device="cuda:2", data_dir=tmp_path)
+    require_device(torch.device("cpu"))
+    for index in range(count):
+        require_device(torch.device("cuda", index))
+
+
+def test_words_that_are_no_device_and_no_dtype():
+    with pytest.raises(DeviceError, match="Did you mean 'cuda'"):
+        choose_device("cud")
+    with pytest.raises(DeviceError, match="Did you mean 'fp16'"):
+        choose_dtype("pf16", "cpu")
