@@ -30,8 +30,8 @@ from .compute import Compute
 from .convert import DTYPES, SOURCE_FILE, convert_checkpoint, write_original
 from .device import ResourceError, choose_device, choose_dtype, require_device, require_disk, require_memory, set_threads, weights_memory
 from .files import Tell, WriteError, replacing
-from .hub import fetch, fetch_folder, first_line, not_reached
-from .originals import CheckpointError, some
+from .hub import fetch, fetch_folder, not_reached
+from .originals import CheckpointError, first_line, some
 from .pipeline import MiraPipeline
 from .presets import NANO
 from .releases import EMBEDDED, RELEASES, TEXT_ENCODER, TEXT_ENCODER_BYTES, TEXT_ENCODER_DOWNLOAD_BYTES, Release, folder_name, installed_folder, released_shapes
@@ -79,7 +79,7 @@ def load_pipeline(
     _check_folder(folder, device, dtype)
     if device.type == "cpu":
         set_threads()
-    pipe = MiraPipeline.from_pretrained(folder, text_encoder=None, tokenizer=None, dtype=dtype)
+    pipe = _read_folder(folder, dtype)
     pipe.model_name, pipe.model_folder, pipe.data_dir = str(name_or_path), folder, data_dir
     pipe.to(device)
     pipe.compute = compute
@@ -261,6 +261,18 @@ def _check_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> Non
             except SafetensorError as error:
                 raise CheckpointError(f"{file} is damaged ({file.stat().st_size:,} bytes are here): {error}. Copy or download it again.") from None
     require_memory(needed, device, f"{folder.name} in {str(dtype).removeprefix('torch.')}")
+
+
+def _read_folder(folder: Path, dtype: torch.dtype) -> MiraPipeline:
+    """The model of a folder, without its text encoder. Raises CheckpointError for settings that cannot be read, and for weights that do not fit them: diffusers itself warns of missing ones and goes on."""
+    try:
+        pipe = MiraPipeline.from_pretrained(folder, text_encoder=None, tokenizer=None, dtype=dtype)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{folder} is not a whole model folder ({first_line(error)}). Copy or download it again.") from error
+    for part in ("transformer", "vae"):
+        if missing := [name for name, tensor in getattr(pipe, part).state_dict().items() if tensor.is_meta]:
+            raise CheckpointError(f"{folder / part} lacks tensors that its config.json asks for: {some(missing)}. Copy or download it again.")
+    return pipe
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -67,11 +67,6 @@ def not_reached() -> tuple[type[Exception], ...]:
     return OSError, HTTPError, EntryNotFoundError, HFValidationError
 
 
-def first_line(error: BaseException) -> str:
-    """What an error of the Hub's client says, in short."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
 def _check_whole(part: Path, etag: str | None) -> None:
     """Raise CheckpointError, and drop the file, unless it has the SHA-256 that the Hub gives as a large file's etag."""
     if etag is None or len(etag) != 64:

@@ -192,7 +192,7 @@ def _load(src: Path) -> Any:
         with torch.serialization.safe_globals(_stand_ins(src) if mapped else []):
             return torch.load(src, map_location="cpu", mmap=mapped, weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, UnicodeDecodeError) as error:
-        cause = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        cause = first_line(error)
         if mapped:
             raise CheckpointError(f"{src} was not opened, as it holds what no checkpoint needs: {cause}") from None
         raise CheckpointError(f"{src} cannot be read as a checkpoint: it may be cut off ({src.stat().st_size:,} bytes are here), or be of another kind. Download it again. ({cause})") from None
@@ -213,3 +213,8 @@ def _stand_ins(src: Path) -> list[tuple[type, str]]:
 def some(names: list[str]) -> str:
     """The first few of many names."""
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, in short."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

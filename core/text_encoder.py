@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .device import release_memory, require_memory, weights_memory
 from .files import replacing
+from .originals import CheckpointError, first_line, some
 
 logger = logging.getLogger(__name__)
 
@@ -143,19 +144,30 @@ class LazyTextEncoder:
                 progress(start + len(chunk), len(missing))
 
     def load(self) -> tuple[Any, torch.nn.Module]:
-        """``(tokenizer, text_encoder)``, loaded now if they were not. Raises MemoryShortage where they do not fit."""
+        """``(tokenizer, text_encoder)``, loaded now if they were not. Raises MemoryShortage where they do not fit, or CheckpointError."""
         if self._loaded is None:
-            from transformers import AutoTokenizer, T5EncoderModel
-
-            needed = sum(weights_memory(file, self.dtype) for file in (self.folder / "text_encoder").glob("*.safetensors"))
-            require_memory(needed, self.device, f"The text encoder of {self.folder.name}")
-            logger.info("Loading the text encoder of %s", self.folder)
-            tokenizer = AutoTokenizer.from_pretrained(self.folder / "tokenizer")
-            text_encoder = T5EncoderModel.from_pretrained(self.folder / "text_encoder", dtype=self.dtype)
+            tokenizer, text_encoder = self.read()
             if self.eight_bits:
                 _to_eight_bits(text_encoder)
             self._loaded = tokenizer, text_encoder.eval().requires_grad_(False).to(self.device)
         return self._loaded
+
+    def read(self) -> tuple[Any, torch.nn.Module]:
+        """``(tokenizer, text_encoder)`` as their files hold them, in ``dtype`` and on the CPU, anew with each call. Raises as ``load`` does."""
+        from transformers import AutoTokenizer, T5EncoderModel
+
+        weights = self.folder / "text_encoder"
+        try:
+            needed = sum(weights_memory(file, self.dtype) for file in weights.glob("*.safetensors"))
+            require_memory(needed, self.device, f"The text encoder of {self.folder.name}")
+            logger.info("Loading the text encoder of %s", self.folder)
+            tokenizer = AutoTokenizer.from_pretrained(self.folder / "tokenizer")
+            text_encoder, found = T5EncoderModel.from_pretrained(weights, dtype=self.dtype, output_loading_info=True)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise CheckpointError(f"The text encoder of {self.folder} cannot be loaded ({first_line(error)}). Copy or download it again.") from error
+        if missing := sorted(found["missing_keys"]):  # transformers itself would go on with random ones
+            raise CheckpointError(f"{weights} lacks tensors that its config.json asks for: {some(missing)}. Copy or download it again.")
+        return tokenizer, text_encoder
 
     def release(self) -> None:
         """Give the encoder's memory back, to the device and all that work on it; the next unknown prompt loads it again."""

@@ -8,6 +8,7 @@ import shutil
 import psutil
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny import GB, disk_with, layout, save_tiny_model, saved, tiny_text_encoder, tiny_tokenizer
 
 from core import MiraPipeline, MiraTransformer3DModel, checkpoints, load_pipeline
@@ -230,6 +231,50 @@ def test_a_model_folder_that_is_not_whole(tmp_path):
     weights.unlink()
     with pytest.raises(CheckpointError, match="transformer/ must hold .* and holds config.json"):
         load_pipeline(folder, device="cpu", text_encoder=False)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+def without_a_tensor(part):
+    """Take one out of the part's weights."""
+    file = next(part.glob("*.safetensors"))
+    tensors = load_file(file)
+    del tensors[min(name for name in tensors if name.endswith("weight"))]
+    save_file(tensors, file, {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda folder: (folder / "model_index.json").write_text(""), "model_index.json"),
+        (lambda folder: (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}'), "expected"),
+        (lambda folder: (folder / "transformer" / "config.json").write_text("{"), "transformer/config.json"),
+        (lambda folder: (folder / "vae" / "config.json").write_text('{"_class_name": "AutoencoderKLTemporalDecoder", "block_out_channels": 3}'), "not a whole model folder"),
+        (lambda folder: shutil.rmtree(folder / "scheduler"), "scheduler_config.json"),
+        (lambda folder: without_a_tensor(folder / "transformer"), "transformer lacks tensors.*adaln_single"),
+        (lambda folder: without_a_tensor(folder / "vae"), "vae lacks tensors.*decoder"),
+    ],
+)
+def test_a_folder_with_parts_that_do_not_fit_is_refused_in_words(tiny, tmp_path, damage, message):
+    folder = shutil.copytree(tiny, tmp_path / "damaged")
+    damage(folder)
+    with pytest.raises(CheckpointError, match=message) as error:
+        load_pipeline(folder, device="cpu", data_dir=tmp_path)
+    assert "Copy or download it again." in str(error.value)
+
+
+@pytest.mark.parametrize("damage", [without_a_tensor, lambda part: next(part.glob("*.safetensors")).unlink(), lambda part: (part / "config.json").write_text("{")])
+def test_a_text_encoder_that_is_not_whole_encodes_nothing(tiny, tmp_path, damage):
+    """transformers fills what is missing with random numbers, which the cache of prompts would keep for good."""
+    folder = shutil.copytree(tiny, tmp_path / "damaged")
+    damage(folder / "text_encoder")
+    pipe = load_pipeline(folder, device="cpu", dtype="fp32", data_dir=tmp_path)
+    with pytest.raises(CheckpointError, match="text_encoder|text encoder"):
+        pipe.encode_prompt(["a red ball"])
+    assert not list((tmp_path / "cache" / "prompts").glob("*.safetensors"))
 
 
 def test_a_tiny_folder_loads_and_makes_a_video(tmp_path):
