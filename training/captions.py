@@ -13,7 +13,7 @@ from core.files import replacing
 from core.types import nearest
 
 from .config import ConfigError
-from .dataset import MIRADATA_CAPTIONS, TABLES, TEXT_COLUMNS, captions_of, decoded, encoded, find_clips, path_of, plain_row, table_rows
+from .dataset import MIRADATA_CAPTIONS, TEXT_COLUMNS, captions_of, decoded, delimiter_of, encoded, find_clips, path_of, plain_row, table_of, table_rows
 
 MOST_ROWS = 5000
 """Captions that are edited at once."""
@@ -69,7 +69,7 @@ def write_captions(source: str | Path, captions: Mapping[str, str]) -> int:
             if not all(ours.values()) and not captions_of(plain_row(row)):
                 raise _empty(name)
         text, encoding = decoded(table)
-        contents = {table: _encoded(_dumped(rows, table, "\r\n" if "\r\n" in text else "\n"), table, encoding)} if changed else {}
+        contents = {table: _encoded(_dumped(rows, table, "\r\n" if "\r\n" in text else "\n", delimiter_of(text)), table, encoding)} if changed else {}
     for file, content in contents.items():
         with replacing(file) as work:
             work.write_bytes(content)
@@ -104,12 +104,10 @@ def _encoded(text: str, file: Path, encoding: str) -> bytes:
 
 def _table(source: str | Path) -> tuple[Path, Path | None]:
     """The source, and the table that it is or holds."""
-    source = Path(source)
-    if source.is_dir():
-        return source, next((source / name for name in TABLES if (source / name).is_file()), None)
-    if not source.is_file():
+    source, table = Path(source), table_of(source)
+    if table is None and not source.is_dir():
         raise ConfigError(f"There is no dataset {source}.")
-    return source, source
+    return source, table
 
 
 def _columns(table: Path) -> tuple[list[dict], list[str]]:
@@ -135,11 +133,11 @@ def _names(rows: list[dict]) -> list[str]:
     return [file if count[file] == 1 else f"{file}, row {number}" for number, file in enumerate(files, 1)]
 
 
-def _dumped(rows: list[dict], table: Path, end: str) -> str:
+def _dumped(rows: list[dict], table: Path, end: str, delimiter: str) -> str:
     if table.suffix.lower() == ".jsonl":
         return "".join(json.dumps(row, ensure_ascii=False) + end for row in rows)
     out = io.StringIO()
-    writer = csv.DictWriter(out, list(rows[0]), extrasaction="ignore", lineterminator=end)
+    writer = csv.DictWriter(out, list(rows[0]), extrasaction="ignore", delimiter=delimiter, lineterminator=end)
     writer.writeheader()
     writer.writerows(rows)
     return out.getvalue()

@@ -18,6 +18,7 @@ import io
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -70,17 +71,35 @@ def find_clips(source: str | Path, root: str | Path | None = None) -> tuple[list
     ``root`` is where a table's paths begin (its own folder by default); a path that leads out of it is rejected. Raises ConfigError
     for a source that is not there, cannot be read as a table, or names no clip at all.
     """
-    source = Path(source)
-    if source.is_dir():
-        table = next((source / name for name in TABLES if (source / name).is_file()), None)
-        found = list(_rows(table, Path(root or source))) if table else list(_pairs(source))
-    elif source.is_file() and source.suffix.lower() in (".csv", ".jsonl"):
-        found = list(_rows(source, Path(root or source.parent)))
+    source, table = Path(source), table_of(source)
+    if table is not None and table.suffix.lower() in (".csv", ".jsonl"):
+        found = list(_rows(table, Path(root or table.parent)))
+    elif source.is_dir():
+        found = list(_pairs(source))
     else:
         raise ConfigError(f"There is no dataset {source}. Name a folder of videos with captions (name.mp4 and name.txt), or a .csv or .jsonl table.")
+    if not found and table is not None:
+        raise ConfigError(f"{table} holds no videos: it has no rows. Its first line names the columns, such as file_name,text, and each line below it a video.")
     if not found:
         raise ConfigError(f"{source} holds no videos. Put name.mp4 with its caption in name.txt into it, or a metadata.csv with the columns file_name and text.")
     return [item for item in found if isinstance(item, Clip)], [item for item in found if isinstance(item, Reject)]
+
+
+def count_clips(source: str | Path) -> tuple[int, int]:
+    """How many clips and how many different captions a dataset names: no clip is looked for. Raises ConfigError for a table that cannot be read."""
+    table = table_of(source)
+    if table is None:
+        videos = sum(path.suffix.lower() in (*VIDEOS, *PICTURES) for path in Path(source).rglob("*"))
+        return videos, videos
+    rows = [plain_row(row) for row in table_rows(table)]
+    return len(rows), len({caption for row in rows for caption in captions_of(row)})
+
+
+def table_of(source: str | Path) -> Path | None:
+    """The table that a dataset is or holds; None for a folder without one, and for what is not there."""
+    source = Path(source)
+    places = [source / name for name in TABLES] if source.is_dir() else [source]
+    return next((place for place in places if place.is_file()), None)
 
 
 def _pairs(folder: Path) -> Iterator[Clip | Reject]:
@@ -103,8 +122,8 @@ def _pairs(folder: Path) -> Iterator[Clip | Reject]:
 
 def _rows(table: Path, root: Path) -> Iterator[Clip | Reject]:
     rows = table_rows(table)
-    for number, row in enumerate(rows, 1):
-        row = plain_row(row)
+    for number, cells in enumerate(rows, 1):
+        row = plain_row(cells)
         where = path_of(row)
         if where is None:
             if number == 1:
@@ -114,6 +133,8 @@ def _rows(table: Path, root: Path) -> Iterator[Clip | Reject]:
         path, captions, stretch = _file_of(root, where), tuple(captions_of(row)), _stretch(row)
         if isinstance(path, str):
             yield Reject(where, path)
+        elif more := " ".join(cells.get(None, ())).strip():
+            yield Reject(where, f"has more cells than the table has columns, with {more!r} in them: put its caption in double quotes")
         elif not captions:
             yield Reject(where, "has no caption")
         elif isinstance(stretch, str):
@@ -190,9 +211,15 @@ def table_rows(path: Path) -> list[dict[str, str]]:
             raise ConfigError(f"{path} is not JSON lines of objects.")
         return rows
     try:
-        return list(csv.DictReader(io.StringIO(text, newline="")))  # lines may end in CR alone
+        return list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter_of(text)))  # lines may end in CR alone
     except csv.Error as error:
         raise ConfigError(f"{path} is not a table with commas: {error}.") from None
+
+
+def delimiter_of(text: str) -> str:
+    """What parts the cells of a .csv: where its first line has no comma, the semicolons of spreadsheets in much of Europe, or tabs."""
+    head = re.split("[\r\n]", text, maxsplit=1)[0]
+    return next((mark for mark in ",;\t" if mark in head), ",")
 
 
 def _decoded(path: Path) -> str:

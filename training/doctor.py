@@ -20,7 +20,7 @@ from core.files import WriteError, replacing
 from core.metrics import STILL, Frames, cuts
 
 from .config import TrainConfig
-from .dataset import Clip, Reject, find_clips
+from .dataset import MARKS, Clip, Reject, decoded, find_clips, table_of
 from .video import UnusableVideo, VideoFacts, probe_video, read_frames
 
 log = logging.getLogger(__name__)
@@ -107,6 +107,8 @@ def examine(source: str | Path, root: str | Path | None = None, num_frames: int 
     facts.keep()
     captions = Counter(caption for item in report.clips for caption in item.clip.captions)
     same = [caption for caption, count in captions.items() if count > max(3, len(report.clips) // 2)]
+    if look and (table := table_of(source)) and (encoding := decoded(table)[1]) not in ("utf-8", *MARKS):
+        report.remarks.append(Reject(table.name, f"is not UTF-8 and was read as {encoding}; if letters of its captions look wrong, save it as UTF-8"))
     report.remarks += [Reject("captions:", f"{captions[caption]} clips say the same, “{caption[:60]}”") for caption in same]
     return report
 

@@ -34,7 +34,7 @@ def find_shots(path: Path, threshold: float = THRESHOLD) -> list[tuple[float, fl
 
     probe_video(path)
     try:
-        video, manager = open_video(str(path), backend="pyav"), SceneManager()
+        video, manager = open_video(str(path.absolute()), backend="pyav"), SceneManager()
     except (VideoOpenFailure, OSError) as error:
         raise UnusableVideo(f"cannot be read ({error})") from None
     manager.add_detector(ContentDetector(threshold, min_scene_len=1))
@@ -138,6 +138,6 @@ def _cut(source: Path, target: Path, start: float, end: float) -> None:
     """Write the frames that begin in [start, end): exact, as they are encoded anew. Raises UnusableVideo."""
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", "-y", "-ss", f"{max(0.0, start - MARGIN):.6f}", "-i", str(source.resolve()), "-t", f"{end - max(start, MARGIN):.6f}"]
     with replacing(target) as file:
-        done = subprocess.run([*command, "-an", "-c:v", "libx264", "-preset", "fast", "-crf", "16", "-pix_fmt", "yuv420p", "-vf", "crop=trunc(iw/2)*2:trunc(ih/2)*2", str(file)], capture_output=True, text=True, check=False)
+        done = subprocess.run([*command, "-an", "-c:v", "libx264", "-preset", "fast", "-crf", "16", "-pix_fmt", "yuv420p", "-vf", "crop=trunc(iw/2)*2:trunc(ih/2)*2", str(file.absolute())], capture_output=True, text=True, check=False)
         if done.returncode:
             raise UnusableVideo(f"could not be cut ({done.stderr.strip().splitlines()[-1] if done.stderr.strip() else done.returncode})")

@@ -167,7 +167,7 @@ def _decoded(packets: Iterable[av.Packet]) -> Iterator[av.VideoFrame]:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     try:
-        container = av.open(os.fspath(path))
+        container = av.open(os.path.abspath(path))
     except (FFmpegError, OSError, ValueError) as error:
         raise UnusableVideo("is not there" if not path.exists() else f"cannot be read ({getattr(error, 'strerror', None) or error})") from None
     with container:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from core import save_video
 from core.video_io import read_video
+from training.captions import write_captions
 from training.config import ConfigError, TrainConfig, as_words, load_config
 from training.dataset import Reject, captions_of, find_clips, main
 from training.doctor import Lookalikes, examine, examine_for
@@ -239,7 +240,33 @@ def test_tables_in_other_encodings(folder, encoding):
     assert clip.captions == ("Ein großer Ball",)
 
 
-@pytest.mark.parametrize("content, message", [("a,b\n1,2\n", "names no files: it has the columns a, b"), ("", "holds no videos")])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_tables_with_semicolons_or_tabs(folder, mark, end):
+    rows = f'file_name{mark}text{end}a.mp4{mark}"A ball, red{mark} round"{end}'
+    (folder / "t.csv").write_text(rows, encoding="utf-8", newline="")
+    (clip,), rejects = find_clips(folder / "t.csv")
+    assert clip.captions == (" ".join(f"A ball, red{mark} round".split()),) and not rejects
+    assert write_captions(folder / "t.csv", {"a.mp4": "A, b; c"}) == 1 and (folder / "t.csv").read_bytes().decode().startswith(f"file_name{mark}text")
+    assert find_clips(folder / "t.csv")[0][0].captions == ("A, b; c",)
+
+
+def test_a_caption_that_a_comma_cuts_off_is_a_reject_and_an_encoding_that_is_guessed_a_remark(folder):
+    (folder / "metadata.csv").write_bytes("file_name,text\na.mp4,A red ball, over the sea\nsub/b.mp4,赤いボール,,\n".encode("shift_jis"))
+    report = examine(folder, num_frames=4)
+    assert [(item.name, item.reason) for item in report.rejects] == [("a.mp4", "has more cells than the table has columns, with 'over the sea' in them: put its caption in double quotes")]
+    assert [item.reason for item in report.remarks if item.name == "metadata.csv"] == ["is not UTF-8 and was read as latin-1; if letters of its captions look wrong, save it as UTF-8"]
+    assert len(report.clips) == 1
+
+
+def test_names_that_look_like_addresses_are_files(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    for suffix in (".mp4", ".txt"):
+        shutil.copy(folder / f"a{suffix}", folder / f"12:30 walk{suffix}")
+    assert "12:30 walk.mp4" in {item.clip.path.name for item in examine(".", num_frames=4).clips}
+
+
+@pytest.mark.parametrize("content, message", [("a,b\n1,2\n", "names no files: it has the columns a, b"), ("", "t.csv holds no videos: it has no rows"), ("file_name,text\n", "t.csv holds no videos: it has no rows")])
 def test_tables_without_clips_are_refused(tmp_path, content, message):
     (tmp_path / "t.csv").write_text(content)
     with pytest.raises(ConfigError, match=message):
