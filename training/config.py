@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 import yaml
 from omegaconf import OmegaConf
@@ -34,6 +34,8 @@ CHOICES = {"target": TARGETS, "optimizer": OPTIMIZERS, "lr_schedule": SCHEDULES,
 
 UNPRINTABLE = re.compile(r"[\x7f-\xa0\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 """What YAML does not take as it is."""
+PATHS = ("model", "dataset", "dataset_root", "output_dir", "data_dir", "resume")
+"""Settings that can be a path."""
 
 
 class ConfigError(ValueError):
@@ -266,12 +268,22 @@ class TrainConfig:
                 raise ConfigError(f"Steps, train_batch_size and num_frames must be at least 1: {dataclasses.asdict(stage)}.")
 
 
+HINTS = get_type_hints(TrainConfig)
+
+
 def load_config(path: str | Path | None, overrides: list[str], dataset_follows: bool = False) -> TrainConfig:
-    """Defaults, then the YAML file, then ``key=value`` words; see ``make_config``. Raises ConfigError with the offending name."""
+    """Defaults, then the YAML file, then ``key=value`` words; see ``make_config``. Raises ConfigError with the offending name.
+
+    The value of a word is YAML, but a name or a path is taken as it is, unless it stands in quotes: ``dataset=/clips #2`` has no comment in it.
+    """
     said = OmegaConf.create()
     for word in overrides:
+        name, _, value = word.partition("=")
         try:
-            said.merge_with_dotlist([word])
+            if HINTS.get(name) is str and not value.startswith(("'", '"')):
+                said[name] = value.strip()
+            else:
+                said.merge_with_dotlist([word])
         except yaml.YAMLError as error:
             raise ConfigError(f"{word!r} cannot be read: {' '.join(str(error).split())}. Write name=value, with the value as in YAML.") from None
     try:
@@ -295,8 +307,9 @@ def make_config(*layers: Mapping[str, Any], dataset_follows: bool = False) -> Tr
     layers = tuple(OmegaConf.create(layer) for layer in layers)
     for line in (line for layer in layers for line in OmegaConf.to_yaml(layer).splitlines() if "${" in line):
         raise ConfigError(f"{line.strip()!r}: values that are taken from elsewhere are refused. Write the value itself.")
+    said = [{name: _meant(name, value) for name, value in OmegaConf.to_container(layer).items()} for layer in layers]
     try:
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), *layers))
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), *said))
     except OmegaConfBaseException as error:
         names = [f.name for f in dataclasses.fields(Stage if error.object_type is Stage else TrainConfig)]
         key = str(error.full_key or error.key or "").split(".")[0]
@@ -305,6 +318,13 @@ def make_config(*layers: Mapping[str, Any], dataset_follows: bool = False) -> Tr
         raise ConfigError(f"{where}{str(error).splitlines()[0].rstrip('.')}.{hint}") from None
     config.validate(dataset_follows)
     return config
+
+
+def _meant(name: str, value: Any) -> Any:
+    """A value as it was meant: nothing, or one of what may be several, stands for a list of that, and a path below ``~`` is in the home folder."""
+    if get_origin(HINTS.get(name)) is list and not isinstance(value, (list, dict)):
+        return [] if value is None else [value]
+    return str(Path(value).expanduser()) if name in PATHS and isinstance(value, str) and value.startswith("~/") else value
 
 
 def arguments_for(constructor: type, name: str, values: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -419,6 +419,18 @@ def test_settings_files_that_cannot_be_used(tmp_path, content, message):
         load_config(tmp_path / "c.yaml", [])
 
 
+def test_paths_and_single_values_are_taken_as_they_are_typed(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", "/home/me")
+    for typed, meant in (("/clips #2", "/clips #2"), ("/a: b, 'c' {d}", "/a: b, 'c' {d}"), ("007", "007"), ("'/in quotes #1'", "/in quotes #1"), ("~/clips", "/home/me/clips"), (" /x ", "/x")):
+        settings = load_config(None, ["model=m", f"dataset={typed}", "sizes=64x32", "num_frames=8", "validation_prompts=A red ball", "report_to="])
+        assert settings.dataset == meant and load_config(None, as_words(settings, TrainConfig())) == settings
+        assert (settings.sizes, settings.num_frames, settings.validation_prompts, settings.report_to) == (["64x32"], [8], ["A red ball"], [])
+    (tmp_path / "c.yaml").write_text("model: m\ndataset: ~/clips\nnum_frames: 8\n")
+    assert (settings := load_config(tmp_path / "c.yaml", [])).dataset == "/home/me/clips" and settings.num_frames == [8]
+    with pytest.raises(ConfigError, match="values that are taken from elsewhere are refused"):
+        load_config(None, ["model=m", "dataset=${oc.env:HOME}"])
+
+
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_copied_dataset_has_the_same_hash_and_a_changed_one_another(folder, tmp_path_factory, monkeypatch, whole):
     monkeypatch.setattr("training.takes.HASHED_WHOLE", 2**20 if whole else 0)
