@@ -172,16 +172,22 @@ class MiraPipeline(DiffusionPipeline):
         self._interrupted = True
 
     def save_pretrained(self, save_directory: str, **options: Any) -> None:
-        """A diffusers model folder, with the text encoder even where it was not loaded yet."""
-        lazy = self.lazy_text_encoder if self.text_encoder is None else None
-        if lazy is None:
-            return super().save_pretrained(save_directory, **options)
-        tokenizer, text_encoder = lazy.load()
-        self.register_modules(text_encoder=text_encoder, tokenizer=tokenizer)
+        """A diffusers model folder: the model without LoRAs, which have files of their own, and with the whole text encoder even where it was not loaded yet, or in 8 bits.
+
+        Raises ValueError for adapters that ``use_loras`` did not put on, as they would stand in the way of the weights' names.
+        """
+        if self.loras is None and (adapters := getattr(self.transformer, "peft_config", None)):
+            raise ValueError(f"The transformer has adapters ({', '.join(adapters)}), which a model folder does not hold. Add them to its weights with pipe.transformer.fuse_lora() if you want them in it, and take them off with pipe.transformer.unload_lora().")
+        loras, lazy, text = self.loras, self.lazy_text_encoder, {}
+        if self.text_encoder is None and lazy is not None:
+            text = dict(zip(("tokenizer", "text_encoder"), lazy.read() if lazy.eight_bits else lazy.load()))
+        self.use_loras(None)
+        self.register_modules(**text)
         try:
             super().save_pretrained(save_directory, **options)
         finally:
-            self.register_modules(text_encoder=None, tokenizer=None)
+            self.register_modules(**dict.fromkeys(text))
+            self.use_loras(loras)
 
     def encode_prompt(self, prompts: Sequence[str]) -> Tensor:
         """``prompts`` to embeddings ``[B, L, D]`` in fp32."""

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import load_file
 from tiny import TEXT_DIM, tiny_pipeline
 
 from core import GenerationCancelled, GenerationRequest, MiraPipeline, MiraScheduler, MiraTransformer3DModel, RequestError, TemporalVAE
@@ -350,6 +352,47 @@ def test_lazy_text_encoder_in_a_pipeline(shared_pipe, folder, tmp_path):
     copy = MiraPipeline.from_pretrained(tmp_path / "copy")
     copy.set_progress_bar_config(disable=True)
     torch.testing.assert_close(latents_of(copy), again, atol=1e-4, rtol=1e-4)
+
+
+def opened(folder):
+    pipe = MiraPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_a_folder_holds_the_model_without_its_loras_and_they_stay_on(folder, tmp_path):
+    pipe = opened(folder)
+    bare = latents_of(pipe)
+    pipe.transformer.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False), "mine")
+    pipe.transformer.save_lora_adapter(tmp_path, adapter_name="mine", weight_name="mine.safetensors")
+    pipe.transformer.unload_lora()
+    pipe.use_loras(f"{tmp_path / 'mine.safetensors'}")
+    adapted = latents_of(pipe)
+    assert not torch.equal(adapted, bare)
+    pipe.save_pretrained(tmp_path / "copy")
+    assert torch.equal(latents_of(pipe), adapted), "the LoRA is on again"
+    assert torch.equal(latents_of(opened(tmp_path / "copy")), bare)
+
+
+def test_adapters_of_ones_own_are_not_written_in_the_place_of_weights(folder, tmp_path):
+    pipe = opened(folder)
+    pipe.transformer.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False), "mine")
+    adapted = latents_of(pipe)
+    with pytest.raises(ValueError, match=r"adapters \(mine\).*fuse_lora.*unload_lora"):
+        pipe.save_pretrained(tmp_path / "copy")
+    pipe.transformer.fuse_lora()
+    pipe.transformer.unload_lora()
+    pipe.save_pretrained(tmp_path / "copy")
+    torch.testing.assert_close(latents_of(opened(tmp_path / "copy")), adapted, atol=1e-3, rtol=1e-3)
+
+
+def test_a_text_encoder_in_8_bits_is_saved_as_its_files_hold_it(folder, tmp_path):
+    pipe = MiraPipeline.from_pretrained(folder, text_encoder=None, tokenizer=None)
+    pipe.lazy_text_encoder = LazyTextEncoder(folder, tmp_path / "prompts", eight_bits=True)
+    pipe.encode_prompt(["a red ball"])
+    pipe.save_pretrained(tmp_path / "copy")
+    weights = [load_file(place / "text_encoder" / "model.safetensors") for place in (folder, tmp_path / "copy")]
+    assert weights[0].keys() == weights[1].keys() and all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
