@@ -31,7 +31,7 @@ from .convert import DTYPES, SOURCE_FILE, convert_checkpoint, write_original
 from .device import ResourceError, choose_device, choose_dtype, require_device, require_disk, require_memory, set_threads, weights_memory
 from .files import Tell, WriteError, replacing
 from .hub import fetch, fetch_folder, not_reached
-from .originals import CheckpointError, first_line, some
+from .originals import CheckpointError, damaged_file, first_line, some
 from .pipeline import MiraPipeline
 from .presets import NANO
 from .releases import EMBEDDED, RELEASES, TEXT_ENCODER, TEXT_ENCODER_BYTES, TEXT_ENCODER_DOWNLOAD_BYTES, Release, folder_name, installed_folder, released_shapes
@@ -259,7 +259,7 @@ def _check_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> Non
             try:
                 needed += weights_memory(file, dtype)
             except SafetensorError as error:
-                raise CheckpointError(f"{file} is damaged ({file.stat().st_size:,} bytes are here): {error}. Copy or download it again.") from None
+                raise damaged_file(file, error) from None
     require_memory(needed, device, f"{folder.name} in {str(dtype).removeprefix('torch.')}")
 
 

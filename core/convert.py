@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import T5Config, T5EncoderModel
@@ -16,7 +17,7 @@ from . import device
 from .device import require_disk, require_memory
 from .files import Tell, replacing
 from .lineage import SOURCE_FILE
-from .originals import PREFIXES, Architecture, CheckpointError, read_tensors, some
+from .originals import PREFIXES, Architecture, CheckpointError, damaged_file, first_line, read_tensors, some
 from .releases import TEXT_ENCODER
 from .schedulers import MiraScheduler
 from .transformer import MiraTransformer3DModel
@@ -56,10 +57,15 @@ def convert_checkpoint(src: str | Path, dst: str | Path, config: str | Path | No
     parts = read_tensors(src)
     if not parts["vae"]:
         parts["vae"] = _vae_of(src, vae)
-    with torch.device("meta"):
-        transformer = MiraTransformer3DModel(**architecture.transformer)
-        vae_model = build_mira_vae(**architecture.vae)
-        text_encoder = T5EncoderModel(_t5_config(parts["text_encoder"])) if parts["text_encoder"] else None
+    text_config = _t5_config(parts["text_encoder"]) if parts["text_encoder"] else None
+    try:
+        with torch.device("meta"):
+            transformer = MiraTransformer3DModel(**architecture.transformer)
+            vae_model = build_mira_vae(**architecture.vae)
+            text_encoder = T5EncoderModel(text_config) if text_config else None
+        scheduler = MiraScheduler(**architecture.scheduler)
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        raise CheckpointError(f"{config or src} describes no model that can be built ({first_line(error)}).") from error
     weights = {
         "transformer": _fitting(transformer, parts["transformer"], "transformer"),
         "vae": _fitting(vae_model, _diffusers_names(parts["vae"]), "VAE"),
@@ -82,7 +88,7 @@ def convert_checkpoint(src: str | Path, dst: str | Path, config: str | Path | No
     with replacing(dst) as folder:
         transformer.save_config(folder / "transformer")
         vae_model.save_config(folder / "vae")
-        MiraScheduler(**architecture.scheduler).save_pretrained(folder / "scheduler")
+        scheduler.save_pretrained(folder / "scheduler")
         if text_encoder is not None:
             text_encoder.config.save_pretrained(folder / "text_encoder")
         for part, stem in (("transformer", "diffusion_pytorch_model"), ("vae", "diffusion_pytorch_model"), ("text_encoder", "model")):
@@ -126,8 +132,14 @@ def write_original(src: str | Path, dst: str | Path) -> Path:
 
 
 def _tensors_in(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder's safetensors files."""
-    return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
+    """All tensors of a folder's safetensors files. Raises CheckpointError for a damaged one."""
+    tensors = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            tensors |= load_file(file)
+        except SafetensorError as error:
+            raise damaged_file(file, error) from None
+    return tensors
 
 
 def _vae_of(src: Path, source: str | Path | None) -> dict[str, Tensor]:
@@ -162,9 +174,9 @@ def _t5_config(tensors: Mapping[str, Tensor]) -> T5Config:
         buckets, num_heads = tensors["encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"].shape
         inner = tensors["encoder.block.0.layer.0.SelfAttention.q.weight"].shape[0]
         d_ff = tensors["encoder.block.0.layer.1.DenseReluDense.wi_0.weight"].shape[0]
-    except KeyError as error:
-        raise CheckpointError(f"The text encoder's tensors are not those of a T5 v1.1 encoder: {error} is missing, and {some(sorted(tensors))} are there.") from None
-    num_layers = 1 + max(int(name.split(".")[2]) for name in tensors if name.startswith("encoder.block."))
+        num_layers = 1 + max(int(name.split(".")[2]) for name in tensors if name.startswith("encoder.block."))
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"The text encoder's tensors are not those of a T5 v1.1 encoder ({type(error).__name__}: {error}); {some(sorted(tensors))} are there.") from None
     return T5Config(
         vocab_size=vocab_size,
         d_model=d_model,

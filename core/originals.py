@@ -26,6 +26,11 @@ class CheckpointError(ValueError):
     """A checkpoint or its config cannot be used; the message says what is missing, what is there and what to do."""
 
 
+def damaged_file(file: Path, error: Exception) -> CheckpointError:
+    """What to raise for a safetensors file that cannot be read."""
+    return CheckpointError(f"{file} is damaged ({file.stat().st_size:,} bytes are here): {error}. Copy or download it again.")
+
+
 # -- YAML -------------------------------------------------------------------------------------------
 
 _NETWORK = {
@@ -105,12 +110,13 @@ class Architecture:
             model = OmegaConf.to_container(OmegaConf.load(path), resolve=True)["model"]
             params = model.get("params", model)  # config_384v1_10s_mira.yaml leaves this level out
             network = dict(params["denoiser_config"]["params"])
-        except (OSError, YAMLError, OmegaConfBaseException, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{path} is not one of Mira's YAML files: model.params.denoiser_config.params cannot be read ({type(error).__name__}: {error}).") from None
-        for part, known in _TARGETS.items():
-            target = (params.get(part) or {}).get("target", known)
-            if target != known:
-                raise CheckpointError(f"{path} has {part}.target: {target}; only {known} is known.")
+            targets = {part: (params.get(part) or {}).get("target", known) for part, known in _TARGETS.items()}
+            decoder = dict((((params.get("first_stage_config") or {}).get("params") or {}).get("decoder_config") or {}).get("params") or {})
+        except (OSError, YAMLError, OmegaConfBaseException, KeyError, TypeError, AttributeError, ValueError) as error:
+            raise CheckpointError(f"{path} is not one of Mira's YAML files, which have model.params.denoiser_config.params ({type(error).__name__}: {error}).") from None
+        for part, target in targets.items():
+            if target != _TARGETS[part]:
+                raise CheckpointError(f"{path} has {part}.target: {target}; only {_TARGETS[part]} is known.")
         _require_fixed(path, network, _NETWORK_FIXED)
         _require_fixed(path, params, _PROCESS_FIXED)
         unknown = set(network) - set(_NETWORK) - set(_NETWORK_FIXED) - set(_NETWORK_UNUSED)
@@ -121,7 +127,6 @@ class Architecture:
         missing = [k for k in ("in_channels", "caption_channels", "patch_size", "sample_size") if transformer[k] is None]
         if missing:
             raise CheckpointError(f"{path} does not say the transformer's {', '.join(missing)}.")
-        decoder = (((params.get("first_stage_config") or {}).get("params") or {}).get("decoder_config") or {}).get("params") or {}
         vae = {k: decoder[k] for k in ("ch", "ch_mult", "num_res_blocks", "z_channels") if k in decoder}
         scheduler = {
             "num_train_timesteps": params.get("timesteps", 1000),
@@ -171,7 +176,7 @@ def read_tensors(src: str | Path) -> dict[str, dict[str, Tensor]]:
     parts: dict[str, dict[str, Tensor]] = {part: {} for part in PREFIXES}
     left_over = []
     for name, tensor in flat.items():
-        name = name.removeprefix(_DEEPSPEED)
+        name = str(name).removeprefix(_DEEPSPEED)
         part = next((p for p, prefix in PREFIXES.items() if name.startswith(prefix)), None)
         if _NOT_READ.fullmatch(name):
             continue
@@ -190,12 +195,17 @@ def _load(src: Path) -> Any:
     mapped = zipfile.is_zipfile(src)
     try:
         with torch.serialization.safe_globals(_stand_ins(src) if mapped else []):
-            return torch.load(src, map_location="cpu", mmap=mapped, weights_only=True)
+            content = torch.load(src, map_location="cpu", mmap=mapped, weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, UnicodeDecodeError) as error:
-        cause = first_line(error)
         if mapped:
-            raise CheckpointError(f"{src} was not opened, as it holds what no checkpoint needs: {cause}") from None
+            raise CheckpointError(f"{src} was not opened, as it holds what no checkpoint needs: {first_line(error)}") from None
+        cause = "it is not what torch.save writes" if isinstance(error, pickle.UnpicklingError) else first_line(error)  # torch's advice would be to run what the file says
         raise CheckpointError(f"{src} cannot be read as a checkpoint: it may be cut off ({src.stat().st_size:,} bytes are here), or be of another kind. Download it again. ({cause})") from None
+    if mapped:
+        with zipfile.ZipFile(src) as entries:
+            if entry := entries.testzip():  # mapped tensors are not checked when they are read
+                raise CheckpointError(f"{src} is damaged: the checksum of {entry} in it does not fit. Copy or download it again.")
+    return content
 
 
 def _stand_ins(src: Path) -> list[tuple[type, str]]:

@@ -159,7 +159,7 @@ def convert_vae_state_dict(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Raises KeyError with the name of a tensor that is not part of such a VAE.
     """
-    blocks = 1 + max(int(m[1]) for m in (re.match(r"encoder\.down\.(\d)\.", n) for n in tensors) if m)
+    blocks = 1 + max((int(m[1]) for m in (re.match(r"encoder\.down\.(\d)\.", n) for n in tensors) if m), default=0)
     converted = {}
     for name, tensor in tensors.items():
         new = diffusers_vae_name(name, blocks)

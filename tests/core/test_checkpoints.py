@@ -4,6 +4,7 @@ import argparse
 import gzip
 import json
 import pickle
+import re
 import shutil
 
 import pytest
@@ -224,6 +225,54 @@ def test_a_yaml_that_cannot_be_read(text, tmp_path):
     (tmp_path / "other.yaml").write_text(text)
     with pytest.raises(CheckpointError, match="not one of Mira"):
         Architecture.of_yaml(tmp_path / "other.yaml")
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda p: p.update(first_stage_config="x"), "not one of Mira's YAML files"),
+        (lambda p: p["first_stage_config"]["params"]["decoder_config"]["params"].update(ch_mult="ab"), "no model that can be built"),
+        (lambda p: p["denoiser_config"]["params"].update(num_layers="two"), "no model that can be built"),
+        (lambda p: p["denoiser_config"]["params"].update(num_attention_heads=0), "no model that can be built"),
+        (lambda p: p["denoiser_config"]["params"].update(window_attn=[1, 2, 3]), "no model that can be built .*patches"),
+        (lambda p: p.update(scale_b=7), "no model that can be built .*scale_b is 7"),
+    ],
+)
+def test_a_yaml_whose_values_make_no_model_is_told_in_a_line(change, message, original, tmp_path, capsys):
+    config = OmegaConf.to_container(OmegaConf.load(original[0]))
+    change(config["model"]["params"])
+    OmegaConf.save(config, tmp_path / "other.yaml")
+    source = saved(tmp_path, layout("state_dict", original[1]))
+    assert main(["convert", str(source), str(tmp_path / "model"), "--config", str(tmp_path / "other.yaml")]) == 2
+    told = capsys.readouterr().err
+    assert re.search(message, told) and told.count("\n") == 1 and "other.yaml" in told
+
+
+@pytest.mark.parametrize("name, tensor", [("shared.weight", torch.zeros(3)), ("encoder.block.x.y", torch.zeros(3)), ("encoder.block.0.layer.0.SelfAttention.q.weight", None)])
+def test_a_text_encoder_of_another_kind_is_told(name, tensor, original, tmp_path):
+    flat = {**original[1], f"cond_stage_model.transformer.{name}": tensor}
+    flat = {key: value for key, value in flat.items() if value is not None}
+    with pytest.raises(CheckpointError, match="not those of a T5 v1.1 encoder"):
+        convert_checkpoint(saved(tmp_path, layout("state_dict", flat)), tmp_path / "model", original[0])
+
+
+def test_tensors_that_are_not_as_they_were_written_are_not_read(original, tmp_path):
+    path = saved(tmp_path, layout("state_dict", original[1]))
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 64] = bytes(64)
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="mine.pt is damaged: the checksum of mine/data/"):
+        read_tensors(path)
+
+
+def test_a_damaged_file_of_a_model_folder_is_named(original, tmp_path, capsys):
+    folder = convert_checkpoint(saved(tmp_path, layout("state_dict", original[1])), tmp_path / "model", original[0])
+    weights = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="diffusion_pytorch_model.safetensors is damaged .1,000 bytes"):
+        convert_checkpoint(saved(tmp_path, layout("ema", original[1]), "ema.pt"), tmp_path / "other", original[0], vae=folder)
+    assert main(["original", str(folder), str(tmp_path / "back.pt")]) == 2 and "is damaged" in capsys.readouterr().err
 
 
 def test_a_name_that_is_not_released_asks_for_the_yaml(original, tmp_path):
