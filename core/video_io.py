@@ -126,15 +126,28 @@ def probe(path: str | os.PathLike) -> dict[str, float]:
 
 
 def read_video(path: str | os.PathLike) -> np.ndarray:
-    """All frames ``[T, H, W, 3]`` in uint8 of a file or folder that this module wrote (not for files from strangers)."""
+    """All frames ``[T, H, W, 3]`` in uint8, upright, of a file or of a folder that this module wrote; all are in memory at once, so not for files from strangers."""
     path = Path(path)
     if path.is_dir():
-        images = [Image.open(file, formats=["PNG"]).convert("RGB") for file in sorted(path.glob("frame_*.png"))]
-        return np.stack([np.asarray(image) for image in images])
+        frames = [np.asarray(Image.open(file, formats=["PNG"]).convert("RGB")) for file in sorted(path.glob("frame_*.png"))]
+    else:
+        frames = [as_rgb(frame) for frame in decoded_frames(path)]
+    if not frames:
+        raise VideoError(f"{path} holds no frame.")
+    return np.stack(frames)
+
+
+def decoded_frames(path: str | os.PathLike) -> Iterator[av.VideoFrame]:
+    """The frames of a file, one after the other, each to be read by ``as_rgb``. Raises FileNotFoundError or VideoError."""
+    path = Path(path)
     with _readable(path), av.open(os.fspath(path)) as container:
-        stream = _video_stream(container, path)
-        frames = [frame.to_ndarray(format="rgb24", src_colorspace=frame.colorspace, dst_colorspace=frame.colorspace) for frame in container.decode(stream)]
-        return np.stack(frames)
+        yield from container.decode(_video_stream(container, path))
+
+
+def as_rgb(frame: av.VideoFrame) -> np.ndarray:
+    """``[H, W, 3]`` in uint8, turned as the file says that it is to be shown: a phone's portrait videos lie on their side."""
+    pixels = frame.to_ndarray(format="rgb24", src_colorspace=frame.colorspace, dst_colorspace=frame.colorspace)
+    return np.rot90(pixels, frame.rotation // 90 % 4)
 
 
 def to_uint8(frames: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from tiny import tiny_pipeline
 from core import GenerationRequest, RequestError
 from core.schedulers_info import SAMPLERS
 from core.start import load_start
-from core.video_io import read_settings, save_video
+from core.video_io import as_rgb, read_settings, read_video, save_video
 
 SMALL = dict(height=32, width=48, num_frames=4, num_inference_steps=4, guidance_scale=3.0, fps=6, eta=0.5)
 PROMPT = "a small red ball"
@@ -97,6 +98,27 @@ def test_a_film_is_changed_whole(pipe, film: Path) -> None:
     frames = load_start(request)
     assert frames.shape == (4, 32, 32, 3) and np.abs(frames.astype(int).mean(axis=(1, 2, 3)) - [0, 60, 150, 210]).max() < 4
     assert pipe.generate(request).frames.shape == (1, 4, 32, 32, 3)
+
+
+def test_a_phones_portrait_film_stands_upright(tmp_path: Path) -> None:
+    import imageio_ffmpeg
+
+    lying = np.zeros((4, 32, 64, 3), np.uint8)
+    lying[:, :, 48:] = 255  # its right end
+    save_video(lying, tmp_path / "plain.mp4", 6)
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-display_rotation", "90", "-i", str(tmp_path / "plain.mp4"), "-c", "copy", str(tmp_path / "turned.mp4")]
+    subprocess.run(command, check=True)
+    frames = load_start(GenerationRequest(PROMPT, start_from=str(tmp_path / "turned.mp4"), strength=0.5, height=64, width=32, num_frames=4).resolved())
+    assert frames[:, :12].mean() > 240 and frames[:, 20:].mean() < 15, "turned anticlockwise, the right end is the top"
+    assert read_video(tmp_path / "turned.mp4").shape == (4, 64, 32, 3)
+
+
+def test_of_a_long_film_only_what_is_used_is_kept(film: Path, monkeypatch) -> None:
+    """Two hours in full size would not fit into memory."""
+    read = []
+    monkeypatch.setattr("core.start.as_rgb", lambda frame: read.append(frame) or as_rgb(frame))
+    load_start(GenerationRequest(PROMPT, start_from=str(film), start_frames=2, height=32, width=48, num_frames=4, output_fps=6).resolved())
+    assert len(read) == 2
 
 
 def test_a_picture_is_the_first_frame(pipe, tmp_path: Path) -> None:
