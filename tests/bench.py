@@ -10,21 +10,14 @@ import argparse
 import datetime
 import itertools
 import logging
-import math
-import os
-import platform
-import re
-import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 from diffusers import AutoencoderKLTemporalDecoder, LatteTransformer3DModel
 from torch.utils.flop_counter import FlopCounterMode
@@ -32,8 +25,10 @@ from torch.utils.flop_counter import FlopCounterMode
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from bench_rows import PROMPT, Count, Growth, Row, compare, machine, plot, seconds_in_words, table, working_clock  # noqa: E402
+from bench_studio import crowded_studio, studio_app  # noqa: E402
 from core.checkpoints import CheckpointError, load_pipeline  # noqa: E402
-from core.device import ResourceError, available_cpus, choose_device, choose_dtype  # noqa: E402
+from core.device import ResourceError, choose_device, choose_dtype  # noqa: E402
 from core.files import replacing  # noqa: E402
 from core.pipeline import MiraPipeline  # noqa: E402
 from core.presets import NANO, Preset, default_preset  # noqa: E402
@@ -46,63 +41,15 @@ from core.video_io import save_video  # noqa: E402
 from core.whole_decode import decode_whole  # noqa: E402
 from measure import peak_memory  # noqa: E402
 from plain import plain_forward  # noqa: E402
-from studio.library import Query  # noqa: E402
-from studio.screen import Screen, Session  # noqa: E402
-from studio.services import Services  # noqa: E402
-from studio_app import StudioApp, chromium  # noqa: E402
 from training.config import load_config  # noqa: E402
 from training.targets.transformer import FrameEncoder, TransformerTask  # noqa: E402
 from training.toyworld.folder import write_folder  # noqa: E402
 from training.trainer import Trainer  # noqa: E402
 
-PROMPT = "a small red ball moves left to right over a green meadow"
-CROWD = 1000
-"""Requests, and videos, of a studio that is used a lot."""
 WIDE = ((24, 80, 128), (6, 240, 384))
 """Frames, height and width of what is measured at Mira's width: as many frames as a CPU does in seconds."""
 GROWTH = {"frames, 128x80": [(n, 80, 128, 1) for n in (8, 24, 60, 120)], "size, 24 frames": [(24, 80, 128, 1), (24, 160, 256, 1), (24, 240, 384, 1)], "batch, 128x80x24": [(24, 80, 128, n) for n in (1, 2, 4)]}
 """Frames, height, width and clips of what is measured to see how time and memory grow."""
-STARTS = 3
-"""Of the studio, and how often its page is then opened."""
-IDLE_SECONDS = 10
-"""How long a studio is watched that does nothing, and how long it is left alone before."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One measured call; ``ratio`` is how many times as long as the first of its section it takes."""
-
-    section: str
-    name: str
-    seconds: float
-    rounds: int
-    ratio: float
-
-
-def compare(section: str, calls: dict[str, Callable[[], object]], device: torch.device, budget: float, rounds: int = 3, clock: Callable[[], float] = time.perf_counter) -> Iterator[Row]:
-    """Let ``calls`` take turns: one round to warm up, then ``rounds`` or as many as fit into ``budget`` seconds (one at least)."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    started = time.monotonic()
-    for turn in range(rounds + 1):
-        for name, call in calls.items():
-            began = clock()
-            call()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            times[name].append(clock() - began)
-        if turn and (time.monotonic() - started) * (turn + 2) / (turn + 1) > budget:
-            break
-    medians = {name: statistics.median(taken[1:]) for name, taken in times.items()}
-    first = next(iter(medians.values()))
-    for name, seconds in medians.items():
-        yield Row(section, name, seconds, turn, seconds / first)
-
-
-def working_clock(device: torch.device) -> Callable[[], float]:
-    """Seconds on ``device``: on a CPU those that this process had a processor, over its threads (which sleep while they wait: GOMP_SPINCOUNT is 0)."""
-    return time.perf_counter if device.type == "cuda" else lambda: time.process_time() / torch.get_num_threads()
-
-
 PARTS = ("step", "decode", "layer", "growth", "prompts", "video", "training", "studio")
 """What is measured, in this order."""
 
@@ -145,8 +92,8 @@ def measure(model: str, device: torch.device, data_dir: Path, parts: Sequence[st
     if "training" in parts:
         yield from _training(model, preset, device)
     if "studio" in parts:
-        yield from _studio_app()
-        yield from _crowded_studio()
+        yield from studio_app()
+        yield from crowded_studio()
 
 
 def _noise(pipe: MiraPipeline, preset: Preset) -> torch.Tensor:
@@ -168,13 +115,6 @@ def _step(pipe: MiraPipeline, preset: Preset, apart: bool = False) -> Callable[[
         return pipe.transformer(x_t.expand(copies, -1, -1, -1, -1), modulation, text).sample
 
     return (lambda: [forward(half) for half in halves]) if apart else (lambda: forward(text))
-
-
-@dataclass(frozen=True)
-class Count:
-    """Something that was counted, or follows from what was measured: a line below the table."""
-
-    words: str
 
 
 def _full_width(device: torch.device, frames: int, height: int, width: int) -> Iterator[Row | Count]:
@@ -238,41 +178,6 @@ def _growth(device: torch.device) -> Iterator[Row | Growth]:
         rows = list(compare(f"growth with {what}: two layers, a quarter of the width, both prompts", calls, device, 15, rounds=3, clock=working_clock(device)))
         yield from rows
         yield Growth(what, [(row.name, row.seconds, memory[row.name]) for row in rows])
-
-
-@dataclass(frozen=True)
-class Growth:
-    """How ``what`` makes time and memory grow: names, seconds and bytes, the smallest first."""
-
-    what: str
-    points: list[tuple[str, float, int]]
-
-
-def plot(growths: list[Growth]) -> str:
-    """An SVG of all of them: time and memory relative to the smallest, on a logarithmic scale, over tokens relative to the smallest."""
-    width, height, left, colours = 640, 320, 56, ("#2563eb", "#d97706", "#059669")
-    largest = max(max(_tokens(name) for name, *_ in growth.points) / _tokens(growth.points[0][0]) for growth in growths)
-    top = max(max(seconds / growth.points[0][1], memory / growth.points[0][2]) for growth in growths for _, seconds, memory in growth.points)
-
-    def place(tokens: float, value: float) -> str:
-        x = left + (width - left - 20) * math.log(tokens) / math.log(largest)
-        return f"{x:.1f},{height - 40 - (height - 70) * math.log(max(value, 1)) / math.log(max(top, largest)):.1f}"
-
-    lines = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">', f'<rect width="{width}" height="{height}" fill="#fff"/>']
-    lines += [f'<text x="{left}" y="{height - 8}">tokens, times the fewest (1 to {largest:.0f}); grey: in proportion; full: time, dashed: memory</text>', f'<polyline points="{place(1, 1)} {place(largest, largest)}" stroke="#999" fill="none"/>']
-    for number, (growth, colour) in enumerate(zip(growths, colours)):
-        _, first_seconds, first_memory = growth.points[0]
-        for index, dash in ((1, ""), (2, ' stroke-dasharray="5 4"')):
-            points = " ".join(place(_tokens(point[0]) / _tokens(growth.points[0][0]), point[index] / (first_seconds if index == 1 else first_memory)) for point in growth.points)
-            lines.append(f'<polyline points="{points}" stroke="{colour}" fill="none" stroke-width="2"{dash}/>')
-        lines.append(f'<text x="{left + 8}" y="{24 + 16 * number}" fill="{colour}">{growth.what}</text>')
-    return "\n".join([*lines, "</svg>"]) + "\n"
-
-
-def _tokens(name: str) -> int:
-    """Of a clip's name in a growth table."""
-    width, height, frames, clips = (int(number) for number in re.findall(r"\d+", name))
-    return width * height * frames * clips // 256
 
 
 def _prompt_to_file(pipe: MiraPipeline, device: torch.device) -> Iterator[Row]:
@@ -370,101 +275,6 @@ def _training(model: str, preset: Preset, device: torch.device) -> Iterator[Row 
         yield Count(f"Training: {1 / ready:.2f} steps a second with latents and prompts ready, of which fetching a batch is {100 * fetched / ready:.2f} %. A step holds {held[0]:.0f} MB at most, {held[1]:.0f} MB with encoding in it, {held[2]:.0f} MB in the plain loop; weights and optimizer come on top.")
 
 
-def _crowded_studio() -> Iterator[Row]:
-    """What the server does for an action of the page, from the button to the new panes, when there is a lot to show."""
-    with tempfile.TemporaryDirectory() as folder:
-        services = Services.open(folder, start_worker=False)
-        try:
-            request = GenerationRequest(PROMPT, seed=0).resolved()
-            waiting = services.queue.enqueue_many([request] * CROWD)
-            for number in range(CROWD):
-                file = Path(folder) / f"{number}.mp4"
-                file.write_bytes(b"")
-                services.library.add(f"video-{number:04}", request.replace(seed=number), file, elapsed=4.0, created=float(number))
-            screen, session = Screen(services), Session()
-
-            def act(action: str, *ids: str) -> Callable[[], object]:
-                turns = itertools.cycle(ids)
-                return lambda: (screen.act(session, action, next(turns)), screen.paint(session))
-
-            def search() -> None:
-                session.query = Query() if session.query.search else Query("ball")
-                screen.paint(session)
-
-            calls = {
-                "a new page": lambda: screen.paint(Session()),
-                "a poll that finds nothing new": lambda: screen.paint(session),
-                "queue one more": lambda: (services.queue.enqueue(request), screen.paint(session)),
-                "put one first": act("first", *waiting[500:510]),
-                "cancel one": act("cancel", *waiting[20:30]),
-                "star a video": act("star", "video-0500"),
-                "delete a video, with undo": lambda: (act("delete", "video-0700")(), act("undo", "")()),
-                "search": search,
-            }
-            yield from compare(f"the studio with {CROWD:,} waiting requests and {CROWD:,} videos", calls, torch.device("cpu"), 20, rounds=9)
-        finally:
-            services.close()
-
-
-def _studio_app() -> Iterator[Row]:
-    """``python app.py`` until it answers, and in Chromium until its page takes a prompt and shows the queue: at once, while the worker is starting, and later; and what both take when nothing happens."""
-    started, first, later, server, page = [], [], [], [], []
-    for _ in range(STARTS):
-        with tempfile.TemporaryDirectory() as folder:
-            app, began = StudioApp(Path(folder) / "data", NANO), time.monotonic()
-            try:
-                app.start()
-                started.append(time.monotonic() - began)
-                for open_page, idle in _pages(app.url):
-                    first.append(open_page())
-                    while app.call("workers")[0]["state"] != "ready":
-                        time.sleep(0.2)
-                    later += [open_page() for _ in range(STARTS)]
-                    for taken, seconds in zip((server, page), idle(app.process.pid), strict=True):
-                        taken.append(seconds)
-            finally:
-                app.end()
-    rows = {"from start to first answer": started, "first page, until it can be used": first, "a later page, until it can be used": later, "a second of idling, CPU of the server": server, "a second of idling, CPU of an open page": page}
-    yield from (Row("the studio", name, statistics.median(taken), len(taken), statistics.median(taken) / statistics.median(started)) for name, taken in rows.items() if taken)
-
-
-def _pages(url: str) -> Iterator[tuple[Callable[[], float], Callable[[int], list[float]]]]:
-    """What opens a page at ``url`` in a Chromium with an empty cache, and how many seconds it took, and what measures the server with that process id and an open page while nothing happens; nothing where Playwright is not installed (``make test`` installs it)."""
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        return
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
-
-        def open_page() -> float:
-            page, began = browser.new_page(viewport={"width": 1440, "height": 900}), time.monotonic()
-            page.goto(url, wait_until="commit")
-            page.wait_for_function("document.querySelector('#prompt textarea') && document.querySelector('#queue h2') && document.querySelector('#estimate p')")
-            page.fill("#prompt textarea", PROMPT)
-            taken = time.monotonic() - began
-            page.close()
-            return taken
-
-        def idle(server: int) -> list[float]:
-            page = browser.new_page(viewport={"width": 1440, "height": 900})
-            page.goto(url)
-            page.wait_for_timeout(1000 * IDLE_SECONDS)
-            groups = [psutil.Process(server)], [process for process in psutil.Process().children(recursive=True) if "chrom" in process.name()]
-
-            def used() -> list[float]:
-                return [sum(process.cpu_times().user + process.cpu_times().system for process in group) for group in groups]
-
-            before = used()
-            page.wait_for_timeout(1000 * IDLE_SECONDS)
-            taken = [(after - earlier) / IDLE_SECONDS for earlier, after in zip(before, used(), strict=True)]
-            page.close()
-            return taken
-
-        yield open_page, idle
-        browser.close()
-
-
 def _quiet(pipe: MiraPipeline) -> MiraPipeline:
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -472,32 +282,6 @@ def _quiet(pipe: MiraPipeline) -> MiraPipeline:
 
 def _name(dtype: torch.dtype) -> str:
     return {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
-
-
-def machine(device: torch.device) -> str:
-    """The machine, its load, the libraries and the threads, in one sentence."""
-    cpuinfo = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
-    words = [f"{found[1] if found else platform.processor() or platform.machine()}, {available_cpus()} CPUs"]
-    if hasattr(os, "getloadavg"):
-        words[0] += f" (load {os.getloadavg()[0]:.1f} before the run)"
-    if device.type == "cuda":
-        words.append(torch.cuda.get_device_name(device))
-    return ", ".join([*words, f"Python {platform.python_version()}", f"torch {torch.__version__}", f"{torch.get_num_threads()} threads"])
-
-
-def table(rows: list[Row]) -> str:
-    """Markdown; a section's first row is what the ratios are to."""
-    lines = ["| what | how | median | ratio | rounds |", "|---|---|---:|---:|---:|"]
-    section = None
-    for row in rows:
-        lines.append(f"| {row.section if row.section != section else ''} | {row.name} | {_seconds(row.seconds)} | {row.ratio:.2f} | {row.rounds} |")
-        section = row.section
-    return "\n".join(lines)
-
-
-def _seconds(value: float) -> str:
-    return f"{value:.2f} s" if value >= 1 else f"{value * 1000:.3g} ms"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -522,7 +306,7 @@ def main(argv: list[str] | None = None) -> int:
                 growths.append(row)
                 counts.append(f"Memory with {row.what}: " + "; ".join(f"{name} {memory / 1e6:.0f} MB" for name, _, memory in row.points) + ".")
             else:
-                print(f"{row.section}, {row.name}: {_seconds(row.seconds)} ({row.ratio:.2f})", flush=True)
+                print(f"{row.section}, {row.name}: {seconds_in_words(row.seconds)} ({row.ratio:.2f})", flush=True)
                 rows.append(row)
     except (CheckpointError, ResourceError) as error:
         print(f"{parser.prog}: nothing was measured. {error}", file=sys.stderr)
