@@ -71,20 +71,20 @@ def render_run(run: Run | None, log_scale: bool, before: Sequence[str] = ()) -> 
 def _tools(run: Run) -> str:
     """What can be done with a run in its state."""
     if run.working:
-        save = _button("run-save", run, "Save now", "Writes a checkpoint, with its samples, after this step") if run.state == "training" else ""
+        steps = run.state == "training"  # before it does, its buttons are there all the same: Stop now keeps its place, and whoever is about to press it presses no other one
         return (
-            save
-            + (_button("run-sample", run, "Sample now", "Makes the sample videos after this step, without a checkpoint") if run.state == "training" and run.makes_samples else "")
-            + (_button("run-pause", run, "Pause", "Writes a checkpoint and ends; Resume goes on from there") if run.state == "training" else "")
+            _button("run-save", run, "Save now", "Writes a checkpoint, with its samples, after this step", disabled=not steps)
+            + (_button("run-sample", run, "Sample now", "Makes the sample videos after this step, without a checkpoint", disabled=not steps) if run.makes_samples else "")
+            + _button("run-pause", run, "Pause", "Writes a checkpoint and ends; Resume goes on from there", disabled=not steps)
             + _button("run-stop", run, "Stop now", "Ends at once; steps since the last checkpoint are lost")
         )
     resume = _button("run-resume", run, "Resume", "Goes on from the last checkpoint", strong=True) if run.config and run.step < run.config.total_steps else ""
     return resume + _button("run-clone", run, "Clone", "Fills the form with what this run was started with, for another run") + _button("run-delete", run, "Delete", "Can be undone")
 
 
-def _button(action: str, run: Run, word: str, hint: str, strong: bool = False) -> str:
+def _button(action: str, run: Run, word: str, hint: str, strong: bool = False, disabled: bool = False) -> str:
     name = escape(run.name)
-    return f'<button class="small{" strong" if strong else ""}" data-action="{action}" data-id="{name}" title="{escape(hint)}" aria-label="{word}: {name}">{word}</button>'
+    return f'<button class="small{" strong" if strong else ""}" data-action="{action}" data-id="{name}" title="{escape(hint)}" aria-label="{word}: {name}"{" disabled" if disabled else ""}>{word}</button>'
 
 
 def _figures(run: Run, steps: Sequence[dict[str, float]], total: int) -> str:

@@ -184,7 +184,14 @@ def test_a_waiting_run_says_which_runs_come_first(tmp_path):
     assert [runs_before(runs, run) for run in runs[:2]] == [["first", "second"], ["first"]]
     assert "first and second have it first" in render_run(runs[0], False, runs_before(runs, runs[0]))
     assert "a video is being made on it" in render_run(runs[1], False, [])
-    assert 'data-action="run-sample"' in render_run(runs[2], False) and 'data-action="run-sample"' not in render_run(runs[1], False)
+
+
+def test_stop_now_stays_the_same_button_while_a_run_begins(tmp_path):
+    """A pane that is drawn anew fills its elements in their order: one that was about to be pressed must not stand for another action then."""
+    shown = {state: re.findall(r'data-action="([\w-]+)"[^>]*?( disabled)?>', render_run(fake_run(tmp_path, "mine", state, 1.0), False)) for state in ("starting", "waiting", "preparing", "training")}
+    assert shown["training"] == [("run-save", ""), ("run-sample", ""), ("run-pause", ""), ("run-stop", "")]
+    for state in ("starting", "waiting", "preparing"):
+        assert shown[state] == [("run-save", " disabled"), ("run-sample", " disabled"), ("run-pause", " disabled"), ("run-stop", "")], state
 
 
 def test_a_checkpoint_is_used_with_the_defaults_of_the_model_that_its_run_began_with(services, tmp_path):
