@@ -47,13 +47,15 @@ def expand(text: str, wildcards: Path) -> list[Line]:
     ``colour.txt``. ``\\{ \\} \\| \\_ \\# \\-`` stand for themselves. Raises RequestError naming the line.
     """
     lines: list[Line] = []
+    files: dict[str, list[_Parts]] = {}
     written = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
     written = [(number, line) for number, line in written if line and not line.startswith("#")]
     for number, line in written:
         try:
-            parts = _parse(line, wildcards, ())
-            if len(lines) + _count(parts) > MAX_REQUESTS:
-                raise RequestError("prompt", f"This makes {len(lines) + _count(parts):,} prompts; at most {MAX_REQUESTS:,} can be queued at once.")
+            parts = _parse(line, wildcards, (), files)
+            count = _count(parts, {})
+            if len(lines) + count > MAX_REQUESTS:
+                raise RequestError("prompt", f"This makes {len(lines) + count:,} prompts; at most {MAX_REQUESTS:,} can be queued at once.")
             lines += map(_split, _texts(parts))
         except RequestError as error:
             where = f"Line {number}: " if len(written) > 1 else ""
@@ -131,8 +133,8 @@ def parse_value(name: str, text: str) -> Any:
 _Parts = list["str | list[_Parts]"]
 
 
-def _parse(text: str, wildcards: Path, inside: tuple[str, ...]) -> _Parts:
-    """The parts of a prompt; ``inside`` are the wildcard files that led here."""
+def _parse(text: str, wildcards: Path, inside: tuple[str, ...], files: dict[str, list[_Parts]]) -> _Parts:
+    """The parts of a prompt; ``inside`` are the wildcard files that led here, ``files`` those that were read: each is so once, however often others name it."""
     stack: list[list[_Parts]] = [[[]]]
     end = 0
     for token in _TOKEN.finditer(text):
@@ -148,7 +150,10 @@ def _parse(text: str, wildcards: Path, inside: tuple[str, ...]) -> _Parts:
             alternatives = stack.pop()
             stack[-1][-1].append(alternatives)
         elif mark[0] == "_":
-            stack[-1][-1].append(_wildcard(mark.strip("_"), wildcards, inside))
+            name = mark.strip("_")
+            if name not in files:
+                files[name] = _wildcard(name, wildcards, inside, files)
+            stack[-1][-1].append(files[name])
         elif mark == "}":
             raise RequestError("prompt", "There is a } without its {. Write \\} for a brace that is meant.")
         else:
@@ -159,7 +164,7 @@ def _parse(text: str, wildcards: Path, inside: tuple[str, ...]) -> _Parts:
     return stack[0][0]
 
 
-def _wildcard(name: str, wildcards: Path, inside: tuple[str, ...]) -> list[_Parts]:
+def _wildcard(name: str, wildcards: Path, inside: tuple[str, ...], files: dict[str, list[_Parts]]) -> list[_Parts]:
     """The lines of a wildcard file as alternatives."""
     path = wildcards / f"{name}.txt"
     if name in inside:
@@ -173,11 +178,16 @@ def _wildcard(name: str, wildcards: Path, inside: tuple[str, ...]) -> list[_Part
     lines = [line for line in lines if line and not line.startswith("#")]
     if not lines:
         raise RequestError("prompt", f"The wildcard file {path} is empty: put one choice on each line.")
-    return [_parse(line, wildcards, (*inside, name)) for line in lines]
+    return [_parse(line, wildcards, (*inside, name), files) for line in lines]
 
 
-def _count(parts: _Parts) -> int:
-    return math.prod(1 if isinstance(part, str) else sum(map(_count, part)) for part in parts)
+def _count(parts: _Parts, known: dict[int, int]) -> int:
+    """How many texts the parts make; ``known`` is how many those of a list of alternatives are, by its id, as a wildcard's stands in many places."""
+    choices = [part for part in parts if not isinstance(part, str)]
+    for part in choices:
+        if id(part) not in known:
+            known[id(part)] = sum(_count(option, known) for option in part)
+    return math.prod(known[id(part)] for part in choices)
 
 
 def _texts(parts: _Parts) -> list[str]:

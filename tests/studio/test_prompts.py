@@ -42,6 +42,19 @@ def test_a_text_makes_these_prompts(text: str, prompts: list[str], wildcards: Pa
     assert [line.prompt for line in expand(text, wildcards)] == prompts
 
 
+def test_a_wildcard_file_is_read_once_however_often_others_name_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each line of a file that names another one would read that one again, and so on: 30 lines three deep took a second at every key that was typed."""
+    for name, inner in (("thing", "__place__"), ("place", "__colour__"), ("colour", "")):
+        (tmp_path / f"{name}.txt").write_text("\n".join(f"{name}-{number} {inner}" for number in range(12)))
+    read: list[str] = []
+    real = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda path, **options: read.append(path.stem) or real(path, **options))
+    with pytest.raises(RequestError, match="makes 1,728 prompts"):
+        expand("__thing__", tmp_path)
+    assert read == ["thing", "place", "colour"]
+    assert len(expand("__place__ __colour__".replace("__colour__", "{a|b}"), tmp_path)) == 288
+
+
 def test_settings_of_a_line(wildcards: Path) -> None:
     assert expand('a star --seed 7 --guidance_scale=9 --negative_prompt "dim, it\'s dark" --sampler ddim', wildcards) == [
         Line("a star", {"seed": 7, "guidance_scale": 9.0, "negative_prompt": "dim, it's dark", "sampler": "ddim"})
