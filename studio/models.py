@@ -52,10 +52,19 @@ class Models:
         self._lock = threading.Lock()
 
     def require(self, name: str) -> None:
-        """Raise RequestError for a model that this studio's users may not name: a folder from elsewhere on this machine, or a download of their choice."""
-        if self.own is None or name in self.own or name == NANO or name in RELEASES:
+        """Raise RequestError for a model that there is not, which would else be found when its turn comes, with the one in memory let go of; and for one that this studio's users may not name: a folder from elsewhere on this machine, or a download of their choice."""
+        if name == NANO or name in RELEASES or self.own is not None and name in self.own:
             return
-        folder = installed_folder(name, self.data_dir)
+        try:
+            folder = installed_folder(name, self.data_dir)
+            is_there = folder is not None or Path(name).exists()
+        except OSError:  # no folder can have such a name
+            folder, is_there = None, False
+        if self.own is None:
+            if not is_there and not may_be_on_hub(name):
+                known = [model.name for model in self.list()]
+                raise RequestError("model", f"There is no model {name!r}.{nearest(name, known)} There are {', '.join(known)}; a model folder and the Hub id of one can be named too.")
+            return
         if folder is None or not any(folder.resolve().is_relative_to(root.resolve()) for root in (EMBEDDED, self.data_dir / "models")):
             known = [model.name for model in self.list()]
             raise RequestError("model", f"{name!r} is none of this studio's models, and other machines can reach it, so no others may be named.{nearest(name, known)} There are {', '.join(known)}.")
@@ -105,6 +114,11 @@ class Models:
         """Raise RequestError for a checkpoint file that this studio's users may not have read."""
         if self.own is not None and not path.resolve().is_relative_to(self.data_dir.resolve() / "models"):
             raise RequestError("model", f"Other machines can reach this studio, so checkpoint files may only lie in {self.data_dir / 'models'}. Put {path.name} there.")
+
+
+def may_be_on_hub(name: str) -> bool:
+    """Whether it is written as a Hub id, OWNER/NAME, as ``core.checkpoints`` takes it; whether there is one is not asked."""
+    return name.count("/") == 1 and ":" not in name and not name.startswith((".", "/"))
 
 
 def _where(folder: Path | None) -> tuple[str | None, int]:

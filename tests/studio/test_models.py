@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import subprocess
 import sys
 import threading
@@ -39,6 +40,19 @@ def test_installed_models_are_found_by_the_names_that_requests_use(tmp_path: Pat
     assert models.get(release).installed and models.get(release).size == 2
     elsewhere = str(tmp_path / "models" / "my-tune")
     assert models.get(elsewhere).path == elsewhere and models.get("no-such-model") is None
+
+
+def test_a_model_that_there_is_not_is_refused_at_once_with_what_was_meant(tmp_path: Path) -> None:
+    """Else its request, or half a grid, would wait for its turn to fail, and the model in memory would be let go of for it."""
+    queue = Queue(tmp_path / "data" / "studio.db", Models(tmp_path / "data"))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "model_index.json").write_text("{}")
+    for name in ("mira-nano", "TencentARC/Mira-v0:128", "someone/their-mira", str(tmp_path / "elsewhere")):
+        queue.enqueue(GenerationRequest("A ball.", model=name))
+    for name, words in (("mira-nan", "There is no model 'mira-nan'. Did you mean 'mira-nano'"), ("TencentARC/Mira-v0:12", "Did you mean 'TencentARC/Mira-v0:128'"), ("/not/here", "There is no model '/not/here'"), ("n" * 300, "There is no model")):
+        with pytest.raises(RequestError, match=re.escape(words)):
+            queue.enqueue_many([GenerationRequest("A ball."), GenerationRequest("A ball.", model=name)])
+    assert queue.counts()["waiting"] == 4
 
 
 def test_where_other_machines_reach_the_page_only_its_own_models_may_be_named(tmp_path: Path) -> None:
