@@ -123,6 +123,13 @@ def make_optimizers(model: torch.nn.Module, config: TrainConfig) -> list[torch.o
     return optimizers
 
 
+def drop(checkpoint: Path) -> None:
+    """Remove a checkpoint. It loses its name first: what is left of it by a kill meanwhile is not taken for a whole one."""
+    nameless = checkpoint.with_name(f".{checkpoint.name}.dropped")
+    checkpoint.rename(nameless)
+    shutil.rmtree(nameless)
+
+
 def latest_checkpoint(output_dir: Path) -> Path | None:
     """The newest checkpoint that was written whole."""
     return next(reversed(whole_checkpoints(output_dir)), None)
@@ -330,7 +337,7 @@ class Trainer:
         """Drop the checkpoints that an earlier start left, and those that the settings do not keep: neither new, nor the best by validation loss, nor a multiple of ``keep_every``."""
         for old in self.stale:
             if step_of(old) != self.step:
-                shutil.rmtree(old)
+                drop(old)
             if step_of(old) > self.step:
                 shutil.rmtree(self.output_dir / "samples" / old.name, ignore_errors=True)
         self.stale = []
@@ -339,10 +346,10 @@ class Trainer:
         kept = {*whole[-config.keep_last :], *([min(judged, key=judged.get)] if judged else [])}
         for old in whole:
             if old not in kept and not (config.keep_every and step_of(old) % config.keep_every == 0):
-                shutil.rmtree(old)
+                drop(old)
 
     def tidy(self) -> None:
-        """Remove checkpoints that were being written when a process was killed, and remember those that lie beyond this start's step."""
+        """Remove checkpoints that were being written, or dropped, when a process was killed, and remember those that lie beyond this start's step."""
         for half in (self.output_dir / "checkpoints").glob(".step-*"):
             shutil.rmtree(half, ignore_errors=True)
         self.stale = [path for path in whole_checkpoints(self.output_dir) if step_of(path) > self.step]

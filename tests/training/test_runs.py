@@ -225,6 +225,21 @@ def test_a_run_in_a_moved_data_folder_goes_on_where_it_is(tmp_path, monkeypatch)
     assert (alone.output_dir, alone.data_dir, alone.dataset) == tuple(map(str, (tmp_path / "alone", old, old / "clips")))
 
 
+@pytest.mark.parametrize("words", [("resume=none", "max_train_steps=1"), ("keep_last=1", "max_train_steps=9")])  # those of an earlier start; those that are too many
+def test_a_kill_while_a_checkpoint_is_dropped_leaves_none_that_only_looks_whole(tmp_path, monkeypatch, words):
+    run(tmp_path, "keep_last=9", "max_train_steps=6")
+
+    def killed(folder, *_, **__):
+        (folder / "training_state.pt").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("training.trainer.shutil.rmtree", killed)
+        run(tmp_path, *words)
+    assert len(left := read_run(tmp_path).checkpoints()) > 1 and all((folder / "training_state.pt").exists() for folder in left)
+    assert run(tmp_path, "max_train_steps=10").name == "step-10" and not list((tmp_path / "checkpoints").glob(".*"))
+
+
 def test_the_environment_names_the_program_the_base_model_and_the_device(tmp_path):
     (part := tmp_path / "model" / "vae").mkdir(parents=True)
     (part / "a.safetensors").write_bytes(b"weights")
