@@ -198,7 +198,7 @@ def preflight_line(services: Services, config: TrainConfig) -> str:
     if told.disk is not None:
         parts.append(f"up to {size_words(told.disk)} of {size_words(told.disk_free)} of disk")
     problems = "".join(f'<p class="bad">{escape(problem)}</p>' for problem in told.problems)
-    curriculum = f"<p>The lengths, batch size and steps are those of the {len(config.curriculum)} stages in the file it began with.</p>" if config.curriculum else ""
+    curriculum = f"<p>By the stages in the file that it began with, {escape(config.plan())}.</p>" if config.curriculum else ""
     return f"{first}<p>{escape(' · '.join(parts))}</p>{curriculum}{problems}"
 
 

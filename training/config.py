@@ -44,22 +44,22 @@ class ConfigError(ValueError):
 
 @dataclass
 class Stage:
-    """A stretch of the curriculum: clips of these lengths, until its steps are done."""
+    """A stretch of the curriculum: clips of these lengths, until its steps are done. What it leaves out is as the run has it."""
 
     steps: int = 1000
     """Optimizer steps in this stage."""
-    train_batch_size: int = 16
-    """Clips a step, if they are the longest of ``num_frames``; of shorter ones as many more as make the same number of frames."""
-    num_frames: list[int] = field(default_factory=lambda: [24])
-    """Lengths of clips; each step draws one of them. A clip is thinned evenly to that length; one frame is any of its frames."""
+    train_batch_size: int | None = None
+    """Clips a step, if they are the longest of ``num_frames``; of shorter ones as many more as make the same number of frames. null: as many as the run's."""
+    num_frames: list[int] | None = None
+    """Lengths of clips; each step draws one of them. Toy World's clips are thinned evenly to that length; one frame is any of its frames. null: the run's."""
     keep_frame_indices: bool = False
     """Toy World: frames of a thinned clip keep their indices in the whole one, whose motion the model so sees at the cost of a few frames."""
     height: int = 80
-    """Pixels of the crops that the VAE sees."""
+    """Pixels of the crops that target=vae sees."""
     width: int = 128
-    """Pixels of the crops that the VAE sees."""
+    """Pixels of the crops that target=vae sees."""
     timestep_logit_mean: float | None = None
-    """Centre of the logit-normal share of noise steps (0 is half-way, negative is cleaner); null draws all of them uniformly."""
+    """Centre of the logit-normal share of noise steps (0 is half-way, negative is cleaner); null: the run's."""
     enable_temporal_attention: bool = True
     """False trains the image path (spatial blocks only)."""
     camera_only: bool = False
@@ -119,7 +119,7 @@ class TrainConfig:
     timestep_logit_mean: float | None = None
     """Centre of the logit-normal share of noise steps (0 is half-way, negative is cleaner); null draws all of them uniformly, as Mira does."""
     curriculum: list[Stage] = field(default_factory=list)
-    """Stages, one after the other, in place of the batch size, lengths and noise steps above."""
+    """Stages, one after the other, each with steps and what differs from the batch size, lengths and noise steps above."""
 
     lora_rank: int = 16
     """Width of the LoRA's matrices."""
@@ -196,8 +196,10 @@ class TrainConfig:
 
     @property
     def stages(self) -> list[Stage]:
-        """The curriculum, or the one stage that the settings beside it make."""
-        return self.curriculum or [Stage(self.max_train_steps or 1000, self.train_batch_size, self.num_frames, timestep_logit_mean=self.timestep_logit_mean)]
+        """The curriculum with nothing left out, or the one stage that the settings beside it make."""
+        run = {name: getattr(self, name) for name in ("train_batch_size", "num_frames", "timestep_logit_mean")}
+        said = [{name: value for name in run if (value := getattr(stage, name)) is not None} for stage in self.curriculum]
+        return [dataclasses.replace(stage, **{**run, **own}) for stage, own in zip(self.curriculum, said)] or [Stage(self.max_train_steps or 1000, **run)]
 
     @property
     def total_steps(self) -> int:
@@ -221,6 +223,17 @@ class TrainConfig:
                 return stage
             step -= stage.steps
         return self.stages[-1]
+
+    def plan(self) -> str:
+        """What each stage does in how many of the run's steps, in words; also of those that the run ends before."""
+        lines, begun = [], 0
+        for number, stage in enumerate(self.stages, 1):
+            end = self.total_steps if number == len(self.stages) else min(begun + stage.steps, self.total_steps)
+            counts = {length: stage.clips(length) if self.target in LATENT_TARGETS else stage.train_batch_size for length in stage.num_frames}
+            clips = " or ".join(f"{count} clip{'s' if count > 1 else ''} of {length} frame{'s' if length > 1 else ''}" for length, count in counts.items())
+            lines.append(f"steps {begun + 1} to {end}: {clips}" if end > begun else f"never (the run ends at step {self.total_steps}; max_train_steps=0 runs all stages): {clips}")
+            begun = max(begun, end)
+        return "; ".join(lines)
 
     def validate(self, dataset_follows: bool = False) -> None:
         """Raises ConfigError at the first setting that cannot be used; with ``dataset_follows`` the clips may not be named yet."""

@@ -19,7 +19,7 @@ from core.files import replacing
 from .config import Stage, TrainConfig
 from .dataset import Reject
 from .doctor import examine_for
-from .takes import Take, dataset_hash, frames_or_reject, lengths_of, of_stage, split_held_out, take_of, takes_of, unusable
+from .takes import Take, dataset_hash, divided, frames_or_reject, lengths_of, of_stage, take_of, takes_of, unusable
 from .video import UnusableVideo
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class VideoLatents:
             log.warning("not used: %s %s", reject.name, reject.reason)
         if not self.takes:
             raise unusable(config, self.rejects)
-        self.held_out, self.trained = split_held_out(self.takes, config.validation_clips)
+        self.held_out, self.trained = divided(self.takes, config)
         self.channels = self.latents(0).shape[0]
 
     def __len__(self) -> int:
@@ -125,7 +125,7 @@ class FreshTakes(VideoLatents):
             log.warning("not used: %s %s", reject.name, reject.reason)
         if not self.takes:
             raise unusable(config, self.rejects)
-        self.held_out, self.trained = split_held_out(self.takes, config.validation_clips)
+        self.held_out, self.trained = divided(self.takes, config)
 
     def held_out_batches(self, rng: np.random.Generator) -> list[dict[str, Any]]:
         """The clips that training never sees, one by one."""

@@ -101,7 +101,7 @@ def model_card(run: Run, checkpoint: Path, repo: str) -> str:
         head["base_model"] = released.repo
     facts = {
         "Started from": config.model, "Trained": "a LoRA beside the transformer" if lora else config.target.replace("_", " "), "Steps": step,
-        "Clips a step": config.train_batch_size * config.gradient_accumulation_steps, "Learning rate": f"{config.learning_rate:g}, {config.lr_schedule}, {config.lr_warmup_steps} steps of warm-up",
+        "Batches": f"{config.plan()}{f'; {batches} of them make a step' if (batches := config.gradient_accumulation_steps) > 1 else ''}", "Learning rate": f"{config.learning_rate:g}, {config.lr_schedule}, {config.lr_warmup_steps} steps of warm-up",
         "Sizes and lengths": f"{', '.join(config.sizes)} pixels; {', '.join(map(str, config.lengths))} frames", "Seed": config.seed,
         "Data": f"{Path(config.dataset).name}: {dataset.get('takes', '?')} takes, {dataset.get('held_out', '?')} of them held out (hash {dataset.get('hash', '?')})",
         "Loss of held-out clips": f"{judged[step]:.4f}" if step in judged else "not measured", "Made with": f"torch {environment.get('torch', '?')}, diffusers {environment.get('diffusers', '?')}",

@@ -119,8 +119,19 @@ def of_stage(takes: Sequence[Take], indices: Sequence[int], stage: Stage) -> lis
     """Those of ``indices`` whose takes are for a stage: of its lengths, and still ones. Raises ConfigError where there is none."""
     found = [i for i in indices if takes[i].num_frames in stage.num_frames or takes[i].still]
     if not found:
-        raise ConfigError(f"No clip has {' or '.join(map(str, stage.num_frames))} frames.")
+        longest = max((takes[i].num_frames for i in indices), default=0)
+        raise ConfigError(f"No clip that is trained on has {' or '.join(map(str, stage.num_frames))} frames; the longest is taken with {longest}. Bring longer clips, or leave that length out.")
     return found
+
+
+def divided(takes: Sequence[Take], config: TrainConfig) -> tuple[list[int], list[int]]:
+    """As ``split_held_out``; raises ConfigError for a stage of the curriculum that none of the others is for, now rather than when it begins."""
+    held_out, trained = split_held_out(takes, config.validation_clips)
+    for stage in config.stages:
+        if (stage.height, stage.width) != (Stage.height, Stage.width):
+            raise ConfigError(f"A stage of the curriculum has the size {stage.width}x{stage.height}, which is for target=vae alone. Leave its height and width out; sizes says what videos are brought to.")
+        of_stage(takes, trained, stage)
+    return held_out, trained
 
 
 def split_held_out(takes: Sequence[Take], validation_clips: int) -> tuple[list[int], list[int]]:

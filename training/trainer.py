@@ -33,7 +33,7 @@ from core.device_lock import device_held, lock_path
 from core.files import WriteError, replacing
 from core.provenance import device_words
 
-from .config import ConfigError, TrainConfig, save_config
+from .config import ConfigError, TrainConfig, as_words, load_config, save_config
 from .ema import EMA
 from .muon import Muon
 from .processes import Processes, check_divides
@@ -135,6 +135,17 @@ def latest_checkpoint(output_dir: Path) -> Path | None:
     return next(reversed(whole_checkpoints(output_dir)), None)
 
 
+def begun_from(config: TrainConfig) -> Path | None:
+    """The checkpoint that ``config.resume`` means; None for the start. Raises ConfigError."""
+    if config.resume in ("auto", "none"):
+        return latest_checkpoint(Path(config.output_dir)) if config.resume == "auto" else None
+    folder = Path(config.resume)
+    if not CHECKPOINT.fullmatch(folder.name) or not (folder / ".complete").exists():
+        there = ", ".join(path.name for path in whole_checkpoints(Path(config.output_dir)))
+        raise ConfigError(f"resume={folder} is not a whole checkpoint. {f'{config.output_dir}/checkpoints has {there}' if there else f'{config.output_dir} has none'}; resume=auto takes the newest.")
+    return folder
+
+
 class Trainer:
     """Runs a task from its last checkpoint to ``total_steps``."""
 
@@ -171,6 +182,7 @@ class Trainer:
         self.resume()
         if self.processes.main:
             self.tidy()
+            self.tell_plan()
             save_config(config, self.output_dir / "config.yaml")
             self.trackers = open_trackers(config, self.step)
         previous = signal.signal(signal.SIGTERM, self._stop)
@@ -206,6 +218,15 @@ class Trainer:
             return self.save()
         finally:
             signal.signal(signal.SIGTERM, previous)
+
+    def tell_plan(self) -> None:
+        """Say in the log what the steps will be of, and what a run that goes on does otherwise than before."""
+        batches = self.config.gradient_accumulation_steps
+        log.info("%d of %d steps are done; %s%s", self.step, self.config.total_steps, self.config.plan(), f", {batches} times" if batches > 1 else "")
+        with contextlib.suppress(ConfigError):
+            before = load_config(self.output_dir / "config.yaml", [])
+            if self.step and (changed := as_words(replace(self.config, resume=before.resume), before)):
+                log.warning("goes on with other settings than it had: %s", " ".join(changed))
 
     def tell(self, state: str, message: str = "") -> None:
         """Say in the run folder what is going on."""
@@ -358,14 +379,9 @@ class Trainer:
 
     def resume(self) -> None:
         """Load the checkpoint that ``config.resume`` means, if any."""
-        choice = self.config.resume
-        if choice == "none":
-            return
-        folder = latest_checkpoint(self.output_dir) if choice == "auto" else Path(choice)
+        folder = begun_from(self.config)
         if folder is None:
             return
-        if not CHECKPOINT.fullmatch(folder.name) or not (folder / ".complete").exists():
-            raise ConfigError(f"resume={choice}: {folder} is not a whole checkpoint; there are {sorted(p.name for p in (self.output_dir / 'checkpoints').glob('step-*'))}.")
         state = torch.load(folder / "training_state.pt", map_location=self.device, weights_only=True)
         own, saved = dict(self.task.model.named_parameters()), state["model"]
         strange = [name for name in {**saved, **self.ema.average} if name not in saved or name not in self.ema.average or saved[name].shape != own[name].shape]
@@ -432,6 +448,11 @@ def train(config: TrainConfig, device: str = "auto") -> Path:
     processes, trainer = Processes(device, config.sharding), None
     tell = (lambda new: new.write(output_dir)) if processes.main else (lambda new: None)
     try:
+        if (done := begun_from(config)) and step_of(done) >= config.total_steps and config.resume == "auto":
+            log.warning("nothing is left to train: %s has all of the %d steps. To go on, name a larger max_train_steps; to begin anew, another output_dir, or resume=none.", done, config.total_steps)
+            tell(replace(status, state="finished"))
+            processes.end()
+            return done
         check_divides(config, processes.count)
         tell(status)
         with device_held(lock_path(config.data_dir, processes.device)) if processes.holds_device else contextlib.nullcontext():
@@ -441,7 +462,9 @@ def train(config: TrainConfig, device: str = "auto") -> Path:
             if processes.main:
                 (output_dir / "environment.json").write_text(json.dumps(environment(config, device_words(processes.device)), indent=1))
                 if hasattr(getattr(task, "dataset", None), "facts"):
-                    (output_dir / "dataset.json").write_text(json.dumps(task.dataset.facts(), indent=1))
+                    facts = task.dataset.facts()
+                    log.info("%d takes of clips are trained on, %d are held out, %d cannot be used", facts["takes"] - facts["held_out"], facts["held_out"], len(facts.get("rejected", ())))
+                    (output_dir / "dataset.json").write_text(json.dumps(facts, indent=1))
             trainer = Trainer(config, task, processes)
             folder = trainer.run()
         trainer.tell("finished" if trainer.step >= config.total_steps else "paused")

@@ -13,6 +13,8 @@ from core import MiraScheduler, load_pipeline
 from core.originals import read_tensors
 from training.__main__ import main
 from training.config import load_config, save_config
+from training.runs import read_run
+from training.share import model_card
 
 TOKEN = "hf_secretsecret"
 
@@ -59,6 +61,12 @@ def test_a_lora_is_written_as_its_file(data, tmp_path, capsys):
     assert run(data, "pack", "small", "--kind", "lora", "--out", str(tmp_path / "a" / "l.safetensors")) == 0
     assert (tmp_path / "a" / "l.safetensors").read_bytes() == (data / "runs/small/checkpoints/step-20/lora.safetensors").read_bytes()
     assert run(data, "pack", "small", "--kind", "mira", "--out", str(tmp_path / "x.pt")) == 2 and "as lora, not as mira" in capsys.readouterr().err
+
+
+def test_the_model_card_tells_the_batches_of_each_stage(data, tmp_path):
+    save_config(load_config(None, ["target=lora", "model=m", "dataset=d", "gradient_accumulation_steps=2", "curriculum=[{steps: 5}, {steps: 5, train_batch_size: 6, num_frames: [8]}]"]), tmp_path / "config.yaml")
+    card = model_card(read_run(tmp_path), data / "runs/small/checkpoints/step-20", "me/mine")
+    assert "| Batches | steps 1 to 5: 4 clips of 24 frames; steps 6 to 10: 6 clips of 8 frames; 2 of them make a step |" in card
 
 
 class Hub:

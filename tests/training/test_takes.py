@@ -95,6 +95,34 @@ def test_each_stage_of_a_curriculum_has_takes_of_its_length_of_every_clip(place,
             assert {shape(draw(stage, np.random.default_rng(seed))) for seed in range(8)} == {num_frames}
 
 
+def test_a_stage_has_what_it_leaves_out_from_the_run_and_says_what_it_does(place, tmp_path, caplog):
+    words = ("max_train_steps=0", "train_batch_size=3", "timestep_logit_mean=0.2", "curriculum=[{steps: 1, num_frames: [8, 2]}, {steps: 2, train_batch_size: 1, timestep_logit_mean: 0.5}]")
+    settings = config(place, tmp_path, *words)
+    assert [(stage.train_batch_size, stage.num_frames, stage.timestep_logit_mean) for stage in settings.stages] == [(3, [8, 2], 0.2), (1, [4], 0.5)]
+    assert settings.plan() == "steps 1 to 1: 3 clips of 8 frames or 12 clips of 2 frames; steps 2 to 3: 1 clip of 4 frames"
+    assert config(place, tmp_path, *words, "max_train_steps=1").plan().endswith("; never (the run ends at step 1; max_train_steps=0 runs all stages): 1 clip of 4 frames")
+    with caplog.at_level("INFO"):
+        train(settings)
+    assert f"0 of 3 steps are done; {settings.plan()}" in caplog.text and "held out, 0 cannot be used" in caplog.text
+    assert [{name for name in row if name.endswith("f")} <= {"clean_4f", "noisy_4f"} for row in read_run(tmp_path).metrics() if "loss" in row] == [False, True, True]
+    caplog.clear()
+    dataset = (tmp_path / "dataset.json").read_text()
+    shutil.copytree(place / "videos", tmp_path / "others")
+    (tmp_path / "others" / "clip0.txt").write_text("another caption")
+    assert train(config(place, tmp_path, *words, f"dataset={tmp_path / 'others'}")).name == "step-3"
+    assert "nothing is left to train" in caplog.text and read_run(tmp_path).state == "finished"
+    assert read_run(tmp_path).config.dataset == settings.dataset and (tmp_path / "dataset.json").read_text() == dataset, "what it was trained on stays what is said of it"
+    train(config(place, tmp_path, *words, "max_train_steps=4", f"dataset={tmp_path / 'others'}"))
+    assert f"goes on with other settings than it had: dataset={tmp_path / 'others'} max_train_steps=4" in caplog.text
+
+
+@pytest.mark.parametrize("words, message", [(("num_frames: [30]",), "No clip that is trained on has 30 frames; the longest is taken with 4"), (("height: 32", "width: 48"), "the size 48x32, which is for target=vae alone")])
+@pytest.mark.parametrize("other", ["latent_cache=true", "latent_cache=false", "target=vae_decoder"])
+def test_a_stage_that_cannot_be_trained_is_refused_before_the_first_one_begins(place, tmp_path, words, message, other):
+    with pytest.raises(ConfigError, match=message):
+        build_task(config(place, tmp_path, other, f"curriculum=[{{steps: 9}}, {{{', '.join(words)}}}]"), torch.device("cpu"))
+
+
 @pytest.mark.parametrize("words", [("latent_cache=false",), ("target=vae_decoder",)])
 def test_how_far_the_look_at_the_clips_is_is_told_without_a_cache_too(place, tmp_path, words):
     told = []

@@ -22,7 +22,7 @@ from ..dataset import Reject
 from ..doctor import examine_for
 from ..ema import using
 from ..processes import Processes
-from ..takes import Take, dataset_hash, frames_or_reject, of_stage, split_held_out, takes_of, unusable
+from ..takes import Take, dataset_hash, divided, frames_or_reject, of_stage, takes_of, unusable
 from ..trainer import step_rng
 from .transformer import mean_figures, model_folder
 from .vae import use_exact_temporal_convolutions
@@ -144,7 +144,7 @@ class VideoFrames:
         if not self.takes:
             raise unusable(config, self.rejects)
         self.config = config
-        self.held_out, self.trained = split_held_out(self.takes, config.validation_clips)
+        self.held_out, self.trained = divided(self.takes, config)
 
     def facts(self) -> dict[str, Any]:
         """What the run's folder keeps of the dataset."""
