@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
@@ -346,6 +347,14 @@ def arguments_for(constructor: type, name: str, values: Mapping[str, Any]) -> Ma
     if strange := next((key for key in values if key not in known), None):
         raise ConfigError(f"{name} holds {strange!r}, which {constructor.__name__} does not know.{nearest(strange, known)}")
     return values
+
+
+def missing_package(config: TrainConfig) -> str:
+    """What to do about the first package that a run needs and this machine has not; empty where it has all."""
+    if config.optimizer == "adamw8bit" and find_spec("bitsandbytes") is None:
+        return "optimizer=adamw8bit needs the package bitsandbytes, which is not installed: pip install bitsandbytes. Or use adamw."
+    absent = next((name for name in config.report_to if find_spec(name) is None), None)
+    return f"report_to names {absent}, which is not installed. pip install {absent}, or leave it out." if absent else ""
 
 
 def as_words(config: TrainConfig, base: TrainConfig) -> list[str]:

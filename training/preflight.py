@@ -14,7 +14,9 @@ import psutil
 
 from core.releases import RELEASES, TEXT_ENCODER, TEXT_ENCODER_BYTES, folder_name, released_shapes
 
-from .config import LATENT_TARGETS, ConfigError, TrainConfig
+from .config import LATENT_TARGETS, ConfigError, TrainConfig, missing_package
+from .dataset import count_clips
+from .doctor import TOKENS
 from .runs import Run, base_folder
 from .takes import parse_sizes
 
@@ -57,7 +59,7 @@ class Preflight:
 
 def preflight(config: TrainConfig, runs: Sequence[Run], device: str = "cpu") -> Preflight:
     """Look at the model's files (for a release that is not here, at how it is built), this machine's memory and disk, and earlier runs. The config must be valid."""
-    problems = []
+    problems = [missing] if (missing := missing_package(config)) else []
     folder, part = _part(config), "vae" if config.target == "vae_decoder" else "transformer"
     coming = RELEASES.get(config.model) if folder is None else None
     if folder is None and coming is None:

@@ -19,7 +19,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,7 +32,7 @@ from core.device_lock import device_held, lock_path
 from core.files import WriteError, replacing
 from core.provenance import device_words
 
-from .config import ConfigError, TrainConfig, as_words, load_config, save_config
+from .config import ConfigError, TrainConfig, as_words, load_config, missing_package, save_config
 from .ema import EMA
 from .muon import Muon
 from .processes import Processes, check_divides
@@ -105,15 +104,13 @@ def training_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
 def make_optimizers(model: torch.nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """AdamW for all weights (its moments in 8 bits, Dettmers et al. 2022, arXiv:2110.02861), or Muon for the matrices inside the blocks and AdamW for the rest.
 
-    One learning rate and one schedule serve both, see ``Muon``. Raises ConfigError for 8 bits without bitsandbytes.
+    One learning rate and one schedule serve both, see ``Muon``. 8 bits need the package bitsandbytes.
     """
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     matrices = {name for name, p in parameters.items() if config.optimizer == "muon" and p.ndim == 2 and "blocks." in name and name.endswith(".weight")}
     rest = [p for name, p in parameters.items() if name not in matrices]
     settings = {"lr": config.learning_rate, "betas": (0.9, config.adam_beta2), "weight_decay": config.weight_decay}
     if config.optimizer == "adamw8bit":
-        if find_spec("bitsandbytes") is None:
-            raise ConfigError("optimizer=adamw8bit needs the package bitsandbytes, which is not installed: pip install bitsandbytes. Or use adamw.")
         import bitsandbytes
 
         return [bitsandbytes.optim.AdamW8bit(rest, **settings)]
@@ -448,6 +445,8 @@ def train(config: TrainConfig, device: str = "auto") -> Path:
     processes, trainer = Processes(device, config.sharding), None
     tell = (lambda new: new.write(output_dir)) if processes.main else (lambda new: None)
     try:
+        if missing := missing_package(config):
+            raise ConfigError(missing)
         if (done := begun_from(config)) and step_of(done) >= config.total_steps and config.resume == "auto":
             log.warning("nothing is left to train: %s has all of the %d steps. To go on, name a larger max_train_steps; to begin anew, another output_dir, or resume=none.", done, config.total_steps)
             tell(replace(status, state="finished"))

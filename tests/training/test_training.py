@@ -18,6 +18,7 @@ from training.ema import EMA
 from training.export import export_model
 from training.losses import draw_timesteps, diffusion_loss
 from training.muon import Muon
+from training.preflight import preflight
 from training.precompute import LatentDataset, moving_mask, object_mask, precompute_toyworld
 from training.principal import principal_components, read_encoder, write_encoder
 from training.targets.transformer import TransformerTask
@@ -465,10 +466,13 @@ def test_every_command_of_the_embedded_models_recipe_can_be_given(tmp_path):
     assert {config.model for config in asked if config.model} <= made and {config.dataset for config in asked if config.target == "transformer"} <= made | {"workspace/datasets/nano-both"}
 
 
-def test_eight_bit_moments_are_refused_where_they_cannot_be_had(base, tmp_path, monkeypatch):
-    monkeypatch.setattr("training.trainer.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="needs the package bitsandbytes"):
-        train(transformer_config(base, tmp_path, optimizer="adamw8bit"))
+def test_what_is_not_there_is_said_before_the_clips_are_prepared(base, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.config.find_spec", lambda name: None)
+    monkeypatch.setattr("training.targets.build_task", lambda *_: pytest.fail("the clips are prepared first"))
+    for settings, message in (({"optimizer": "adamw8bit"}, "needs the package bitsandbytes"), ({"report_to": ["trackio"]}, "report_to names trackio, which is not installed"), ({"resume": "nowhere/step-3", "report_to": []}, "nowhere/step-3 is not a whole checkpoint")):
+        with pytest.raises(ConfigError, match=message):
+            train(wanted := transformer_config(base, tmp_path, **settings))
+        assert "resume" in settings or any(message in problem for problem in preflight(wanted, []).problems)
 
 
 def test_sigterm_stops_after_a_step_with_a_checkpoint(base, tmp_path):
