@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 LOOKED_AT = 12
 """Frames of a clip that it is judged by."""
+TOKENS = 77
+"""Of a caption, that the text encoder reads."""
 ALIKE = 2.0
 """Mean difference of two clips' middle frames (of 255, on 8 x 8 pixels) below which they are near-duplicates."""
 
@@ -109,6 +111,8 @@ def examine(source: str | Path, root: str | Path | None = None, num_frames: int 
     same = [caption for caption, count in captions.items() if count > max(3, len(report.clips) // 2)]
     if look and (table := table_of(source)) and (encoding := decoded(table)[1]) not in ("utf-8", *MARKS):
         report.remarks.append(Reject(table.name, f"is not UTF-8 and was read as {encoding}; if letters of its captions look wrong, save it as UTF-8"))
+    if long := sum(len(caption.split()) > TOKENS for caption in captions):
+        report.remarks.append(Reject("captions:", f"{long} of {len(captions)} have more than {TOKENS} words; the model reads the first {TOKENS} tokens of a caption, at most as many words, and nothing of the rest"))
     report.remarks += [Reject("captions:", f"{captions[caption]} clips say the same, “{caption[:60]}”") for caption in same]
     return report
 

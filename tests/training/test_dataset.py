@@ -259,6 +259,13 @@ def test_a_caption_that_a_comma_cuts_off_is_a_reject_and_an_encoding_that_is_gue
     assert len(report.clips) == 1
 
 
+def test_captions_that_are_longer_than_what_the_model_reads_are_a_remark(folder):
+    (folder / "a.txt").write_text("word " * 78)
+    (folder / "sub" / "b.txt").write_text("word " * 77)
+    said = [item.reason for item in examine(folder, num_frames=4).remarks if item.name == "captions:"]
+    assert said == ["1 of 2 have more than 77 words; the model reads the first 77 tokens of a caption, at most as many words, and nothing of the rest"]
+
+
 def test_names_that_look_like_addresses_are_files(folder, monkeypatch):
     monkeypatch.chdir(folder)
     for suffix in (".mp4", ".txt"):
