@@ -48,7 +48,7 @@ def endpoints(services: Services) -> tuple[Callable[..., Any], ...]:
             name: Of the run.
 
         Returns:
-            steps, trained (numbers), memory, disk (bytes, with what is free) and seconds, null where nothing is known; reckoned, whether seconds come from a run with other steps; download, bytes that come first; problems, why it would fail; and command, the same from a shell.
+            steps, trained (numbers), memory, disk for checkpoints and cache for latents (bytes, with what is free) and seconds, null where nothing is known; reckoned, whether seconds come from a run with other steps; download, bytes that come first; problems, why it would fail; and command, the same from a shell.
         """
         config = _config(settings, preset)
         return {"steps": config.total_steps, **dataclasses.asdict(needs(services, config)), "command": command(config, preset, services, name.strip() or free_name(services, config.target))}

@@ -196,7 +196,7 @@ def preflight_line(services: Services, config: TrainConfig) -> str:
     elif told.memory is not None:
         parts.append(f"{size_words(told.memory)} of {size_words(told.memory_free)} of memory for weights and optimizer, and more for the clips")
     if told.disk is not None:
-        parts.append(f"up to {size_words(told.disk)} of {size_words(told.disk_free)} of disk")
+        parts.append(f"up to {size_words(told.disk + told.cache)} of {size_words(told.disk_free)} of disk")
     problems = "".join(f'<p class="bad">{escape(problem)}</p>' for problem in told.problems)
     curriculum = f"<p>By the stages in the file that it began with, {escape(config.plan())}.</p>" if config.curriculum else ""
     return f"{first}<p>{escape(' · '.join(parts))}</p>{curriculum}{problems}"

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import psutil
 
 from core.releases import RELEASES, TEXT_ENCODER, TEXT_ENCODER_BYTES, folder_name, released_shapes
+from core.types import VideoShape
 
 from .config import LATENT_TARGETS, ConfigError, TrainConfig, missing_package
 from .dataset import count_clips
@@ -25,6 +28,8 @@ TRAINED_BYTES = 20
 """A trained number in memory: its weight, its gradient, two moments of AdamW and its average, in fp32."""
 SAVED_BY_8_BITS = 6
 """Of these, where the moments have 8 bits each."""
+TEXT_WIDTH = 4096
+"""Of an embedding of flan-t5-xxl, for a release that is not here."""
 STATE_BYTES = 16
 """A trained number in training_state.pt: the same without the gradient."""
 ALIKE = ("target", "model", "num_frames", "sizes", "train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "selective_checkpointing", "curriculum", "mixed_precision", "latent_cache", "optimizer", "sharding", "num_processes")
@@ -53,6 +58,8 @@ class Preflight:
     """Why it would fail, in words."""
     reckoned: bool = False
     """Whether the time is only about right: that of an earlier run whose steps are larger or smaller, in proportion."""
+    cache: int = 0
+    """Bytes of the latents and prompt embeddings that are made of the clips before the first step, about, and kept for other runs; 0 without a cache of latents."""
     download: int = 0
     """Bytes that come from the Hub before it begins, about: a release's file that is not on this machine, with its text encoder in it."""
 
@@ -81,13 +88,17 @@ def preflight(config: TrainConfig, runs: Sequence[Run], device: str = "cpu") -> 
     free = memory_free(device)
     if memory is not None and memory > free:
         problems.append(f"It needs {'' if like else 'at least '}{memory / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free. {_remedy(config)}")
-    disk = (config.keep_last + 2) * (trained * STATE_BYTES + (trained if config.target == "lora" else total) * 4) if trained is not None else None
+    checkpoints = config.keep_last + 2 + (config.total_steps // config.keep_every if config.keep_every else 0)
+    disk = checkpoints * (trained * STATE_BYTES + (trained if config.target == "lora" else total) * 4) if trained is not None else None
+    cache = cache_bytes(config, device)
     disk_free = shutil.disk_usage(next(p for p in (Path(config.data_dir).resolve(), *Path(config.data_dir).resolve().parents) if p.is_dir())).free
     if 2 * download > disk_free:
         problems.append(f"The download of {config.model} and the model that is made of it need {2 * download / 1e9:.0f} GB for a while, and {disk_free / 1e9:.1f} GB of disk are free. Free some.")
-    elif disk is not None and disk + download > disk_free:
-        problems.append(f"Its checkpoints need {disk / 1e9:.1f} GB{' beside the model' if download else ''} and {disk_free / 1e9:.1f} GB of disk are free. Free some, or lower keep_last.")
-    return Preflight(trained, memory, like is not None, free, disk, disk_free, pace * config.total_steps if pace else None, tuple(problems), like is None and pace is not None, download)
+    elif disk is not None and disk + cache + download > disk_free:
+        clips = f", the latents and embeddings of its clips {cache / 1e9:.1f} GB" if cache else ""
+        remedy = "set latent_cache to false" if cache > disk else "raise keep_every" if config.keep_every else "lower keep_last"
+        problems.append(f"Its checkpoints need {disk / 1e9:.1f} GB{clips}{' beside the model' if download else ''} and {disk_free / 1e9:.1f} GB of disk are free. Free some, or {remedy}.")
+    return Preflight(trained, memory, like is not None, free, disk, disk_free, pace * config.total_steps if pace else None, tuple(problems), like is None and pace is not None, cache, download)
 
 
 def tensor_shapes(folder: Path) -> Mapping[str, tuple[int, ...]]:
@@ -112,14 +123,47 @@ def count_trained(config: TrainConfig, shapes: Mapping[str, tuple[int, ...]]) ->
 
 def count_encoders(config: TrainConfig) -> int:
     """How many numbers stay in memory beside the transformer: without a cache of latents the VAE's and the text encoder's; the latter's with Toy World's latents too."""
-    ready = bool(config.dataset) and (Path(config.dataset) / "dataset.json").exists()
-    if config.target not in LATENT_TARGETS or (config.latent_cache and not ready):
+    if config.target not in LATENT_TARGETS or (config.latent_cache and not _holds_latents(config)):
         return 0
     folder, shared = base_folder(config), Path(config.data_dir) / "models" / folder_name(TEXT_ENCODER)
     vae = tensor_shapes(folder / "vae") if folder else released_shapes(RELEASES[config.model], "vae") if config.model in RELEASES else {}
     text = next((found for place in (folder, shared) if place and (found := tensor_shapes(place / "text_encoder"))), None)
     text_numbers = TEXT_ENCODER_BYTES // 2 if text is None else sum(map(math.prod, text.values()))
     return text_numbers + (0 if config.latent_cache else sum(map(math.prod, vae.values())))
+
+
+def cache_bytes(config: TrainConfig, device: str = "cpu") -> int:
+    """Bytes of the latents of all takes and of the embeddings of all captions, if every clip is as long as each stage's longest; 0 for a run that keeps none."""
+    if config.target not in LATENT_TARGETS or not config.latent_cache or _holds_latents(config):
+        return 0
+    with contextlib.suppress(ConfigError, OSError):
+        source = Path(config.dataset)
+        clips, captions = _counted(source, source.stat().st_mtime_ns)
+        frames = sum({max(stage.num_frames) for stage in config.stages}) * config.takes_per_clip * min(clips, config.clips or clips)
+        width, height = max(parse_sizes(config.sizes), key=math.prod)
+        channels, text_width = _setting(config, "vae", "latent_channels", 4), _setting(config, "text_encoder", "d_model", TEXT_WIDTH)
+        embedding = TOKENS * text_width * (4 if device == "cpu" and config.mixed_precision in ("fp32", "auto") else 2)
+        return frames * math.prod(VideoShape(1, height, width).latent(channels).as_tuple()) * 2 + captions * embedding
+    return 0
+
+
+@lru_cache(maxsize=16)
+def _counted(source: Path, changed: int) -> tuple[int, int]:
+    """``count_clips`` of a dataset as it was when it last changed: it is asked for at every key that is typed."""
+    return count_clips(source)
+
+
+def _setting(config: TrainConfig, part: str, name: str, otherwise: int) -> int:
+    """A number in the config.json of a part of the model that the run begins with; ``otherwise`` for a release that is not here."""
+    folder = base_folder(config)
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return int(json.loads((folder / part / "config.json").read_text(encoding="utf-8"))[name])
+    return otherwise
+
+
+def _holds_latents(config: TrainConfig) -> bool:
+    """Whether the dataset is one of latents of Toy World."""
+    return bool(config.dataset) and (Path(config.dataset) / "dataset.json").exists()
 
 
 def memory_free(device: str) -> int:

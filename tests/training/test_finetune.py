@@ -288,6 +288,21 @@ def test_encoders_that_stay_in_memory_are_reckoned_with(place, tmp_path, monkeyp
     assert "Set latent_cache to true" in preflight(config(place, tmp_path, "target=lora", "latent_cache=false"), []).problems[0]
 
 
+def test_the_disk_that_latents_and_embeddings_take_is_reckoned_with(place, tmp_path, monkeypatch):
+    words = ("target=lora", f"data_dir={tmp_path / 'data'}", "max_train_steps=1", "curriculum=[{steps: 1, num_frames: [8]}, {steps: 1}]", "takes_per_clip=2")
+    told = preflight(config(place, tmp_path, *words), [])
+    train(config(place, tmp_path, *words))
+    written = sum(file.stat().st_size for folder in ("latents", "prompts") for file in (tmp_path / "data" / "cache" / folder).rglob("*.safetensors"))
+    assert told.cache == pytest.approx(written, rel=0.1), "some takes are drawn twice, and each file has a header"
+    assert preflight(config(place, tmp_path, *words, "clips=2"), []).cache < told.cache
+    assert [preflight(config(place, tmp_path, *words, other), []).cache for other in ("latent_cache=false", "target=vae_decoder", "dataset=nowhere")] == [0, 0, 0]
+    assert preflight(config(place, tmp_path, *words, "keep_every=1", "max_train_steps=8"), []).disk == 3 * told.disk, "those that are kept for good"
+    monkeypatch.setattr("training.preflight.shutil.disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, told.disk + told.cache - 1))
+    (problem,) = preflight(config(place, tmp_path, *words), []).problems
+    assert "the latents and embeddings of its clips 0.0 GB" in problem and problem.endswith("or lower keep_last.")
+    assert not preflight(config(place, tmp_path, *words, "latent_cache=false"), []).problems
+
+
 def test_what_does_not_fit_is_said_before_it_begins(place, tmp_path, monkeypatch):
     wanted = config(place, tmp_path, "target=transformer")
     monkeypatch.setattr("training.preflight.memory_free", lambda device: 1000)
