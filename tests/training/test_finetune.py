@@ -47,6 +47,14 @@ def test_the_presets_train(place, tmp_path, preset):
     assert (train(taken) / ("lora.safetensors" if taken.target == "lora" else "transformer")).exists()
 
 
+@pytest.mark.parametrize("preset", ["finetune_128", "finetune_384"])
+def test_the_presets_for_mira_have_the_figures_of_its_training(preset):
+    taken = load_config(ROOT / "training" / "configs" / f"{preset}.yaml", ["dataset=x"])
+    optimizer = torch.optim.AdamW([torch.zeros(1)]).defaults  # Mira's: torch's with a rate of its own
+    assert (taken.learning_rate, (0.9, taken.adam_beta2), taken.weight_decay) == (1e-5, optimizer["betas"], optimizer["weight_decay"])
+    assert (taken.gradient_accumulation_steps, taken.max_grad_norm, taken.caption_dropout, taken.frame_stride) == (2, 0.5, 0.05, 4)
+
+
 @pytest.mark.parametrize("target", ["transformer", "temporal", "lora"])
 def test_resumed_equals_never_stopped_and_only_the_target_changes(place, tmp_path, target):
     whole = train(config(place, tmp_path / "whole", f"target={target}"))
