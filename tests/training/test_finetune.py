@@ -1,6 +1,7 @@
 """Fine-tuning on a user's videos, end to end on tiny sizes: LoRA, temporal blocks, the whole; resume, validation, use in generation."""
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -166,6 +167,12 @@ def test_a_lora_is_used_with_its_weight_and_left_out_again(place, tmp_path):
     other = MiraTransformer3DModel(num_attention_heads=2, attention_head_dim=12, num_layers=1, caption_channels=TEXT_DIM)
     with pytest.raises(RequestError, match="made for another model"):
         apply_loras(other, "mine", data)
+
+
+def test_the_log_does_not_warn_of_nothing_at_each_lora(place):
+    logger = logging.getLogger("diffusers.models.modeling_utils")
+    said = [logger.filter(logging.makeLogRecord({"msg": f"There are modules in X that should be kept in float32: {names}. Casting"})) for names in ([], ["norm"])]
+    assert not said[0] and said[1]
 
 
 @pytest.mark.parametrize("target", ["temporal", "lora"])

@@ -33,6 +33,8 @@ from ..trainer import step_generator, step_rng, training_dtype
 from ..use import LORA_FILE
 
 log = logging.getLogger(__name__)
+logging.getLogger("diffusers.models.modeling_utils").addFilter(lambda record: "should be kept in float32: []" not in record.getMessage())
+"""It says so of no module at all, whenever a LoRA is saved."""
 
 OBJECTS_VISIBLE_ABOVE = 0.4
 """Share of the signal (alpha_t of the normalised process) above which one noisy frame shows where the objects are."""
