@@ -19,7 +19,7 @@
     // The whole form as it is left, in the order of GenerateTab.form, for the model that the studio was started with.
     keptForm: (model) => JSON.stringify(formKept(model)),
     startKeeping() { keeping = true; },
-    compared: stored(COMPARED),  // as the page was left; from then on what the tray says is kept
+    compared: stored(COMPARED),  // as the page was left; from then on what #kept says is kept
     keepForm: (model, values) => keeping && store(FORM, JSON.stringify({ model, values })),
   };
 
@@ -181,11 +181,12 @@
     input.dispatchEvent(new Event("change", { bubbles: true }));
   });
 
-  // The videos of the Compare tab, for the next visit.
-  let compared = null;
-  function keepCompared() {
-    const now = document.querySelector("#tray [data-compared]")?.dataset.compared;
-    if (now !== undefined && now !== compared) store(COMPARED, compared = now);
+  // The videos of the Compare tab, for the next visit. Nothing at first: they are not brought back yet.
+  let compared = "";
+  function keepLeft() {
+    const now = document.querySelector("#kept [data-compared]")?.dataset;
+    if (!now) return;
+    if (now.compared !== compared) store(COMPARED, compared = now.compared);
   }
 
   // A button in a line of text that stands for one of the form.
@@ -470,7 +471,7 @@
     notify();
     download();
     clearWallTicks();
-    keepCompared();
+    keepLeft();
     keepFocus();
   }).observe(document.documentElement, { childList: true, subtree: true, attributeFilter: ["data-id", "data-action", "data-compared"] });
 

@@ -104,7 +104,7 @@ def compare_act(services: Services, session: Session, action: str, id: str) -> N
 
 
 def bring_back(services: Services, session: Session, kept: str | None) -> None:
-    """Compare again what this browser compared when its page was left, without what was deleted since; ``kept`` is render_tray's ``data-compared``."""
+    """Compare again what this browser compared when its page was left, without what was deleted since; ``kept`` is render_kept's ``data-compared``."""
     if not session.compared:
         found = _videos(services, tuple(dict.fromkeys((kept or "").split(","))))
         session.compared = tuple(video.id for video in found[:MOST])

@@ -41,7 +41,7 @@ from .services import Services
 from .training_screen import TRAINING_ACTIONS, TRAINING_PANES, training_act, training_key, training_panes
 from .walls import Wall
 
-PANES = ("painted", "device", "viewer", "cells", "strip", "queue", "gallery", "models", "toast", *COMPARE_PANES, *TRAINING_PANES)
+PANES = ("painted", "kept", "device", "viewer", "cells", "strip", "queue", "gallery", "models", "toast", *COMPARE_PANES, *TRAINING_PANES)
 STRIP_VIDEOS = 24
 GALLERY_PAGE = 24
 UNDOS = 20
@@ -177,6 +177,7 @@ class Screen:
         viewer, current = self._viewer(session, status, videos, jobs, paused)
         wall = self.services.walls.get(session.wall) if session.wall else None
         return {
+            "kept": render_kept(session),
             "device": render_device(status, self.services.default_model),
             "viewer": viewer,
             "cells": self._cells(wall),
@@ -430,6 +431,11 @@ def read_message(message: str) -> tuple[str, str]:
     """The action and the id of a bus's ``action:id:nonce``."""
     action, _, rest = message.partition(":")
     return action, rest.rpartition(":")[0]  # the id may hold colons itself, as a model's does
+
+
+def render_kept(session: Session) -> str:
+    """What assets/studio.js keeps for the next visit; the element itself is not seen. It is on the page from the start, as a tab's panes are not before the tab is opened."""
+    return f'<div hidden data-compared="{",".join(session.compared)}"></div>'
 
 
 def render_device(status: dict[str, Any], default_model: str) -> str:

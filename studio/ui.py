@@ -77,12 +77,13 @@ def build(services: Services) -> gr.Blocks:
         session = gr.State(Session())
         buses = {name: gr.Textbox(elem_id=f"{name}-bus", elem_classes="offstage", label="action", show_label=False, container=False, max_lines=1) for name in BUSES}
         painted = gr.Textbox(interactive=False, elem_id="painted", elem_classes="offstage", label="painted", show_label=False, container=False, max_lines=1)
+        kept = gr.HTML(elem_id="kept", elem_classes="offstage")
         with gr.Row(elem_id="top"):
             gr.HTML('<div class="brand"><span class="mark" aria-hidden="true"></span><h1>Mira studio</h1></div>', elem_id="brand")
             device = gr.HTML(elem_id="device")
         toast = gr.HTML(elem_id="toast")
         with gr.Tabs(elem_id="tabs") as tabs:
-            page = Page(services, screen, session, {"painted": painted, "device": device, "toast": toast}, buses, tabs, EVENT)
+            page = Page(services, screen, session, {"painted": painted, "kept": kept, "device": device, "toast": toast}, buses, tabs, EVENT)
             with gr.Tab("Generate", id="generate"):
                 generate_tab = generate.layout(page)
             with gr.Tab("Compare", id="compare"):

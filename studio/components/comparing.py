@@ -17,16 +17,15 @@ def compare_button(video: Video) -> str:
 
 
 def render_tray(videos: Sequence[Video], total: int) -> str:
-    """The chosen videos in their order, or what to do; ``total`` is how many there are to choose from. assets/studio.js keeps ``data-compared`` for the next visit."""
-    compared = f'data-compared="{",".join(video.id for video in videos)}"'
+    """The chosen videos in their order, or what to do; ``total`` is how many there are to choose from."""
     if not videos:
         newest = '<button class="small strong" data-action="compare-newest">Compare the two newest</button>' if total > 1 else ""
         words = "Press Compare below a video, in the viewer or in the gallery, to bring two to four of them here." if total > 1 else "Two videos are needed. Make some on the Generate tab, then press Compare below each."
-        return f'<div class="tray-empty" {compared}><h2>Videos under one clock</h2><p>{words}</p>{newest}</div>'
+        return f'<div class="tray-empty"><h2>Videos under one clock</h2><p>{words}</p>{newest}</div>'
     rows = "".join(_chosen(index, video, label) for index, (video, label) in enumerate(zip(videos, labels([video.request for video in videos], but="prompt"), strict=True)))
     short = '<p class="note">Add another one: press Compare below it, in the viewer or in the gallery.</p>' if len(videos) == 1 else ""
     clear = '<span class="tools"><button class="quiet" data-action="compare-clear">Clear</button></span>'
-    return f'<div class="panel-head"><h2>Compared</h2><span class="badge">{len(videos)} of {MOST}</span>{clear}</div><ol class="chosen" {compared}>{rows}</ol>{short}'
+    return f'<div class="panel-head"><h2>Compared</h2><span class="badge">{len(videos)} of {MOST}</span>{clear}</div><ol class="chosen">{rows}</ol>{short}'
 
 
 def _chosen(index: int, video: Video, label: str) -> str:

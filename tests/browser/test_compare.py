@@ -147,6 +147,17 @@ def test_four_videos_are_compared_and_a_fifth_is_refused_in_words(page: Page, st
         assert [pane["frame"] for pane in look["panes"]] == [look["tick"], look["tick"], look["tick"] // 2, look["tick"]], look
 
 
+def test_what_was_chosen_is_compared_after_a_reload_though_its_tab_was_never_opened(page: Page) -> None:
+    page.get_by_role("tab", name="Gallery").click()
+    for index in range(2):
+        page.locator("#gallery .slot").nth(index).get_by_role("button", name="Compare").click()
+        expect(page.locator(".toast")).to_contain_text(f"{index + 1} of 4")
+    expect(page.locator("#tray")).to_have_count(0)
+    page.reload()
+    page.get_by_role("tab", name="Compare").click()
+    expect(page.locator("#tray .chosen li")).to_have_count(2)
+
+
 def test_what_is_compared_is_so_after_a_reload_but_for_what_was_deleted(page: Page, studio_url: str) -> None:
     add(page, BALL, 3)
     chosen = page.locator("#tray .chosen li")
@@ -154,7 +165,7 @@ def test_what_is_compared_is_so_after_a_reload_but_for_what_was_deleted(page: Pa
     page.reload()
     page.get_by_role("tab", name="Compare").click()
     expect(chosen.locator(".card-line")).to_have_text(words)
-    first = page.locator("#tray [data-compared]").get_attribute("data-compared").split(",")[0]
+    first = page.locator("#kept [data-compared]").get_attribute("data-compared").split(",")[0]
     page.goto(f"{studio_url}/studio/version")
     httpx.post(f"{studio_url}/gradio_api/run/delete_video", json={"data": [first]}, timeout=200).raise_for_status()
     try:

@@ -245,10 +245,10 @@ def test_a_browser_brings_back_what_it_compared(screen: Screen) -> None:
         session = Session()
         bring_back(services, session, kept)
         screen.paint(session)
-        assert session.compared == found and f'data-compared="{",".join(found)}"' in session.sent["tray"]
+        assert session.compared == found and f'data-compared="{",".join(found)}"' in session.sent["kept"]
     services.library.delete("v0")
     screen.paint(session)
-    assert 'data-compared="v1,v2,v3"' in session.sent["tray"]
+    assert 'data-compared="v1,v2,v3"' in session.sent["kept"]
     bring_back(services, session, "v4")
     assert session.compared == ("v0", "v1", "v2", "v3"), "what was chosen meanwhile stays"
 
