@@ -4,10 +4,11 @@
   const DRAFT = "studio.prompt", SEEDS = 2 ** 31;  // those of draw_seed in studio/tabs/form.py, which draws all but a page's first
   const boxOf = (widget) => document.querySelector(`${widget} :is(input, textarea)`);
   const typed = (widget) => boxOf(widget)?.value;  // also what Gradio has not heard of: it listens later than there is a box
-  const FORM = "studio.form", COMPARED = "studio.compared";
+  const FORM = "studio.form", COMPARED = "studio.compared", EDIT = "studio.edit";
   const stored = (key) => { try { return localStorage.getItem(key) || ""; } catch { return ""; } };
   const store = (key, text) => { try { localStorage.setItem(key, text); } catch { /* a private window keeps nothing */ } };
   const formKept = (model) => { try { const kept = JSON.parse(stored(FORM)); return kept.model === model ? kept.values : null; } catch { return null; } };
+  const editKept = () => { try { return JSON.parse(sessionStorage.getItem(EDIT)); } catch { return null; } };  // of this tab of the browser alone
   let keeping = false;  // from when the form is as it was left
   window.studio = {
     draft: () => typed("#prompt") || stored(DRAFT),
@@ -17,7 +18,7 @@
       return typed("#seed") || (keep && seed) || String(Math.floor(Math.random() * SEEDS));
     },
     // The whole form as it is left, in the order of GenerateTab.form, for the model that the studio was started with.
-    keptForm: (model) => JSON.stringify(formKept(model)),
+    keptForm: (model) => JSON.stringify({ values: formKept(model), edit: editKept() }),
     startKeeping() { keeping = true; },
     compared: stored(COMPARED),  // as the page was left; from then on what #kept says is kept
     keepForm: (model, values) => keeping && store(FORM, JSON.stringify({ model, values })),
@@ -181,12 +182,13 @@
     input.dispatchEvent(new Event("change", { bubbles: true }));
   });
 
-  // The videos of the Compare tab, for the next visit. Nothing at first: they are not brought back yet.
-  let compared = "";
+  // The videos of the Compare tab, and what is edited, for the next visit. Nothing at first: it is not brought back yet.
+  let compared = "", edit = "";
   function keepLeft() {
     const now = document.querySelector("#kept [data-compared]")?.dataset;
     if (!now) return;
     if (now.compared !== compared) store(COMPARED, compared = now.compared);
+    if (now.edit !== edit) try { sessionStorage.setItem(EDIT, edit = now.edit); } catch { /* a private window keeps nothing */ }
   }
 
   // A button in a line of text that stands for one of the form.
@@ -473,7 +475,7 @@
     clearWallTicks();
     keepLeft();
     keepFocus();
-  }).observe(document.documentElement, { childList: true, subtree: true, attributeFilter: ["data-id", "data-action", "data-compared"] });
+  }).observe(document.documentElement, { childList: true, subtree: true, attributeFilter: ["data-id", "data-action", "data-compared", "data-edit"] });
 
   // The first visit: three steps that point at the page and block nothing.
   const TOUR = "studio.tour";

@@ -156,7 +156,7 @@ class Screen:
     def _paint(self, session: Session) -> list[Any]:
         services = self.services
         status = services.executor.status()
-        chosen = session.selected, session.wall, session.toast, session.smooth, session.details, session.table, session.table_order, session.query, session.shown, session.queue_shown
+        chosen = session.editing, session.draft, session.selected, session.wall, session.toast, session.smooth, session.details, session.table, session.table_order, session.query, session.shown, session.queue_shown
         key = services.version(), chosen, compare_key(session), training_key(session)
         if key == session.key:
             return [gr.skip()] * len(self.names)
@@ -435,7 +435,8 @@ def read_message(message: str) -> tuple[str, str]:
 
 def render_kept(session: Session) -> str:
     """What assets/studio.js keeps for the next visit; the element itself is not seen. It is on the page from the start, as a tab's panes are not before the tab is opened."""
-    return f'<div hidden data-compared="{",".join(session.compared)}"></div>'
+    edit = json.dumps({"editing": session.editing, "draft": session.draft}) if session.editing or session.draft else ""
+    return f'<div hidden data-compared="{",".join(session.compared)}" data-edit="{escape(edit)}"></div>'
 
 
 def render_device(status: dict[str, Any], default_model: str) -> str:

@@ -208,7 +208,7 @@ def wire(page: Page, tab: GenerateTab) -> None:
         session.selected = session.wall = None
         if id is not None:
             return back(session)
-        keep = values[-2]
+        session.draft, keep = None, values[-2]
         return Answer(seed=gr.skip() if keep else draw_seed())
 
     def submit(session: Session, *values: Any) -> list[Any]:
@@ -296,15 +296,21 @@ def wire(page: Page, tab: GenerateTab) -> None:
         session.editing = None
         return Answer(SEED_TOO + dropped, str(request.seed), True, form=fill(request, data_dir))
 
-    def restore(text: str) -> list[Any]:
-        """What the form held when the page was left; nothing where the browser has kept none, or the studio can't make it any more. Gives keep, count and FIELDS but for the prompt."""
+    def restore(session: Session, text: str) -> list[Any]:
+        """What the form held when the page was left, with the request that was being edited in it and what lay below that; nothing where the browser has kept none, or the
+        studio can't make it any more. Gives error, go, keep, count and FIELDS but for the prompt."""
         try:
-            values = json.loads(text)
+            kept = json.loads(text)
+            values, left = kept["values"], kept["edit"] or {}
             requests_of(page.services, ("any", *values[1:]))
-        except (RequestError, TypeError, ValueError):
-            return [gr.skip()] * (len(FIELDS) + 1)
+        except (KeyError, RequestError, TypeError, ValueError):
+            return [gr.skip()] * len(restored)
+        draft, found = left.get("draft"), page.services.queue.get(left.get("editing"))
+        session.draft = tuple(draft) if draft and len(draft) == len(tab.form) else None
+        session.editing = found.id if found is not None and found.state == "waiting" else None
+        error = FILLED.format("The form is as you left it.") if session.draft and not session.editing else ""
         form = as_it_was(values, data_dir)
-        return [*values[-2:], *(form[name] for name in FIELDS[1:])]
+        return [error, *tell(session, *values), *values[-2:], *(form[name] for name in FIELDS[1:])]
 
     def change_model(name: str) -> list[Any]:
         chosen = default_preset(base_model(name, data_dir))
@@ -342,7 +348,7 @@ def wire(page: Page, tab: GenerateTab) -> None:
     mine = json.dumps(page.services.default_model)  # a studio that is started with another model begins with that one's settings
     demo.load(None, None, [prompt, tab.seed], js=f"() => [window.studio.draft(), window.studio.seed({mine})]", **event)
     prompt.change(None, prompt, None, js="(text) => window.studio.keepDraft(text)", **event)
-    others = [tab.keep_seed, tab.count, *(tab.fields[name] for name in FIELDS[1:])]
-    kept = demo.load(restore, page.buses["form"], others, js=f"() => window.studio.keptForm({mine})", **event)
+    restored = [tab.error, *go, tab.keep_seed, tab.count, *(tab.fields[name] for name in FIELDS[1:])]
+    kept = demo.load(restore, [page.session, page.buses["form"]], restored, js=f"(session) => [session, window.studio.keptForm({mine})]", **event)
     kept.then(None, js="() => window.studio.startKeeping()", **event)
     gr.on([widget.change for widget in tab.form], None, tab.form, js=f"(...values) => window.studio.keepForm({mine}, values)", **event)

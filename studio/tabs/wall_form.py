@@ -81,7 +81,7 @@ def wire(page: Page, tab: GenerateTab, form: WallForm, costly: list[Any]) -> Non
 
     def show(session: Session, make: Any) -> list[Any]:
         try:
-            session.wall, session.selected, session.editing = make(), None, None
+            session.wall, session.selected = make(), None  # a request that is edited goes on being so, as the form goes on saying
         except (RequestError, StorageError) as error:
             return [alert(str(error)), *page.screen.paint(session)]
         return ["", *page.screen.paint(session)]

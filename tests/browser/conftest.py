@@ -102,7 +102,7 @@ class Window:
         self.page.context.clear_permissions()
         self.page.emulate_media(color_scheme="light")
         self.page.goto(f"{self.url}/{VERSION_PATH}")
-        self.page.evaluate("localStorage.clear()")
+        self.page.evaluate("localStorage.clear(); sessionStorage.clear()")
         self.page.goto(self.url)
         self.page.wait_for_selector("#queue h2")
         self.page.wait_for_function("document.querySelector('#estimate p') !== null")

@@ -45,6 +45,34 @@ def test_the_form_is_as_it_was_left_and_as_it_was_before_it_was_filled(api: Api,
     expect(page.locator("#form-error")).to_be_empty()
 
 
+def test_an_edit_outlives_the_page_and_drafts_that_are_made_meanwhile(api: Api, page: Page) -> None:
+    api.call("pause")
+    try:
+        page.locator("#prompt textarea").fill("Mine.")
+        page.locator("#seed input, #seed textarea").first.fill("123")
+        page.locator("#keep-seed input").check()
+        id = api.enqueue("A far hill.", num_inference_steps=20)
+        page.get_by_role("button", name="Edit: A far hill.").click()
+        expect(page.locator("#generate")).to_have_text("Save the request")
+        page.locator("#prompt textarea").fill("Edited.")
+        page.wait_for_function("localStorage.getItem('studio.form').includes('Edited.') && (sessionStorage.getItem('studio.edit') || '').includes('Mine.')")
+        page.reload()
+        expect(page.locator("#generate")).to_have_text("Save the request")
+        expect(page.locator("#prompt textarea")).to_have_value("Edited.")
+        page.get_by_role("button", name="Drafts first").click()
+        page.click("#make-drafts")
+        expect(page.locator("#viewer .wall .cell")).to_have_count(8)
+        page.click("#generate")
+        expect(page.locator("#prompt textarea")).to_have_value("Mine.")
+        expect(page.locator("#seed input, #seed textarea").first).to_have_value("123")
+        expect(page.locator("#generate")).to_have_text("Generate")
+        waiting = api.call("list_requests", "waiting", 50)
+        assert waiting[0]["id"] == id and [row["request"]["prompt"] for row in waiting] == ["Edited."] * 9
+    finally:
+        api.call("cancel_waiting")
+        api.call("resume")
+
+
 def test_a_poll_leaves_the_playing_video_and_the_focus_alone(api: Api, page: Page) -> None:
     assert api.finish(api.enqueue("Watch me.")) == "done"
     page.locator(".strip").get_by_role("button", name="Show: Watch me.").click()
