@@ -4,12 +4,12 @@
   const DRAFT = "studio.prompt", SEEDS = 2 ** 31;  // those of draw_seed in studio/tabs/form.py, which draws all but a page's first
   const boxOf = (widget) => document.querySelector(`${widget} :is(input, textarea)`);
   const typed = (widget) => boxOf(widget)?.value;  // also what Gradio has not heard of: it listens later than there is a box
-  const FORM = "studio.form", COMPARED = "studio.compared", EDIT = "studio.edit";
+  const FORM = "studio.form", COMPARED = "studio.compared", EDIT = "studio.edit", TRAINING = "studio.training";
   const stored = (key) => { try { return localStorage.getItem(key) || ""; } catch { return ""; } };
   const store = (key, text) => { try { localStorage.setItem(key, text); } catch { /* a private window keeps nothing */ } };
   const formKept = (model) => { try { const kept = JSON.parse(stored(FORM)); return kept.model === model ? kept.values : null; } catch { return null; } };
   const editKept = () => { try { return JSON.parse(sessionStorage.getItem(EDIT)); } catch { return null; } };  // of this tab of the browser alone
-  let keeping = false;  // from when the form is as it was left
+  let keeping = false, keepingTraining = false;  // from when the form is as it was left
   window.studio = {
     draft: () => typed("#prompt") || stored(DRAFT),
     keepDraft: (text) => store(DRAFT, text || ""),
@@ -20,6 +20,10 @@
     // The whole form as it is left, in the order of GenerateTab.form, for the model that the studio was started with.
     keptForm: (model) => JSON.stringify({ values: formKept(model), edit: editKept() }),
     startKeeping() { keeping = true; },
+    // The form of the Training tab, when that is opened for the first time.
+    keptTraining: () => keepingTraining ? "" : stored(TRAINING),
+    startKeepingTraining() { keepingTraining = true; },
+    keepTraining: (values) => keepingTraining && store(TRAINING, JSON.stringify(values)),
     compared: stored(COMPARED),  // as the page was left; from then on what #kept says is kept
     keepForm: (model, values) => keeping && store(FORM, JSON.stringify({ model, values })),
   };

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from ..components.words import alert, escape
 from ..db import StorageError
 from ..screen import Session, read_message
 from ..tasks import UPLOADED, bring_clips, render_samples, split_clips, write_yaml
-from ..training_form import ADVANCED, BASIC, CHOICES, FIELDS, PRESETS, command, config_of, free_name, hint, kind, label, launch_run, preflight_line, preset_config, preset_words, texts_of
+from ..training_form import ADVANCED, BASIC, BESIDE, CHOICES, FIELDS, PRESETS, command, config_of, free_name, hint, kind, label, launch_run, preflight_line, preset_config, preset_words, texts_of
 from . import caption_form, share_form
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def layout(page: Page) -> dict[str, Any]:
             widgets["share"] = share_form.layout()
             page.panes["run_log"] = gr.HTML(elem_id="run-log")
     widgets["base"] = gr.State(preset_config(PRESETS[0], page.services.default_model))
+    widgets["beside"] = gr.Textbox("{}", label="beside", show_label=False, container=False, elem_id="train-beside", elem_classes="offstage")  # what the form keeps of base for the next visit
     return {**widgets, "fields": {name: fields[name] for name in FIELDS}}
 
 
@@ -107,23 +109,33 @@ def wire(page: Page, tab: gr.Tab, widgets: dict[str, Any]) -> None:
         return ["", "", *page.screen.paint(session)]
 
     def filled(config: TrainConfig, dataset: str) -> list[Any]:
-        """The form's fields for a config; a dataset that was named stays where the config has none."""
+        """Base, beside and the form's fields for a config; a dataset that was named stays where the config has none."""
         texts = texts_of(config)
         texts["dataset"] = texts["dataset"] or dataset
-        return [config, *texts.values()]
+        return [config, json.dumps({name: value for name, value in asdict(config).items() if name in BESIDE}), *texts.values()]
+
+    def restore(text: str) -> list[Any]:
+        """The form as it was left; nothing where the browser has kept none of this version's. Gives the preset with its hint, base, beside, name and fields."""
+        try:
+            origin, beside, name, *values = json.loads(text)
+            base = replace(preset_config(origin, services.default_model), **json.loads(beside))
+            dict(zip(FIELDS, values, strict=True))
+        except (ConfigError, TypeError, ValueError):
+            return [gr.skip()] * len(restored)
+        return [gr.update(value=origin, info=preset_words(origin)[1]), base, beside, name, *values]
 
     def choose(origin: str, dataset: str) -> list[Any]:
-        """Gives the preset's hint, base and fields."""
+        """Gives the preset's hint, base, beside and fields."""
         return [gr.update(info=preset_words(origin)[1]), *filled(preset_config(origin, services.default_model), dataset)]
 
     def open_yaml(path: str, dataset: str) -> list[Any]:
-        """Gives error, base and fields."""
+        """Gives error, base, beside and fields."""
         try:
             config = load_config(path, [], dataset_follows=True)
             if config.target not in USER_TARGETS:
                 raise ConfigError(f"{Path(path).name} trains {config.target}, a part of a new model; that goes from a shell: python -m training --config FILE.")
         except ConfigError as error:
-            return [alert(str(error)), *[gr.skip()] * (len(FIELDS) + 1)]
+            return [alert(str(error)), *[gr.skip()] * len(based)]
         return ["", *filled(config, dataset)]
 
     def save_yaml(session: Session, origin: str, base: TrainConfig, name: str, *values: Any) -> list[Any]:
@@ -171,30 +183,36 @@ def wire(page: Page, tab: gr.Tab, widgets: dict[str, Any]) -> None:
         return ["", str(folder), *page.screen.paint(session)]
 
     def clone(message: str) -> list[Any]:
-        """Fill the form with a run's settings. Gives error, base and fields."""
+        """Fill the form with a run's settings. Gives error, base, beside and fields."""
         try:
             run = services.runs.get(read_message(message)[1])
             if run.config is None:
                 raise ConfigError(f"The settings of {run.name} cannot be read.")
             return ["", *filled(run.config, "")]
         except ConfigError as error:
-            return [alert(str(error)), *[gr.skip()] * (len(FIELDS) + 1)]
+            return [alert(str(error)), *[gr.skip()] * len(based)]
 
     def models() -> Any:
         return gr.update(choices=[model.name for model in services.models.list()])
 
     error, base, dataset = widgets["error"], widgets["base"], fields["dataset"]
+    based = [base, widgets["beside"], *fields.values()]
     caption_form.wire(page, dataset, widgets["captions"])
     told = [widgets["needs"], widgets["command"]]
     widgets["launch"].click(launch, [page.session, *form], [error, widgets["name"], *page.outputs], **event)
-    widgets["origin"].input(choose, [widgets["origin"], dataset], [widgets["origin"], base, *fields.values()], **event)
-    widgets["open"].upload(open_yaml, [widgets["open"], dataset], [error, base, *fields.values()], **event)
+    widgets["origin"].input(choose, [widgets["origin"], dataset], [widgets["origin"], *based], **event)
+    widgets["open"].upload(open_yaml, [widgets["open"], dataset], [error, *based], **event)
     widgets["save"].click(save_yaml, [page.session, *form], [error, *page.outputs], **event)
     widgets["check"].click(check, [page.session, *form], [error, *page.outputs], **event)
     widgets["render"].click(render, [page.session], [error, dataset, *page.outputs], **event)
     widgets["split"].click(split, [page.session, *form], [error, dataset, *page.outputs], **event)
     share_form.wire(page, widgets["share"])
     widgets["upload"].upload(bring, [page.session, widgets["name"], dataset, widgets["upload"]], [error, dataset, *page.outputs], **event)
-    page.buses["training"].change(clone, page.buses["training"], [error, base, *fields.values()], **event)
+    page.buses["training"].change(clone, page.buses["training"], [error, *based], **event)
     gr.on([tab.select, fields["model"].focus], models, None, fields["model"], **event)
     gr.on([tab.select, base.change, *(widget.change for widget in [widgets["name"], *fields.values()])], tell, form, told, trigger_mode="always_last", **event)
+    kept = [widgets["origin"], widgets["beside"], widgets["name"], *fields.values()]
+    restored = [widgets["origin"], base, widgets["beside"], widgets["name"], *fields.values()]
+    back = tab.select(restore, page.buses["training"], restored, js="() => window.studio.keptTraining()", **event)
+    back.then(None, js="() => window.studio.startKeepingTraining()", **event)
+    gr.on([widget.change for widget in kept], None, kept, js="(...values) => window.studio.keepTraining(values)", **event)

@@ -73,6 +73,28 @@ def test_an_edit_outlives_the_page_and_drafts_that_are_made_meanwhile(api: Api, 
         api.call("resume")
 
 
+def test_the_form_of_a_training_is_as_it_was_left(page: Page, tmp_path: Path) -> None:
+    """Also what stands in no field: the stages of a file that was opened."""
+    (tmp_path / "staged.yaml").write_text("target: lora\nmodel: mira-nano\nlearning_rate: 3.0e-4\ncurriculum:\n  - {num_frames: [4, 8], steps: 10}\n")
+    field = lambda name: page.locator(f"#train-{name}").get_by_role("textbox")  # noqa: E731
+    page.get_by_role("tab", name="Training").click()
+    page.get_by_role("button", name="As a file").click()
+    page.locator("#train-file input[type=file]").set_input_files(tmp_path / "staged.yaml")
+    expect(field("learning-rate")).to_have_value("0.0003")
+    field("dataset").fill("/my/clips")
+    page.locator("#run-name").get_by_role("textbox").fill("mine")
+    page.wait_for_function("(localStorage.getItem('studio.training') || '').includes('mine')")
+    page.reload()
+    page.get_by_role("tab", name="Training").click()
+    expect(field("dataset")).to_have_value("/my/clips")
+    expect(field("learning-rate")).to_have_value("0.0003")
+    expect(page.locator("#run-name").get_by_role("textbox")).to_have_value("mine")
+    page.get_by_role("button", name="As a file").click()
+    with page.expect_download() as download:
+        page.click("#save-yaml")
+    assert "curriculum" in download.value.path().read_text()
+
+
 def test_a_poll_leaves_the_playing_video_and_the_focus_alone(api: Api, page: Page) -> None:
     assert api.finish(api.enqueue("Watch me.")) == "done"
     page.locator(".strip").get_by_role("button", name="Show: Watch me.").click()
