@@ -30,7 +30,7 @@ def test_a_line_is_a_video_and_braces_make_one_of_each(api: Api, page: Page) -> 
 
 
 def test_a_failed_request_says_why(api: Api, page: Page) -> None:
-    assert api.finish(api.enqueue("Not with this model.", model="no-such-model")) == "failed"
+    assert api.finish(api.enqueue("Not with this model.", model="nobody/no-such-model")) == "failed"
     row = job(page, "Not with this model.", "failed")
     expect(row).to_contain_text("no-such-model")
     expect(row.get_by_role("button", name="Retry")).to_be_visible()

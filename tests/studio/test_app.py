@@ -84,7 +84,7 @@ def test_nan_and_unknown_ids_are_answered_in_words(studio_app: StudioApp) -> Non
 
 
 def test_a_failed_request_says_why_and_the_queue_goes_on(studio_app: StudioApp) -> None:
-    failing = studio_app.enqueue(model="no-such-model")
+    failing = studio_app.enqueue(model="nobody/no-such-model")
     after = studio_app.enqueue()
     status = studio_app.wait(failing, "failed", "done")
     assert status["state"] == "failed" and "no-such-model" in status["error"], status
