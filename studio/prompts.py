@@ -29,7 +29,9 @@ SETTINGS = tuple(f.name for f in dataclasses.fields(GenerationRequest) if f.name
 
 _SETTING = re.compile(r"(?:^|\s)--(?=[a-z])")
 _TOKEN = re.compile(r"\\[{}|_\\#-]|__[\w-]+__|[{}|]")
-_ESCAPED = re.compile(r"\\([{}|_\\#-])")
+_ESCAPED = re.compile(r"\\([{}|_\\#—–-])")
+_DASH = re.compile(rf"(?:(?<=\s)|^)[—–](?=(?:{'|'.join(SETTINGS)})\b)")
+"""What phones and Macs make of two hyphens as they are typed, before the name of a setting."""
 
 
 @dataclass(frozen=True)
@@ -83,16 +85,17 @@ def as_requests(text: str, settings: dict[str, Any], seed: int, count: int, wild
 
 def as_text(prompt: str) -> str:
     """The one-line text that stands for exactly this prompt (its line breaks become blanks)."""
-    return re.sub(r"[{}|\\]|__(?=[\w-]+__)|(?:(?<=\s)|^)--(?=[a-z])|^#", r"\\\g<0>", " ".join(prompt.splitlines()).strip())
+    return re.sub(rf"[{{}}|\\]|__(?=[\w-]+__)|(?:(?<=\s)|^)--(?=[a-z])|{_DASH.pattern}|^#", r"\\\g<0>", " ".join(prompt.splitlines()).strip())
 
 
 def _split(line: str) -> Line:
     """The prompt of a line, with the blanks around an empty alternative closed up, and its ``--name value`` settings."""
-    line = re.sub(r" {2,}", " ", line).strip()
+    line = _DASH.sub("--", re.sub(r" {2,}", " ", line).strip())
     found = _SETTING.search(line)
     if not found:
         return Line(_plain(line))
-    words = shlex.shlex(line[found.start() :], posix=True)
+    text = line[found.start() :]
+    words = shlex.shlex(text if '"' in text else re.sub("[“”„]", '"', text), posix=True)
     words.whitespace_split, words.quotes, words.escape, words.commenters = True, '"', "", ""
     settings: dict[str, Any] = {}
     try:

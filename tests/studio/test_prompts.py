@@ -59,6 +59,7 @@ def test_settings_of_a_line(wildcards: Path) -> None:
     assert expand('a star --seed 7 --guidance_scale=9 --negative_prompt "dim, it\'s dark" --sampler ddim', wildcards) == [
         Line("a star", {"seed": 7, "guidance_scale": 9.0, "negative_prompt": "dim, it's dark", "sampler": "ddim"})
     ]
+    assert expand("a star – it falls —seed 7 –negative_prompt “dim, dark”", wildcards) == [Line("a star – it falls", {"seed": 7, "negative_prompt": "dim, dark"})], "as phones write it"
     assert [line.settings for line in expand("a star --guidance_scale {2|4}", wildcards)] == [{"guidance_scale": 2.0}, {"guidance_scale": 4.0}]
 
 
@@ -99,7 +100,7 @@ def test_a_lines_preset_or_model_brings_its_own_size_and_sampling(wildcards: Pat
     assert (other.resolved().preset, other.resolved().guidance_scale, other.num_inference_steps) == ("128-20s", 12.0, 9)
 
 
-@pytest.mark.parametrize("prompt", ["plain", "a {b|c} d", "x __colour__ y __z", "# not a comment", "over --seed 7", "back\\slash \\{ |", "--seed", "a-b -- c_d __ e__"])
+@pytest.mark.parametrize("prompt", ["plain", "a {b|c} d", "x __colour__ y __z", "# not a comment", "over --seed 7", "back\\slash \\{ |", "--seed", "a-b -- c_d __ e__", "over —seed 7", "a —strong — “wind”"])
 def test_a_prompt_as_text_stands_for_itself_alone(prompt: str, wildcards: Path) -> None:
     assert expand(as_text(prompt), wildcards) == [Line(prompt)]
 
