@@ -447,7 +447,10 @@ def train(config: TrainConfig, device: str = "auto") -> Path:
     try:
         if missing := missing_package(config):
             raise ConfigError(missing)
-        if (done := begun_from(config)) and step_of(done) >= config.total_steps and config.resume == "auto":
+        done = begun_from(config)
+        if len(steps := set(processes.gather([step_of(done) if done else 0]))) > 1:
+            raise ConfigError(f"The processes would begin at different steps ({', '.join(map(str, sorted(steps)))}): {output_dir} is not the same folder on all machines. Name one that they share.")
+        if done and step_of(done) >= config.total_steps and config.resume == "auto":
             log.warning("nothing is left to train: %s has all of the %d steps. To go on, name a larger max_train_steps; to begin anew, another output_dir, or resume=none.", done, config.total_steps)
             tell(replace(status, state="finished"))
             processes.end()

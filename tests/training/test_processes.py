@@ -116,6 +116,13 @@ def test_a_run_of_two_is_paused_and_goes_on_in_one(place, tmp_path):
     assert train(wanted).name == f"step-{step + 1}"
 
 
+def test_machines_that_do_not_share_the_run_folder_are_told_so_rather_than_wait_for_each_other(place, tmp_path, monkeypatch):
+    train(config(place, tmp_path, "target=lora", "max_train_steps=2"))
+    monkeypatch.setattr("training.trainer.Processes.gather", lambda processes, rows: [*rows, 0])
+    with pytest.raises(ConfigError, match=r"begin at different steps \(0, 2\): .* is not the same folder on all machines"):
+        train(config(place, tmp_path, "target=lora", "max_train_steps=4"))
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
