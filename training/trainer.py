@@ -36,7 +36,7 @@ from .config import ConfigError, TrainConfig, as_words, load_config, missing_pac
 from .ema import EMA
 from .muon import Muon
 from .processes import Processes, check_divides
-from .runs import CHECKPOINT, SAMPLE_FIGURE, SAMPLE_NOW, SAVE_NOW, Status, environment, last_step, step_of, whole_checkpoints
+from .runs import CHECKPOINT, SAMPLE_FIGURE, SAMPLE_NOW, SAVE_NOW, Status, environment, last_step, read_run, step_of, whole_checkpoints
 from .trackers import Log, open_trackers
 
 log = logging.getLogger(__name__)
@@ -439,6 +439,7 @@ def train(config: TrainConfig, device: str = "auto") -> Path:
     torch.manual_seed(config.seed)
     output_dir = Path(config.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
+    require_alone(output_dir)
     for name in (SAVE_NOW, SAMPLE_NOW):
         (output_dir / name).unlink(missing_ok=True)
     status = Status("waiting", os.getpid(), psutil.Process().create_time(), last_step(output_dir))
@@ -476,6 +477,13 @@ def train(config: TrainConfig, device: str = "auto") -> Path:
         with contextlib.suppress(WriteError):  # on a full disk the first error is the one to be told
             tell(replace(trainer.status if trainer else status, state="failed", message=str(error) or type(error).__name__))
         raise
+
+
+def require_alone(output_dir: Path) -> None:
+    """Raises ConfigError where another process is at work in a run folder: the two would write over each other's files. One that began this one is the same run's."""
+    run, own = read_run(output_dir), psutil.Process()
+    if run.working and os.environ.get("RANK", "0") == "0" and run.pid not in (own.pid, *(parent.pid for parent in own.parents())):
+        raise ConfigError(f"{output_dir} is at work already, in process {run.pid}, at step {run.step}. Name another output_dir, or pause that run first.")
 
 
 def _tell_progress(tell: Callable[[Status], None], status: Status, done: int, total: int) -> None:

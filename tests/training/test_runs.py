@@ -225,6 +225,22 @@ def test_a_run_in_a_moved_data_folder_goes_on_where_it_is(tmp_path, monkeypatch)
     assert (alone.output_dir, alone.data_dir, alone.dataset) == tuple(map(str, (tmp_path / "alone", old, old / "clips")))
 
 
+def test_a_run_folder_in_which_another_process_is_at_work_is_left_alone(line, tmp_path):
+    other = subprocess.Popen(["sleep", "600"])
+    try:
+        status = Status("training", other.pid, psutil.Process(other.pid).create_time(), step=7)
+        status.write(tmp_path)
+        with pytest.raises(ConfigError, match=f"is at work already, in process {other.pid}, at step 7"):
+            train(config(tmp_path))
+        assert read_run(tmp_path).pid == other.pid and read_run(tmp_path).state == "training", "what it says of itself stays"
+    finally:
+        other.kill()
+        other.wait()
+    assert train(config(tmp_path)).name == "step-4"
+    Status("starting", os.getppid(), psutil.Process(os.getppid()).create_time()).write(tmp_path)
+    assert train(config(tmp_path, "max_train_steps=6")).name == "step-6", "a launcher has said so of its own run"
+
+
 @pytest.mark.parametrize("words", [("resume=none", "max_train_steps=1"), ("keep_last=1", "max_train_steps=9")])  # those of an earlier start; those that are too many
 def test_a_kill_while_a_checkpoint_is_dropped_leaves_none_that_only_looks_whole(tmp_path, monkeypatch, words):
     run(tmp_path, "keep_last=9", "max_train_steps=6")
