@@ -14,7 +14,7 @@ import numpy as np
 from av.error import FFmpegError
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif", ".mpg", ".mpeg", ".ts", ".wmv", ".flv")
+VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".mts", ".m2ts", ".3gp", ".vob")
 
 DECODING = 2
 """Counts up whenever another frame is given for the same time: latents of before are then made anew."""

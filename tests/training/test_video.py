@@ -4,6 +4,7 @@ import av
 import numpy as np
 import pytest
 
+from training.dataset import find_clips
 from training.video import _frames_from, probe_video, read_frames
 
 OPEN_GOP = "keyint=25:min-keyint=25:open-gop=1:scenecut=0:bframes=3:b-adapt=0"
@@ -32,6 +33,10 @@ def write_moving(path, codec, count, rate=25, options=None):
     [
         ("v.ts", "libx264", {}),
         ("v.mpg", "mpeg2video", {}),
+        ("camcorder.mts", "libx264", {}),
+        ("camcorder.m2ts", "libx264", {"x264-params": OPEN_GOP}),
+        ("phone.3gp", "mpeg4", {}),
+        ("disc.vob", "mpeg2video", {}),
         ("open.mp4", "libx264", {"x264-params": OPEN_GOP}),
         ("open.ts", "libx264", {"x264-params": OPEN_GOP}),
         ("hevc.mp4", "libx265", {"x265-params": HEVC}),
@@ -41,6 +46,8 @@ def write_moving(path, codec, count, rate=25, options=None):
 )
 def test_a_stretch_is_what_reading_the_whole_file_shows_wherever_a_seek_ends(tmp_path, name, codec, options):
     write_moving(tmp_path / name, codec, 80, options=options)
+    (tmp_path / name).with_suffix(".txt").write_text("a square")
+    assert [clip.path.name for clip in find_clips(tmp_path)[0]] == [name]
     times = [t / 25 for t in range(80)]
     whole = read_frames(tmp_path / name, times, 64, 48)
     for first in range(40, 60):
