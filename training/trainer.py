@@ -303,9 +303,11 @@ class Trainer:
                 f.write(json.dumps(row) + "\n")
         except OSError as error:
             raise WriteError(file, error) from error
-        log.info("%s", row)
+        figures = {name: value for name, value in row.items() if name not in ("step", "time")}
+        first = sorted(figures, key=lambda name: name not in ("loss", "validation_loss"))  # what one looks for
+        log.info("step %d of %d: %s", self.step, self.config.total_steps, ", ".join(f"{name.replace('_', ' ')} {figures[name]:.4g}" for name in first))
         for tracker in self.trackers:
-            tracker(self.step, {name: value for name, value in row.items() if name not in ("step", "time")})
+            tracker(self.step, figures)
 
     def save(self) -> Path:
         """Write checkpoints/step-N, whole or not at all, and drop the oldest ones. Raises WriteError; those that were there stay then."""

@@ -335,7 +335,7 @@ def test_a_run_from_a_shell_keeps_a_log_with_its_command_and_a_redirected_one_sa
     line.setattr(logging.root, "handlers", [])  # so that the command sets up its own
     words = ["--device", "cpu", *(f"{name}={value}" for name, value in (("target", "vae"), ("output_dir", tmp_path / "a b"), ("data_dir", tmp_path / "data"), ("checkpoint_every", 2), ("log_every", 1), ("report_to", "[]")))]
     log = tmp_path / "a b" / "log.txt"
-    assert main([*words, "max_train_steps=2"]) == 0 and "'step': 2" in log.read_text() and str(tmp_path / "a b" / "checkpoints" / "step-2") in capsys.readouterr().out
+    assert main([*words, "max_train_steps=2"]) == 0 and "step 2 of 2: loss " in log.read_text() and str(tmp_path / "a b" / "checkpoints" / "step-2") in capsys.readouterr().out
     assert main([*words, "max_train_steps=4"]) == 0
     line.setattr(Line, "loss", lambda *_: (torch.tensor(float("nan"), requires_grad=True), {}))
     assert main([*words, "max_train_steps=6"]) == 2 and "The loss is nan" in capsys.readouterr().err
@@ -344,7 +344,7 @@ def test_a_run_from_a_shell_keeps_a_log_with_its_command_and_a_redirected_one_sa
         main([*words, "max_train_steps=6"])
     told = log.read_text()
     assert told.count(f"{sys.executable} -m training --device cpu target=vae 'output_dir={tmp_path}/a b'") == 4 and told.split(" -m ")[0].count("\n") == 0, "the first line is a command"
-    assert told.count("'step': 2") == told.count("'step': 4") == 1 and "resumed at step 2" in told and told.count("error: The loss is nan") == 1 and told.rstrip().endswith("ZeroDivisionError: division by zero")
+    assert told.count("step 2 of 2: loss ") == told.count("step 4 of 4: loss ") == 1 and ", seconds per step " in told and "resumed at step 2" in told and told.count("error: The loss is nan") == 1 and told.rstrip().endswith("ZeroDivisionError: division by zero")
     with log.open("a") as file:  # as the tab starts it
         command = "import sys; from pathlib import Path; from training.runs import logged\nwith logged(Path(sys.argv[1]), ['x']): print('once')"
         subprocess.run([sys.executable, "-c", command, tmp_path / "a b"], stdout=file, stderr=file, check=True, cwd=Path(__file__).parents[2])
