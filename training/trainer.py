@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 import numpy as np
 import psutil
@@ -298,11 +298,8 @@ class Trainer:
     def note(self, row: dict[str, float]) -> None:
         """Add a line to metrics.jsonl. Raises WriteError."""
         file = self.output_dir / "metrics.jsonl"
-        try:
-            with file.open("a") as f:
-                f.write(json.dumps(row) + "\n")
-        except OSError as error:
-            raise WriteError(file, error) from error
+        with _writing(file) as f:
+            f.write(json.dumps(row) + "\n")
         figures = {name: value for name, value in row.items() if name not in ("step", "time")}
         first = sorted(figures, key=lambda name: name not in ("loss", "validation_loss"))  # what one looks for
         log.info("step %d of %d: %s", self.step, self.config.total_steps, ", ".join(f"{name.replace('_', ' ')} {figures[name]:.4g}" for name in first))
@@ -369,9 +366,13 @@ class Trainer:
                 drop(old)
 
     def tidy(self) -> None:
-        """Remove checkpoints that were being written, or dropped, when a process was killed, and remember those that lie beyond this start's step."""
+        """Remove checkpoints that were being written, or dropped, when a process was killed, end the line of figures that was, and remember those that lie beyond this start's step."""
         for half in (self.output_dir / "checkpoints").glob(".step-*"):
             shutil.rmtree(half, ignore_errors=True)
+        figures = self.output_dir / "metrics.jsonl"
+        if figures.is_file() and not figures.read_bytes().endswith(b"\n"):
+            with _writing(figures) as file:
+                file.write("\n")
         self.stale = [path for path in whole_checkpoints(self.output_dir) if step_of(path) > self.step]
         if self.stale:
             log.warning("begins at step %d: %s, of an earlier start, will go with the first checkpoint that is written", self.step, ", ".join(path.name for path in self.stale))
@@ -408,6 +409,16 @@ class Trainer:
     def _stop(self, *_: Any) -> None:
         log.info("SIGTERM: stopping after this step")
         self.told_to_stop = True
+
+
+@contextlib.contextmanager
+def _writing(file: Path) -> Iterator[TextIO]:
+    """A file to add to. Raises WriteError."""
+    try:
+        with file.open("a") as stream:
+            yield stream
+    except OSError as error:
+        raise WriteError(file, error) from error
 
 
 @contextlib.contextmanager

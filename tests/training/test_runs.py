@@ -241,6 +241,15 @@ def test_a_run_folder_in_which_another_process_is_at_work_is_left_alone(line, tm
     assert train(config(tmp_path, "max_train_steps=6")).name == "step-6", "a launcher has said so of its own run"
 
 
+def test_a_line_of_figures_that_was_cut_off_spoils_no_other(tmp_path):
+    run(tmp_path)
+    file = tmp_path / "metrics.jsonl"
+    for words in ((), ("max_train_steps=6",)):
+        file.write_text(file.read_text()[:-9])
+        run(tmp_path, "resume=auto", *words)
+    assert [row["step"] for row in read_run(tmp_path).metrics() if "loss" in row] == [1, 2, 3, 5, 6]
+
+
 @pytest.mark.parametrize("words", [("resume=none", "max_train_steps=1"), ("keep_last=1", "max_train_steps=9")])  # those of an earlier start; those that are too many
 def test_a_kill_while_a_checkpoint_is_dropped_leaves_none_that_only_looks_whole(tmp_path, monkeypatch, words):
     run(tmp_path, "keep_last=9", "max_train_steps=6")
