@@ -248,7 +248,10 @@ def test_a_browser_brings_back_what_it_compared(screen: Screen) -> None:
         assert session.compared == found and f'data-compared="{",".join(found)}"' in session.sent["kept"]
     services.library.delete("v0")
     screen.paint(session)
-    assert 'data-compared="v1,v2,v3"' in session.sent["kept"]
+    assert 'data-compared="v0,v1,v2,v3"' in session.sent["kept"], "it may be brought back from the trash"
+    left = Session()
+    bring_back(services, left, "v0,v1,v2,v3")
+    assert left.compared == ("v1", "v2", "v3")
     bring_back(services, session, "v4")
     assert session.compared == ("v0", "v1", "v2", "v3"), "what was chosen meanwhile stays"
 
