@@ -26,6 +26,8 @@ MAX_DEPTH = 10
 MAX_REQUESTS = 1000
 """Requests that one press of the button may queue."""
 SETTINGS = tuple(f.name for f in dataclasses.fields(GenerationRequest) if f.name != "prompt")
+ELSEWHERE = {"steps": "num_inference_steps", "cfg": "guidance_scale", "cfg_scale": "guidance_scale", "guidance": "guidance_scale", "sampler_name": "sampler", "negative": "negative_prompt", "frames": "num_frames", "lora": "loras"}
+"""What other programs call a setting: by its letters alone another one would be guessed."""
 
 _SETTING = re.compile(r"(?:^|\s)--(?=[a-z])")
 _TOKEN = re.compile(r"\\[{}|_\\#-]|__[\w-]+__|[{}|]")
@@ -104,7 +106,8 @@ def _split(line: str) -> Line:
             if not word.startswith("--"):
                 raise RequestError("prompt", f'{word!r} stands between settings. Quote a value of several words: --negative_prompt "blurry, dark".')
             if name not in SETTINGS:
-                raise RequestError(name, f"--{name} is not a setting.{nearest(name, SETTINGS)}")
+                meant = f" Did you mean {ELSEWHERE[name]!r}?" if name in ELSEWHERE else nearest(name, SETTINGS)
+                raise RequestError(name, f"--{name} is not a setting.{meant}")
             value = value if given else next(words, None)
             if value is None:
                 raise RequestError(name, f"--{name} has no value.")

@@ -72,6 +72,7 @@ def test_settings_of_a_line(wildcards: Path) -> None:
         ("__loop__", "__loop__ contains itself"),
         ("an __empty__ box", "is empty: put one choice on each line"),
         ("a ball --sed 7", "--sed is not a setting. Did you mean 'seed'"),
+        ("a ball --steps 20 --cfg_scale 7", "--steps is not a setting. Did you mean 'num_inference_steps'"),
         ("a ball --seed x", "^seed is 'x'; it must be a whole number"),
         ("a ball --seed", "--seed has no value"),
         ("a ball --seed 7 blue", "'blue' stands between settings"),
