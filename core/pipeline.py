@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import numbers
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -487,7 +488,8 @@ def _generators(seed: int | Sequence[int] | None, batch_size: int) -> list[torch
     """A CPU generator for each item: item i of an int seed has seed + i, and without a seed a drawn one."""
     if seed is None:
         seed = [secrets.randbelow(2**31) for _ in range(batch_size)]
-    seeds = [seed + i for i in range(batch_size)] if isinstance(seed, int) else list(seed)
+    given = [seed + i for i in range(batch_size)] if isinstance(seed, numbers.Real) else seed
+    seeds = [GenerationRequest.from_dict({"seed": value}).seed for value in given]
     if len(seeds) != batch_size:
         raise RequestError("seed", f"There are {len(seeds)} seeds for {batch_size} prompts; give one, or as many.")
     for value in seeds:

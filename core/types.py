@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import numbers
 import secrets
 import sys
 import types
@@ -199,8 +200,8 @@ class GenerationRequest:
         return self.replace(**filled, preset=preset.name, seed=seed, start_from=self.start_from or None, loras=self.loras or None)
 
     def resolved(self, data_dir: str | Path | None = None) -> GenerationRequest:
-        """A copy in which every None is filled, as ``filled`` does, and every value checked. Raises RequestError."""
-        request = self.filled(data_dir)
+        """A copy in which every None is filled, as ``filled`` does, and every value has its type and is checked. Raises RequestError."""
+        request = self.from_dict(self.to_dict()).filled(data_dir)
         if request.start_from and request.strength is None and request.start_frames is None:
             from .start import default_start_frames
 
@@ -259,11 +260,13 @@ class GenerationRequest:
 
 
 def _coerce(name: str, value: Any, hint: Any) -> Any:
-    """``value`` as the field's type; JSON has one kind of number, so 7.0 is an int's 7 and 7 a float's 7.0."""
+    """``value`` as the field's type; JSON has one kind of number, so 7.0 is an int's 7 and 7 a float's 7.0. NumPy's numbers count as Python's."""
     allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if value is None and type(None) in allowed:
         return None
     wanted = next(t for t in allowed if t is not type(None))
+    if isinstance(value, numbers.Number) and hasattr(value, "item"):
+        value = value.item()
     if wanted is float and isinstance(value, (int, float)) and not isinstance(value, bool) and not abs(value) > sys.float_info.max:
         return float(value)
     if wanted is int and (isinstance(value, int) and not isinstance(value, bool) or isinstance(value, float) and value.is_integer()):

@@ -87,6 +87,14 @@ def test_batch_items_equal_single_runs(shared_pipe, sampler):
     torch.testing.assert_close(swapped, single.flip(0), atol=1e-4, rtol=1e-4)
 
 
+def test_numbers_of_numpy_are_numbers(shared_pipe):
+    numpys = dict(height=np.int64(32), width=np.int16(48), num_frames=3.0, num_inference_steps=np.uint8(3), guidance_scale=np.float32(3.0), eta=np.int32(1))
+    assert torch.equal(latents_of(shared_pipe, seed=np.int64(5), **numpys), latents_of(shared_pipe))
+    assert torch.equal(latents_of(shared_pipe, seed=np.array([5])), latents_of(shared_pipe))
+    request = GenerationRequest(PROMPT, seed=np.int64(5), **numpys).resolved()
+    assert json.loads(json.dumps(request.to_dict())) == GenerationRequest(PROMPT, seed=5, **(SMALL | dict(fps=None, sampler=None))).resolved().to_dict()
+
+
 def test_generator_and_latents_in_place_of_a_seed(shared_pipe):
     by_seed = latents_of(shared_pipe, seed=5)
     by_generator = latents_of(shared_pipe, seed=None, generator=torch.Generator().manual_seed(5))
@@ -260,6 +268,11 @@ def test_cancel_between_steps(shared_pipe):
         (dict(seed=-1), "seed"),
         (dict(seed=2**70), "seed"),
         (dict(seed=[1, 2]), "seed"),
+        (dict(seed=1.5), "seed"),
+        (dict(height="tall"), "height"),
+        (dict(num_frames=float("inf")), "num_frames"),
+        (dict(guidance_scale="7"), "guidance_scale"),
+        (dict(quality=None), "quality"),
         (dict(negative_prompt=["a", "b"]), "negative_prompt"),
         (dict(latents=torch.zeros(1, 4, 3, 4, 5)), "latents"),
         (dict(prompt=None, prompt_embeds=torch.zeros(77, TEXT_DIM)), "prompt_embeds"),
