@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tiny import save_tiny_model
 
+import core
 import core.pipeline as pipeline_module
 from core.compute import Compute, add_arguments, from_arguments
 from core.field_docs import field_docs
@@ -149,6 +150,12 @@ def test_an_unknown_model_is_one_clear_line(tmp_path, capsys):
 def test_the_command_and_its_help_need_no_torch():
     code = "import sys; from core.generate import build_parser; build_parser().format_help(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0
+
+
+def test_public_names_are_there_and_what_a_request_raises_needs_no_torch():
+    assert all(getattr(core, name) for name in dir(core))
+    code = "import sys; from core import GenerationCancelled, GenerationError, GenerationRequest, RequestError; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def test_how_the_machine_is_used_goes_from_one_command_line_to_another():
