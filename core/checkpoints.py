@@ -265,10 +265,13 @@ def _check_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> Non
 
 def _read_folder(folder: Path, dtype: torch.dtype) -> MiraPipeline:
     """The model of a folder, without its text encoder. Raises CheckpointError for settings that cannot be read, and for weights that do not fit them: diffusers itself warns of missing ones and goes on."""
+    default = torch.get_default_dtype()
     try:
         pipe = MiraPipeline.from_pretrained(folder, text_encoder=None, tokenizer=None, dtype=dtype)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{folder} is not a whole model folder ({first_line(error)}). Copy or download it again.") from error
+    finally:
+        torch.set_default_dtype(default)  # diffusers leaves its own where a part cannot be built
     for part in ("transformer", "vae"):
         if missing := [name for name, tensor in getattr(pipe, part).state_dict().items() if tensor.is_meta]:
             raise CheckpointError(f"{folder / part} lacks tensors that its config.json asks for: {some(missing)}. Copy or download it again.")

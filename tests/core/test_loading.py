@@ -262,8 +262,9 @@ def test_a_folder_with_parts_that_do_not_fit_is_refused_in_words(tiny, tmp_path,
     folder = shutil.copytree(tiny, tmp_path / "damaged")
     damage(folder)
     with pytest.raises(CheckpointError, match=message) as error:
-        load_pipeline(folder, device="cpu", data_dir=tmp_path)
+        load_pipeline(folder, device="cpu", dtype="bf16", data_dir=tmp_path)
     assert "Copy or download it again." in str(error.value)
+    assert torch.get_default_dtype() == torch.float32, "what is made next is not in bf16 by accident"
 
 
 @pytest.mark.parametrize("damage", [without_a_tensor, lambda part: next(part.glob("*.safetensors")).unlink(), lambda part: (part / "config.json").write_text("{")])
