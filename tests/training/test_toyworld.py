@@ -3,6 +3,7 @@
 import csv
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -44,6 +45,21 @@ def test_means_are_compared_by_what_changes():
     again = compare_means(clip.mean(1, keepdim=True) - 2 * (clip - clip.mean(1, keepdim=True)), clip)
     assert (again.likeness, again.size) == (pytest.approx(-1), pytest.approx(2)) and again.error > 1
     assert compare_means(clip, torch.ones(4, 6, 2, 3)).size == float("inf")
+
+
+def test_mira_nanos_text_encoder_tells_who_hits_whom():
+    """Two captions of the same words, in which the objects have changed places: the states of what belongs to them differ, and not by a little."""
+    from transformers import AutoTokenizer, T5EncoderModel
+
+    nano = Path(__file__).parents[2] / "assets/models/mira-nano"
+    tokenizer, encoder = AutoTokenizer.from_pretrained(nano / "tokenizer"), T5EncoderModel.from_pretrained(nano / "text_encoder", dtype=torch.float32)
+    texts = ["A big red ball hits a small blue box over the sea.", "A small blue box hits a big red ball over the sea."]
+    ids = tokenizer(texts, padding="max_length", max_length=77, return_tensors="pt").input_ids
+    with torch.no_grad():
+        states = encoder(input_ids=ids).last_hidden_state
+    for word in ("big", "red", "ball", "small", "blue", "box"):
+        first, second = (state[row == tokenizer.convert_tokens_to_ids(word)] for row, state in zip(ids, states))
+        assert len(first) == len(second) == 1 and (first - second).norm() > 0.2 * first.norm(), word
 
 
 def test_mira_nano_knows_from_the_words_alone_which_way_is_likely(capsys):

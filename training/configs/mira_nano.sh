@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All that makes mira-nano, from nothing: bash training/configs/mira_nano.sh [FOLDER], where the finished model is put. Some 14 hours on 2 cores with
+# All that makes mira-nano, from nothing: bash training/configs/mira_nano.sh [FOLDER], where the finished model is put. Some 15 hours on 2 cores with
 # AVX512-BF16. Killed, the same command goes on where it stopped: what is finished is passed over, runs and latents go on from what is on disk.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -9,8 +9,9 @@ work=workspace
 
 train() { "$python" -m training --config "training/configs/nano_$1.yaml" "${@:2}"; }
 latents() { "$python" -m training precompute --model "$work/models/nano-$1" --out "$work/datasets/nano-$2" --clips "$3" --seed "$4" "${@:5}"; }
+encoder=text-encoder
 model() { # NAME, the run of its decoder, the run of its transformer
-  "$python" -m training export --vae "$work/runs/nano-$2" --text-encoder "$work/runs/nano-text-encoder" ${3:+--transformer "$work/runs/nano-$3"} --out "${4:-$work/models/nano-$1}"
+  "$python" -m training export --vae "$work/runs/nano-$2" --text-encoder "$work/runs/nano-$encoder" ${3:+--transformer "$work/runs/nano-$3"} --out "${4:-$work/models/nano-$1}"
 }
 
 train text_encoder
@@ -56,5 +57,15 @@ done
 train transformer_plain "model=$work/models/nano-seventh"
 model eighth vae-marks transformer-plain
 train transformer_camera
-model ninth vae-marks transformer-camera "$out"
+model ninth vae-marks transformer-camera
+
+train text_encoder_order
+encoder=text-encoder-order
+model order vae-marks transformer-camera
+for seed in 70 71; do
+  latents order middle 6000 $seed --moving-cameras 0.45 --motions circles=2.2 hits=2 bounces=1.1 rises=1.1 falls=1.1 "leaves and returns=0.9" \
+    "stays still=0.7" "moves left=1.2" "moves right=1.2"
+done
+train transformer_order
+model tenth vae-marks transformer-order "$out"
 echo "$out is made. How well it follows the words: $python -m training.toyworld evaluate --model $out --clips 200 --seed 1"
