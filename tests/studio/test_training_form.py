@@ -145,7 +145,7 @@ def test_an_edited_caption_leaves_what_others_wrote_since_and_other_datasets_alo
 
 def test_files_are_opened_and_saved_before_the_clips_are_named(services, tmp_path):
     training = {block.fn.__name__: block.fn for block in build(services).fns.values() if getattr(block.fn, "__module__", "") == "studio.tabs.training"}
-    form = lambda told: dict(zip(FIELDS, told[2:], strict=True))  # noqa: E731
+    form = lambda told: dict(zip(FIELDS, told[3:], strict=True))  # noqa: E731
     for preset in PRESETS:
         for clips in ("", "my clips"):
             told = training["open_yaml"](str(preset_path(preset)), clips)
