@@ -198,8 +198,8 @@ def test_views_differences_and_a_poll(page: Page, studio_url: str) -> None:
     part.click()
     soon(lambda: tick(page) == PARTED)
     expect(page.locator("#player .legend")).to_contain_text(f"They part at frame {PARTED + 1}.")
-    box = page.locator("#player .curve").bounding_box()
-    page.mouse.click(box["x"] + box["width"] * 3 / 23, box["y"] + 20)
+    curve = page.locator("#player .curve")
+    curve.click(position={"x": curve.bounding_box()["width"] * 3 / 23, "y": 20})
     soon(lambda: tick(page) == 3)
 
     part.click()
@@ -210,8 +210,8 @@ def test_views_differences_and_a_poll(page: Page, studio_url: str) -> None:
     soon(lambda: stage(page, 0.5) <= 12, "before they part nothing differs")
     page.get_by_role("button", name="Wipe", exact=True).click()
     page.keyboard.press("ArrowRight")
-    stage_box = page.locator("#player .overlay canvas").bounding_box()
-    page.mouse.click(stage_box["x"] + stage_box["width"] * 0.9, stage_box["y"] + 40)
+    overlay = page.locator("#player .overlay canvas")
+    overlay.click(position={"x": overlay.bounding_box()["width"] * 0.9, "y": 40})
     soon(lambda: abs(stage(page, 0.8) - TWENTY[PARTED]) <= 4, "the wipe follows the pointer")
 
     page.evaluate("window.kept = document.querySelector('#player canvas')")
