@@ -170,6 +170,7 @@ class Processes:
             self._state.wait_for_everyone()
 
     def end(self) -> None:
-        """Leave the group."""
+        """Leave the group, all at once: one that is late should not close connections whose other end, and the store that the first process keeps, have long gone."""
         if self._state is not None:
+            self.wait()
             self._state.destroy_process_group()

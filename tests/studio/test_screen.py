@@ -13,6 +13,7 @@ from studio.estimate import seconds_left
 from studio.library import Query
 from studio.screen import Screen, Session, render_toast
 from studio.services import Services
+from studio_app import wait_for
 
 
 def test_an_older_drawing_never_follows_a_newer_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,12 +48,11 @@ def test_what_a_browser_missed_is_drawn_again(tmp_path: Path) -> None:
     try:
         screen, session = Screen(services), Session()
         painted, gallery, toast = map(screen.names.index, ("painted", "gallery", "toast"))
+        wait_for(lambda: all(services.models.hash(model) for model in services.models.list() if model.installed), "the hashes, which the Models tab shows")
         first = screen.poll(session, "")
         assert first[painted] == "1" and all(isinstance(first[k], str) for k in (gallery, toast))
         nothing = [gr.skip()] * len(screen.names)
-        deadline = time.monotonic() + 60
-        while screen.poll(session, str(session.painted)) != nothing:  # the hash of a model comes when it is known
-            assert time.monotonic() < deadline
+        wait_for(lambda: screen.poll(session, str(session.painted)) == nothing, "all to be drawn")
         had = session.painted
         session.query = Query("nothing like it")
         found = screen.paint(session)
