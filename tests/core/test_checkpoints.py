@@ -286,3 +286,12 @@ def test_a_full_disk_is_told_before_the_work(original, tmp_path, monkeypatch):
     with pytest.raises(ResourceError, match="0.0 GB free"):
         convert_checkpoint(source, tmp_path / "model", original[0])
     assert not (tmp_path / "model").exists()
+
+
+def test_a_checkpoint_that_was_saved_without_checksums_is_read(original, tmp_path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        path = saved(tmp_path, layout("state_dict", original[1]))
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert read_tensors(path)["transformer"]
