@@ -1,7 +1,7 @@
 """Train, from a shell.
 
 python -m training --config FILE key=value ...      run (or resume) a training
-python -m training precompute --model DIR --out DIR --clips N [--num-frames T] [--sizes WxH ...] [--motions MOTION=SHARE ...] [--moving-cameras SHARE]
+python -m training precompute --model DIR --out DIR --clips N [--num-frames T] [--sizes WxH ...] [--motions MOTION=SHARE ...] [--moving-cameras SHARE | --camera CAMERA]
 python -m training runs [--data-dir DIR]            what runs there are, and what they are doing
 python -m training pause|resume NAME                a run in a process of its own: write a checkpoint and end; go on from it
 python -m training use RUN [--step N] [--as NAME]   make a checkpoint a model, or a LoRA, that the studio and core.generate know
@@ -155,7 +155,7 @@ def _refuse(error: Exception) -> int:
 
 
 def _precompute(argv: list[str]) -> int:
-    from .toyworld.scene import MOTIONS, MOVING_CAMERAS
+    from .toyworld.scene import CAMERAS, MOTIONS, MOVING_CAMERAS
 
     parser = argparse.ArgumentParser(prog="python -m training precompute", description="Render Toy World clips and store their latents.")
     parser.add_argument("--model", required=True, help="folder with vae/, text_encoder/ and tokenizer/")
@@ -166,6 +166,7 @@ def _precompute(argv: list[str]) -> int:
     parser.add_argument("--sizes", nargs="+", default=["128x80"], metavar="WxH", help="in pixels; shards have one after the other (default %(default)s)")
     parser.add_argument("--motions", nargs="*", default=[], metavar="MOTION=SHARE", help="how often a motion comes, 1 where nothing is said: circles=2 'moves left=0.5'")
     parser.add_argument("--moving-cameras", type=float, default=MOVING_CAMERAS, metavar="SHARE", help="of the clips whose motion allows it, those whose camera moves (default %(default)s)")
+    parser.add_argument("--camera", choices=CAMERAS, help="what it does in all clips, whose motions are then those that allow it")
     args = parser.parse_args(argv)
     from .precompute import precompute_toyworld
     from .takes import parse_sizes
@@ -183,7 +184,7 @@ def _precompute(argv: list[str]) -> int:
         if motion not in MOTIONS or not 0 <= motions[motion] < math.inf:
             parser.error(f"--motions {word}: the motions are {', '.join(MOTIONS)}; a share is 0 or more.")
     try:
-        precompute_toyworld(args.model, args.out, args.clips, args.num_frames, args.seed, motions=motions, moving_cameras=args.moving_cameras, sizes=parse_sizes(args.sizes))
+        precompute_toyworld(args.model, args.out, args.clips, args.num_frames, args.seed, motions=motions, moving_cameras=args.moving_cameras, camera=args.camera, sizes=parse_sizes(args.sizes))
     except ValueError as error:
         return _refuse(error)
     return 0

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from .config import Stage
 from .takes import content_digests
 from .toyworld import captions, render, sample_spec
-from .toyworld.scene import MOTIONS, MOVING_CAMERAS
+from .toyworld.scene import MOTIONS, MOVING_CAMERAS, NO_CAMERA_MOTIONS
 
 log = logging.getLogger(__name__)
 
@@ -35,13 +35,13 @@ MOVED = 12
 """Of 255: less is shading and rounding."""
 
 
-def precompute_toyworld(model: str, out: str, clips: int, num_frames: int, seed: int = 0, device: str = "auto", motions: Mapping[str, float] | None = None, moving_cameras: float = MOVING_CAMERAS, sizes: Sequence[tuple[int, int]] = (SIZE,)) -> None:
+def precompute_toyworld(model: str, out: str, clips: int, num_frames: int, seed: int = 0, device: str = "auto", motions: Mapping[str, float] | None = None, moving_cameras: float = MOVING_CAMERAS, camera: str | None = None, sizes: Sequence[tuple[int, int]] = (SIZE,)) -> None:
     """Render Toy World clips, encode them with ``model``'s VAE and write shards of bf16 latents under ``out``.
 
-    Shard k holds 250 clips of one of ``sizes`` (width, height), one after the other, and depends on (seed, k), ``motions`` and ``moving_cameras`` alone,
+    Shard k holds 250 clips of one of ``sizes`` (width, height), one after the other, and depends on (seed, k), ``motions`` and cameras alone,
     which its name tells; shards that are there are kept, so a killed run goes on. ``num_frames`` is the length of each clip; training thins it to shorter ones. ``motions`` says how often each motion
-    comes, 1 where it says nothing; ``moving_cameras`` in what share of the clips whose motion allows it the camera moves. Masks tell where a clip
-    shows an object or moves. An encoder in closed form (``training.principal``) is read out and applied as one matrix product. Raises ValueError
+    comes, 1 where it says nothing; ``moving_cameras`` in what share of the clips whose motion allows it the camera moves; or ``camera`` what it
+    does in all clips, whose motions are then those that allow it. Masks tell where a clip shows an object or moves. An encoder in closed form (``training.principal``) is read out and applied as one matrix product. Raises ValueError
     where no motion is left.
     """
     from core.device import choose_device
@@ -54,11 +54,13 @@ def precompute_toyworld(model: str, out: str, clips: int, num_frames: int, seed:
     device = choose_device(device)
     vae = TemporalVAE.from_pretrained(Path(model) / "vae", dtype=torch.float32).to(device).eval()
     encode = encoder_of(vae)
-    shares = np.array([(motions or {}).get(motion, 1.0) for motion in MOTIONS])
+    shares = np.array([0.0 if camera and motion in NO_CAMERA_MOTIONS else (motions or {}).get(motion, 1.0) for motion in MOTIONS])
     if not shares.any():
         raise ValueError("All motions have a share of 0; leave one.")
-    told = f"-{zlib.crc32(np.array([*shares, moving_cameras]).tobytes()):08x}" if motions or moving_cameras != MOVING_CAMERAS else ""
-    index = {"model": str(model), "num_frames": num_frames, "fps": TOYWORLD_FPS, "seed": seed, "channels": vae.config.latent_channels, "motions": dict(zip(MOTIONS, shares)), "moving_cameras": moving_cameras}
+    told = f"-{zlib.crc32(np.array([*shares, moving_cameras]).tobytes()):08x}" if motions or camera or moving_cameras != MOVING_CAMERAS else ""
+    if camera:
+        told += f"-{camera.replace(' ', '-')}"
+    index = {"model": str(model), "num_frames": num_frames, "fps": TOYWORLD_FPS, "seed": seed, "channels": vae.config.latent_channels, "motions": dict(zip(MOTIONS, shares)), "moving_cameras": moving_cameras, "camera": camera}
     (target / "dataset.json").write_text(json.dumps(index))
     for shard in range((clips + SHARD_CLIPS - 1) // SHARD_CLIPS):
         width, height = sizes[shard % len(sizes)]
@@ -69,8 +71,8 @@ def precompute_toyworld(model: str, out: str, clips: int, num_frames: int, seed:
         began, rng = time.time(), np.random.default_rng([seed, shard])
         latents, masks, texts = [], [], []
         for _ in range(SHARD_CLIPS):
-            motion = str(rng.choice(MOTIONS, p=shares / shares.sum())) if motions else None
-            spec = sample_spec(rng, num_frames=num_frames, height=height, width=width, motion=motion, moving_cameras=moving_cameras)
+            motion = str(rng.choice(MOTIONS, p=shares / shares.sum())) if motions or camera else None
+            spec = sample_spec(rng, num_frames=num_frames, height=height, width=width, motion=motion, camera=camera, moving_cameras=moving_cameras)
             clip = render(spec)
             masks.append(object_mask(clip) | moving_mask(clip))
             latents.append(encode(clip).to("cpu", torch.bfloat16))

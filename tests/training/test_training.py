@@ -323,6 +323,13 @@ def test_cameras_move_as_often_as_asked(share, base, tmp_path, monkeypatch):
     assert moving and all(moves == bool(share) for moves in moving)
 
 
+def test_all_clips_can_have_one_camera(base, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.precompute.SHARD_CLIPS", 20)
+    precompute_toyworld(str(base / "base"), str(tmp_path), clips=20, num_frames=2, device="cpu", camera="zooms in")
+    found = [parse_caption(texts[0]) for texts in LatentDataset(tmp_path).captions]
+    assert {one["camera"] for one in found} == {"zooms in"} and not {one["motion"] for one in found} & set(NO_CAMERA_MOTIONS)
+
+
 def test_a_step_sees_clips_of_one_size_and_fewer_of_a_larger_one(base, tmp_path, monkeypatch):
     monkeypatch.setattr("training.precompute.SHARD_CLIPS", 4)
     precompute_toyworld(str(base / "base"), str(tmp_path), clips=8, num_frames=3, device="cpu", sizes=[(128, 80), (192, 112)])
