@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All that makes mira-nano, from nothing: bash training/configs/mira_nano.sh [FOLDER], where the finished model is put. Some 15 hours on 2 cores with
+# All that makes mira-nano, from nothing: bash training/configs/mira_nano.sh [FOLDER], where the finished model is put. Some 16 hours on 2 cores with
 # AVX512-BF16. Killed, the same command goes on where it stopped: what is finished is passed over, runs and latents go on from what is on disk.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -67,5 +67,13 @@ for seed in 70 71; do
     "stays still=0.7" "moves left=1.2" "moves right=1.2"
 done
 train transformer_order
-model tenth vae-marks transformer-order "$out"
+model tenth vae-marks transformer-order
+
+for seed in 80 81; do
+  latents tenth moving 6000 $seed --moving-cameras 0.6 --motions circles=1.8 hits=1.8 bounces=1.3 rises=1.4 falls=1.1 "leaves and returns=1.1" \
+    "stays still=0.8" "moves left=1.2" "moves right=1.2"
+done
+latents tenth moving 2000 82 --camera "zooms in" --motions circles=1.3
+train transformer_moving
+model eleventh vae-marks transformer-moving "$out"
 echo "$out is made. How well it follows the words: $python -m training.toyworld evaluate --model $out --clips 200 --seed 1"
