@@ -61,10 +61,10 @@ def _train(argv: list[str]) -> int:
     try:
         return _run(config, args.device, argv)
     except PausedEarly:
-        from .runs import Status, last_step
+        from .runs import Status, first_process, last_step
 
         folder = Path(config.output_dir)
-        if os.environ.get("RANK", "0") == "0":
+        if first_process():
             Status("paused", step=last_step(folder), message="It was paused before it took a step. Resume begins it.").write(folder)
         return 0
     finally:
@@ -83,7 +83,8 @@ def _run(config: TrainConfig, device: str, argv: list[str]) -> int:
     from .config import ConfigError
     from .processes import launch, started_by_a_launcher
     from .runs import logged
-    from .trainer import Diverged, NonFiniteLoss, train
+    from .start import train
+    from .trainer import Diverged, NonFiniteLoss
 
     with ExitStack() as stack:
         try:

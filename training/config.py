@@ -22,7 +22,7 @@ from core.types import nearest
 OPTIMIZERS = ("adamw", "adamw8bit", "muon")
 SCHEDULES = ("linear", "cosine", "constant")
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
-SHARDINGS = ("none", "zero2", "full")
+SHARDINGS = ("none", "zero2", "full", "deepspeed")
 TRACKERS = ("tensorboard", "trackio", "wandb")
 TARGETS = ("transformer", "temporal", "lora", "vae_decoder", "vae", "text_encoder")
 LATENT_TARGETS = ("transformer", "temporal", "lora")
@@ -172,7 +172,7 @@ class TrainConfig:
     num_processes: int = 1
     """Processes on this machine that share every batch, one a GPU (torchrun starts them on several machines, see training/processes.py)."""
     sharding: str = "none"
-    """What several processes divide beside the batch: none (DDP), zero2 (gradients and optimizer), full (weights too, FSDP2)."""
+    """What several processes divide beside the batch: none (DDP), zero2 (gradients and optimizer), full (weights too, FSDP2), or deepspeed (as zero2, by the package of that name)."""
 
     caption_dropout: float = 0.05
     """Share of captions replaced by the empty one, for guidance."""
@@ -353,6 +353,8 @@ def missing_package(config: TrainConfig) -> str:
     """What to do about the first package that a run needs and this machine has not; empty where it has all."""
     if config.optimizer == "adamw8bit" and find_spec("bitsandbytes") is None:
         return "optimizer=adamw8bit needs the package bitsandbytes, which is not installed: pip install bitsandbytes. Or use adamw."
+    if config.sharding == "deepspeed" and find_spec("deepspeed") is None:
+        return "sharding=deepspeed needs the package deepspeed, which is not installed: DS_BUILD_OPS=0 pip install deepspeed. Or use zero2, which divides the same without it."
     absent = next((name for name in config.report_to if find_spec(name) is None), None)
     return f"report_to names {absent}, which is not installed. pip install {absent}, or leave it out." if absent else ""
 

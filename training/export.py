@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from .config import ConfigError
-from .trainer import latest_checkpoint
+from .runs import latest_checkpoint
 
 log = logging.getLogger(__name__)
 

@@ -26,6 +26,8 @@ from .takes import parse_sizes
 TEMPORAL = "temporal_transformer_blocks."
 TRAINED_BYTES = 20
 """A trained number in memory: its weight, its gradient, two moments of AdamW and its average, in fp32."""
+WHOLE_BYTES = 8
+"""Of these, what DeepSpeed leaves whole in each process: the weight and its average. It divides a second copy of the weight among them."""
 SAVED_BY_8_BITS = 6
 """Of these, where the moments have 8 bits each."""
 TEXT_WIDTH = 4096
@@ -79,11 +81,10 @@ def preflight(config: TrainConfig, runs: Sequence[Run], device: str = "cpu") -> 
     pace, gigabytes = _speed(like) if like else (_reckoned_pace(config, runs), None)
     least = None
     if trained is not None:
-        parts = config.num_processes if config.sharding != "none" else 1
-        each = TRAINED_BYTES - (SAVED_BY_8_BITS if config.optimizer == "adamw8bit" else 0)
+        parts = config.num_processes if config.sharding == "full" else 1
         frozen = total - (0 if config.target == "lora" else trained)
         bytes_each = 4 if device == "cpu" and config.mixed_precision == "fp32" else 2
-        least = trained * each // parts + frozen * bytes_each // (parts if config.sharding == "full" else 1) + count_encoders(config) * bytes_each
+        least = int(trained * trained_bytes(config)) + frozen * bytes_each // parts + count_encoders(config) * bytes_each
     memory = int(gigabytes * 1e9) if gigabytes else least
     free = memory_free(device)
     if memory is not None and memory > free:
@@ -99,6 +100,14 @@ def preflight(config: TrainConfig, runs: Sequence[Run], device: str = "cpu") -> 
         remedy = "set latent_cache to false" if cache > disk else "raise keep_every" if config.keep_every else "lower keep_last"
         problems.append(f"Its checkpoints need {disk / 1e9:.1f} GB{clips}{' beside the model' if download else ''} and {disk_free / 1e9:.1f} GB of disk are free. Free some, or {remedy}.")
     return Preflight(trained, memory, like is not None, free, disk, disk_free, pace * config.total_steps if pace else None, tuple(problems), like is None and pace is not None, cache, download)
+
+
+def trained_bytes(config: TrainConfig) -> float:
+    """Bytes that a number which is trained takes in each process."""
+    each = TRAINED_BYTES - (SAVED_BY_8_BITS if config.optimizer == "adamw8bit" else 0)
+    if config.sharding == "none":
+        return each
+    return WHOLE_BYTES + (each - 4) / config.num_processes if config.sharding == "deepspeed" and config.num_processes > 1 else each / config.num_processes
 
 
 def tensor_shapes(folder: Path) -> Mapping[str, tuple[int, ...]]:

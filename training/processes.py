@@ -1,8 +1,9 @@
-"""Several processes that train one model, each on its share of every batch: torch's DistributedDataParallel or its FSDP2, set up by accelerate.
+"""Several processes that train one model, each on its share of every batch: torch's DistributedDataParallel, its FSDP2, or DeepSpeed, set up by accelerate.
 
 With FSDP2 (``fully_shard``) each process keeps a part of every weight, its gradient and its optimizer's moments: ``sharding=full`` gathers a
 block's weights whenever it runs; ``sharding=zero2`` keeps them gathered from the forward pass to the backward pass, which is ZeRO's second
-stage (Rajbhandari et al. 2020, arXiv:1910.02054), what Mira was trained with through DeepSpeed. Checkpoints are whole either way. They are started by ``num_processes=N`` on one machine, or by ``torchrun`` (or ``accelerate launch``) on one or many, ``-m training`` being
+stage (Rajbhandari et al. 2020, arXiv:1910.02054), what Mira was trained with through DeepSpeed; ``sharding=deepspeed`` is DeepSpeed itself (see ``zero``).
+Checkpoints are whole and the same in every case, and a run may go on another way than it began. They are started by ``num_processes=N`` on one machine, or by ``torchrun`` (or ``accelerate launch``) on one or many, ``-m training`` being
 what it starts. A batch is divided among them, so that a run does the same, up to rounding, in one process or in many.
 """
 
@@ -28,6 +29,7 @@ from torch.nn.parallel import DistributedDataParallel
 from core.device import available_cpus, choose_device
 
 from .config import LATENT_TARGETS, USER_TARGETS, ConfigError, TrainConfig
+from .zero import ZeroTwo
 
 PATIENCE = timedelta(days=1)
 """How long the others wait while one process encodes the clips, or makes samples."""
@@ -93,7 +95,7 @@ class Processes:
     @property
     def sharded(self) -> bool:
         """Whether each process keeps only a part of the weights."""
-        return self.count > 1 and self.sharding != "none"
+        return self.count > 1 and self.sharding in ("zero2", "full")
 
     def prepare(self, network: nn.Module, units: Sequence[nn.Module | list[nn.Module]], dtype: torch.dtype | None = None) -> nn.Module:
         """``network`` whose gradients are the mean over all processes; weights that a step leaves out (temporal blocks of single frames) are no error.
@@ -102,6 +104,8 @@ class Processes:
         """
         if self.count == 1:
             return network
+        if self.sharding == "deepspeed":
+            return network  # it takes it together with its optimizer: ``divided``
         if not self.sharded:
             return DistributedDataParallel(network, device_ids=[self.device] if self.device.type == "cuda" else None, find_unused_parameters=True)
         policy = MixedPrecisionPolicy(param_dtype=dtype, cast_forward_inputs=False)
@@ -110,6 +114,13 @@ class Processes:
             fully_shard(unit, mesh=mesh, reshard_after_forward=self.sharding == "full", mp_policy=policy)
         return network
 
+    def divided(self, network: nn.Module, optimizers: list[Any], max_grad_norm: float) -> tuple[nn.Module, list[Any]]:
+        """What the loss runs on, and what steps its weights: as they are, but for DeepSpeed."""
+        if self.count == 1 or self.sharding != "deepspeed":
+            return network, optimizers
+        zero = ZeroTwo(network, *optimizers, max_grad_norm, self.device)
+        return zero.network, [zero]
+
     @contextmanager
     def apart(self, network: nn.Module) -> Iterator[None]:
         """Gradients stay in this process: for all but the last batch of a step."""
@@ -117,7 +128,10 @@ class Processes:
             roots = [module for module in network.modules() if isinstance(module, FSDPModule)] if self.sharded else []
             for module in roots:
                 module.set_requires_gradient_sync(False, recurse=False)
+            last = getattr(network, "set_gradient_accumulation_boundary", lambda last: None)  # DeepSpeed's
+            last(False)
             yield
+            last(True)
             for module in roots:
                 module.set_requires_gradient_sync(True, recurse=False)
 

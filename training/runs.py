@@ -130,6 +130,22 @@ def whole_checkpoints(output_dir: Path) -> list[Path]:
     return sorted(whole, key=step_of)
 
 
+def latest_checkpoint(output_dir: Path) -> Path | None:
+    """The newest checkpoint that was written whole."""
+    return next(reversed(whole_checkpoints(output_dir)), None)
+
+
+def begun_from(config: TrainConfig) -> Path | None:
+    """The checkpoint that ``config.resume`` means; None for the start. Raises ConfigError."""
+    if config.resume in ("auto", "none"):
+        return latest_checkpoint(Path(config.output_dir)) if config.resume == "auto" else None
+    folder = Path(config.resume)
+    if not CHECKPOINT.fullmatch(folder.name) or not (folder / ".complete").exists():
+        there = ", ".join(path.name for path in whole_checkpoints(Path(config.output_dir)))
+        raise ConfigError(f"resume={folder} is not a whole checkpoint. {f'{config.output_dir}/checkpoints has {there}' if there else f'{config.output_dir} has none'}; resume=auto takes the newest.")
+    return folder
+
+
 def step_of(folder: Path) -> int:
     """The step that a folder ``step-N`` is of."""
     return int(folder.name.removeprefix("step-"))
@@ -271,6 +287,11 @@ class Runs:
         return run
 
 
+def first_process() -> bool:
+    """Whether this is the only process of a run, or of several that a launcher started the one that writes its folder."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def open_log(folder: Path, command: Sequence[str] | None) -> TextIO:
     """A run's log to add to, which now tells the time and, of a start, its command."""
     log = open(folder / LOG, "a", buffering=1, encoding="utf-8", errors="replace")
@@ -288,10 +309,9 @@ def logged(folder: Path, argv: Sequence[str]) -> Iterator[None]:
     if _prints_into(folder / LOG):
         yield
         return
-    first = os.environ.get("RANK", "0") == "0"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        log = open_log(folder, [sys.executable, "-m", "training", *argv] if first else None)
+        log = open_log(folder, [sys.executable, "-m", "training", *argv] if first_process() else None)
     except OSError as error:
         raise WriteError(folder / LOG, error) from error
     streams = sys.stdout, sys.stderr

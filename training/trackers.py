@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+
+from core.files import WriteError
 
 from .config import TrainConfig
 
@@ -15,7 +18,7 @@ Log = Callable[[int, Mapping[str, float]], None]
 def open_trackers(config: TrainConfig, step: int) -> list[Log]:
     """What takes the figures of a step, for each of ``config.report_to``; a run that is resumed at ``step`` goes on there.
 
-    TensorBoard and trackio stay on this machine; W&B sends them to its servers. They must be installed.
+    TensorBoard and trackio stay on this machine; W&B sends them to its servers. They must be installed. Raises WriteError, at any step, where TensorBoard's files cannot be written.
     """
     openers = {"tensorboard": _tensorboard, "trackio": _trackio, "wandb": _wandb}
     return [openers[name](config, step) for name in config.report_to]
@@ -24,14 +27,26 @@ def open_trackers(config: TrainConfig, step: int) -> list[Log]:
 def _tensorboard(config: TrainConfig, step: int) -> Log:
     from torch.utils.tensorboard import SummaryWriter
 
-    writer = SummaryWriter(str(Path(config.output_dir) / "tensorboard"), purge_step=step + 1 if step else None)
+    folder = Path(config.output_dir) / "tensorboard"
+    with _into(folder):
+        writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
     def log(at: int, figures: Mapping[str, float]) -> None:
-        for name, value in figures.items():
-            writer.add_scalar(name, value, at)
-        writer.flush()
+        with _into(folder):
+            for name, value in figures.items():
+                writer.add_scalar(name, value, at)
+            writer.flush()
 
     return log
+
+
+@contextlib.contextmanager
+def _into(folder: Path) -> Iterator[None]:
+    """Raises WriteError for any OSError: what tensorboard could not write a moment ago, in a thread of its own, it tells at the next call."""
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(folder, error) from error
 
 
 def _trackio(config: TrainConfig, step: int) -> Log:

@@ -28,16 +28,15 @@ import torch
 from safetensors import SafetensorError
 
 from core.device import choose_dtype, forget_peak
-from core.device_lock import device_held, lock_path
 from core.files import WriteError, replacing
-from core.provenance import device_words
 
-from .config import ConfigError, TrainConfig, as_words, load_config, missing_package, save_config
+from .config import ConfigError, TrainConfig, as_words, load_config, save_config
 from .ema import EMA
 from .muon import Muon
-from .processes import Processes, check_divides
-from .runs import CHECKPOINT, SAMPLE_FIGURE, SAMPLE_NOW, SAVE_NOW, Status, environment, last_step, read_run, step_of, whole_checkpoints
+from .processes import Processes
+from .runs import SAMPLE_FIGURE, SAMPLE_NOW, SAVE_NOW, Status, begun_from, latest_checkpoint, step_of, whole_checkpoints
 from .trackers import Log, open_trackers
+from .zero import ZeroTwo
 
 log = logging.getLogger(__name__)
 
@@ -127,22 +126,6 @@ def drop(checkpoint: Path) -> None:
     shutil.rmtree(nameless)
 
 
-def latest_checkpoint(output_dir: Path) -> Path | None:
-    """The newest checkpoint that was written whole."""
-    return next(reversed(whole_checkpoints(output_dir)), None)
-
-
-def begun_from(config: TrainConfig) -> Path | None:
-    """The checkpoint that ``config.resume`` means; None for the start. Raises ConfigError."""
-    if config.resume in ("auto", "none"):
-        return latest_checkpoint(Path(config.output_dir)) if config.resume == "auto" else None
-    folder = Path(config.resume)
-    if not CHECKPOINT.fullmatch(folder.name) or not (folder / ".complete").exists():
-        there = ", ".join(path.name for path in whole_checkpoints(Path(config.output_dir)))
-        raise ConfigError(f"resume={folder} is not a whole checkpoint. {f'{config.output_dir}/checkpoints has {there}' if there else f'{config.output_dir} has none'}; resume=auto takes the newest.")
-    return folder
-
-
 class Trainer:
     """Runs a task from its last checkpoint to ``total_steps``."""
 
@@ -158,8 +141,8 @@ class Trainer:
         """Checkpoints beyond the step that this start began at: an earlier start's."""
         self.device = next(task.model.parameters()).device
         self.dtype = training_dtype(config, self.device)
-        task.network = self.processes.prepare(task.network, getattr(task, "units", ()), self.dtype if task.casts_weights else None)
-        self.optimizers = make_optimizers(task.model, config)
+        network = self.processes.prepare(task.network, getattr(task, "units", ()), self.dtype if task.casts_weights else None)
+        task.network, self.optimizers = self.processes.divided(network, make_optimizers(task.model, config), config.max_grad_norm)
         self.scaler = torch.amp.GradScaler(self.device.type, init_scale=2.0**10, enabled=self.dtype == torch.float16)
         self.ema = EMA(task.model, config.ema_decay)
         self.trackers: list[Log] = []
@@ -251,16 +234,22 @@ class Trainer:
         self.require_steady(value, rate)
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
-        norm = self.processes.whole(torch.nn.utils.clip_grad_norm_(self.task.model.parameters(), self.config.max_grad_norm))
+        norm = self.clip()
         if not math.isfinite(norm) and not (self.scaler.is_enabled() and self.scaler.get_scale() > LEAST_SCALE):  # fp16's scaler leaves such a step out, and halves its scale
-            raise NonFiniteLoss(f"The norm of the gradient is {float(norm)} at step {self.step}. {self.remedy(rate)}")
+            raise NonFiniteLoss(f"The norm of the gradient is {norm} at step {self.step}. {self.remedy(rate)}")
         for optimizer in self.optimizers:
             self.scaler.step(optimizer)
         self.scaler.update()
         self.ema.update(self.task.model)
         names = {name for figures in told for name in figures}
         means = {name: float(np.mean([figures[name] for figures in told if name in figures])) for name in sorted(names)}
-        return {"loss": value, "grad_norm": float(norm), **means}
+        return {"loss": value, "grad_norm": norm, **means}
+
+    def clip(self) -> float:
+        """Bring the gradient to ``max_grad_norm`` at most; its norm before that."""
+        if isinstance(self.optimizers[0], ZeroTwo):
+            return self.optimizers[0].norm()  # clips as it steps
+        return float(self.processes.whole(torch.nn.utils.clip_grad_norm_(self.task.model.parameters(), self.config.max_grad_norm)))
 
     def require_finite(self, value: float, rate: float) -> None:
         """Raises NonFiniteLoss for the loss of a batch that is no number."""
@@ -437,69 +426,3 @@ def config_ahead(config: TrainConfig) -> Callable[[Task, int], list[dict[str, An
     """What fetches all batches of a step."""
     count = config.gradient_accumulation_steps
     return lambda task, step: [task.batch(step * count + number) for number in range(count)]
-
-
-def train(config: TrainConfig, device: str = "auto") -> Path:
-    """Run the training that ``config`` describes; returns the last checkpoint's folder.
-
-    It waits until the studio over the same data folder has finished its video, or another run has ended, and holds the device to its own end.
-    What it is doing, and why it ended, is in the run folder's status.json.
-    """
-    from .targets import build_task
-
-    if config.num_threads:
-        torch.set_num_threads(config.num_threads)
-    torch.manual_seed(config.seed)
-    output_dir = Path(config.output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    require_alone(output_dir)
-    for name in (SAVE_NOW, SAMPLE_NOW):
-        (output_dir / name).unlink(missing_ok=True)
-    status = Status("waiting", os.getpid(), psutil.Process().create_time(), last_step(output_dir))
-    processes, trainer = Processes(device, config.sharding), None
-    tell = (lambda new: new.write(output_dir)) if processes.main else (lambda new: None)
-    try:
-        if missing := missing_package(config):
-            raise ConfigError(missing)
-        done = begun_from(config)
-        if len(steps := set(processes.gather([step_of(done) if done else 0]))) > 1:
-            raise ConfigError(f"The processes would begin at different steps ({', '.join(map(str, sorted(steps)))}): {output_dir} is not the same folder on all machines. Name one that they share.")
-        if done and step_of(done) >= config.total_steps and config.resume == "auto":
-            log.warning("nothing is left to train: %s has all of the %d steps. To go on, name a larger max_train_steps; to begin anew, another output_dir, or resume=none.", done, config.total_steps)
-            tell(replace(status, state="finished"))
-            processes.end()
-            return done
-        check_divides(config, processes.count)
-        tell(status)
-        with device_held(lock_path(config.data_dir, processes.device)) if processes.holds_device else contextlib.nullcontext():
-            tell(replace(status, state="preparing"))
-            with processes.first_alone():
-                task = build_task(config, processes.device, lambda done, total: _tell_progress(tell, status, done, total), processes)
-            if processes.main:
-                (output_dir / "environment.json").write_text(json.dumps(environment(config, device_words(processes.device)), indent=1))
-                if hasattr(getattr(task, "dataset", None), "facts"):
-                    facts = task.dataset.facts()
-                    log.info("%d takes of clips are trained on, %d are held out, %d cannot be used", facts["takes"] - facts["held_out"], facts["held_out"], len(facts.get("rejected", ())))
-                    (output_dir / "dataset.json").write_text(json.dumps(facts, indent=1))
-            trainer = Trainer(config, task, processes)
-            folder = trainer.run()
-        trainer.tell("finished" if trainer.step >= config.total_steps else "paused")
-        processes.end()
-        return folder
-    except Exception as error:
-        with contextlib.suppress(WriteError):  # on a full disk the first error is the one to be told
-            tell(replace(trainer.status if trainer else status, state="failed", message=str(error) or type(error).__name__))
-        raise
-
-
-def require_alone(output_dir: Path) -> None:
-    """Raises ConfigError where another process is at work in a run folder: the two would write over each other's files. One that began this one is the same run's."""
-    run, own = read_run(output_dir), psutil.Process()
-    if run.working and os.environ.get("RANK", "0") == "0" and run.pid not in (own.pid, *(parent.pid for parent in own.parents())):
-        raise ConfigError(f"{output_dir} is at work already, in process {run.pid}, at step {run.step}. Name another output_dir, or pause that run first.")
-
-
-def _tell_progress(tell: Callable[[Status], None], status: Status, done: int, total: int) -> None:
-    """Of clips that are looked at, then encoded, and of captions: what is counted goes without a name."""
-    if done % max(1, total // 50) == 0 or done == total:
-        tell(replace(status, state="preparing", message=f"{done} of {total}"))

@@ -38,7 +38,8 @@ from training.preflight import preflight
 from training.runs import ROOT, SAMPLE_NOW, TRASH, Runs, Status, read_run
 from training.targets.decoder import DecoderTask, VideoFrames, _lpips
 from training.targets.transformer import TransformerTask
-from training.trainer import Diverged, Trainer, train
+from training.start import train
+from training.trainer import Diverged, Trainer
 
 
 @pytest.mark.parametrize("preset", ["lora_128", "finetune_128", "finetune_384", "lora_nano", "nano"])
@@ -278,6 +279,8 @@ def test_what_a_run_needs_is_reckoned_from_the_model_and_from_earlier_runs(place
     assert not told.measured and told.seconds is None and told.memory > told.trained * 16 and not told.problems
     assert preflight(config(place, tmp_path, f"target={target}", "lora_rank=4", "optimizer=adamw8bit"), []).memory == told.memory - 6 * told.trained
     assert preflight(config(place, tmp_path, f"target={target}", "lora_rank=4", "num_processes=2", "sharding=full"), []).memory == pytest.approx(told.memory / 2, abs=2)
+    divided, whole = (preflight(config(place, tmp_path, f"target={target}", "lora_rank=4", "num_processes=2", f"sharding={sharding}"), []).memory for sharding in ("zero2", "deepspeed"))
+    assert whole - divided == pytest.approx(6 * told.trained, abs=2), "weights and averages are whole, and half a copy of the weights comes on top"
     last = train(wanted)
     assert told.trained == sum(tensor.numel() for tensor in trained(last)[0].values())
     written = sum(file.stat().st_size for file in last.rglob("*") if file.is_file())

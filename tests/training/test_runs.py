@@ -20,8 +20,9 @@ from core.provenance import model_hash, own_commit
 from training.__main__ import main
 from training.config import ConfigError, load_config, save_config
 from training.preflight import preflight
-from training.runs import Runs, Status, environment, read_run
-from training.trainer import NonFiniteLoss, Trainer, latest_checkpoint, train
+from training.runs import Runs, Status, environment, latest_checkpoint, read_run
+from training.start import train
+from training.trainer import NonFiniteLoss, Trainer
 
 
 class Line:
@@ -108,6 +109,34 @@ def test_a_full_disk_stops_the_run_with_its_last_checkpoint_whole(line, tmp_path
     assert told.state == "failed" and "could not be written" in told.message
     save_config(config(tmp_path), tmp_path / "config.yaml")
     assert main(["--config", str(tmp_path / "config.yaml"), "--device", "cpu"]) == 2 and "could not be written" in capsys.readouterr().err
+
+
+def test_a_full_disk_at_the_start_is_said_in_words(line, tmp_path, capsys):
+    save_config(config(tmp_path), tmp_path / "config.yaml")
+    write = Path.write_text
+
+    def full_for_facts(path, *args, **options):
+        return full(path.parent) if "environment" in path.name else write(path, *args, **options)
+
+    line.setattr(Path, "write_text", full_for_facts)
+    assert main(["--config", str(tmp_path / "config.yaml"), "--device", "cpu"]) == 2
+    said = capsys.readouterr().err
+    assert f"The disk is full: {tmp_path}/environment.json could not be written" in said and "Traceback" not in said
+    assert read_run(tmp_path).state == "failed" and "The disk is full" in read_run(tmp_path).message and not list(tmp_path.glob(".environment*"))
+
+
+def test_figures_that_cannot_be_written_for_tensorboard_are_told_in_words(tmp_path):
+    (tmp_path / "tensorboard").write_text("a file")
+    with pytest.raises(WriteError, match="tensorboard could not be written: a file stands where a folder should be"):
+        run(tmp_path, "report_to=[tensorboard]")
+
+
+def test_a_device_that_is_not_here_is_refused_before_anything_is_prepared(line, tmp_path, capsys):
+    line.setattr("training.targets.build_task", lambda *_: pytest.fail("the clips are prepared first"))
+    save_config(config(tmp_path), tmp_path / "config.yaml")
+    for device, words in (("cuda:99", "There is no cuda:99 here"), ("cdua", "There is no device 'cdua'. Did you mean 'cuda'?")):
+        assert main(["--config", str(tmp_path / "config.yaml"), "--device", device]) == 2 and words in capsys.readouterr().err
+        assert read_run(tmp_path).state == "failed" and words in read_run(tmp_path).message
 
 
 def test_the_first_error_is_told_when_not_even_the_status_can_be_written(line, tmp_path):
@@ -321,7 +350,7 @@ def test_a_run_that_is_paused_before_its_first_step_says_so(tmp_path, monkeypatc
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(5)
 
-    monkeypatch.setattr("training.trainer.train", wait)
+    monkeypatch.setattr("training.start.train", wait)
     save_config(config(tmp_path), tmp_path / "config.yaml")
     assert main(["--config", str(tmp_path / "config.yaml")]) == 0
     told = read_run(tmp_path)

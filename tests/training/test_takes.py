@@ -15,7 +15,7 @@ from training.runs import read_run
 from training.targets import build_task
 from training.targets.decoder import VideoFrames
 from training.targets.transformer import TransformerTask
-from training.trainer import train
+from training.start import train
 
 
 def test_frame_indices_of_videos_cannot_be_kept(place, tmp_path):
