@@ -117,6 +117,7 @@ def generate(arguments: argparse.Namespace) -> None:
 
     logger.info("Loading %s", requests[0].model)
     pipe = load_pipeline(requests[0].model, device=arguments.device, dtype=arguments.dtype, data_dir=arguments.data_dir, compute=compute)
+    pipe.use_weights(requests[0].weights)
     pipe.use_loras(requests[0].loras)
     pipe.share_work(compute.gpus_per_video)
     pipe.set_progress_bar_config(desc="denoising", unit="step", leave=len(requests) == 1)
@@ -125,7 +126,7 @@ def generate(arguments: argparse.Namespace) -> None:
             for start in range(0, len(requests), arguments.batch_size):
                 batch, began = requests[start : start + arguments.batch_size], time.monotonic()
                 shared = batch[0].to_dict() | {"prompt": [r.prompt for r in batch], "seed": [r.seed for r in batch], "window_frames": window_of(batch[0])}
-                plain = {name: shared[name] for name in shared if name not in ("model", "preset", "output_fps", "start_from", "start_frames", "text_placement", "loras")}
+                plain = {name: shared[name] for name in shared if name not in ("model", "preset", "output_fps", "start_from", "start_frames", "text_placement", "weights", "loras")}
                 clips = _clips(pipe, batch, plain)
                 seconds = (time.monotonic() - began) / len(batch)
                 for request, path, frames in zip(batch, paths[start:], clips):

@@ -98,8 +98,8 @@ def _load(transformer: MiraTransformer3DModel, path: Path, adapter: str) -> None
     for name, shape in shapes.items():
         layer = layers.get(re.sub(r"\.lora_[AB]\.weight$", "", name))
         layer = getattr(layer, "base_layer", layer)
-        if layer is None or ".lora_" not in name:
-            raise RequestError("loras", f"{problem}: it holds {name}, which the model lacks.")
+        if not hasattr(layer, "in_features") or ".lora_" not in name:
+            raise RequestError("loras", f"{problem}: it holds {name}, and the model has no such linear layer.")
         expected = layer.in_features if ".lora_A." in name else layer.out_features
         if shape[1 if ".lora_A." in name else 0] != expected:
             raise RequestError("loras", f"{problem}: {name} is {list(shape)}, and {expected} is needed. It was made for another model.")

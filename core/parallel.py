@@ -121,7 +121,7 @@ class Crew:
         if self.leads:
             for helper in self.helpers:
                 with contextlib.suppress(OSError):  # it has ended, and the first exchange will say so
-                    pickle.dump((str(pipe.model_name), str(pipe.data_dir), pipe.transformer.dtype, pipe.compute, pipe.loras, pipe.economy, call | {"resume": snapshot.to("cpu")}), helper.stdin)
+                    pickle.dump((str(pipe.model_name), str(pipe.data_dir), pipe.transformer.dtype, pipe.compute, pipe.weights, pipe.loras, pipe.economy, call | {"resume": snapshot.to("cpu")}), helper.stdin)
                     helper.stdin.flush()
         pipe.transformer.sequence = sequence
         try:
@@ -221,12 +221,13 @@ def help_along(crew: Crew, device: torch.device) -> None:
     pipe, loaded = None, None
     while True:
         try:
-            model, data_dir, dtype, compute, loras, economy, call = pickle.load(sys.stdin.buffer)
+            model, data_dir, dtype, compute, weights, loras, economy, call = pickle.load(sys.stdin.buffer)
         except EOFError:
             return
         if loaded != (model, dtype, compute):
             pipe, loaded = load_pipeline(model, device, dtype, text_encoder=False, data_dir=data_dir, compute=compute), (model, dtype, compute)
             pipe.set_progress_bar_config(disable=True)
+        pipe.use_weights(weights)
         pipe.use_loras(loras)
         pipe.crew = crew
         pipe.spare(dataclasses.replace(economy, turns_on=economy.turns_on and str(device)))  # on its own GPU, not on the leader's

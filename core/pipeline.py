@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 from .compute import Compute
 from .economy import Economy
+from .eight_bits import format_for, keep_in_eight_bits
 from .guidance import Scales, scales_at
 from .loras import apply_loras
 from .parallel import Crew, form_crew
@@ -115,6 +116,10 @@ class MiraPipeline(DiffusionPipeline):
         """Where LoRAs lie; ``load_pipeline`` sets it."""
         self.loras: str | None = None
         """What the transformer works with now; ``use_loras`` changes it."""
+        self.weights = "full"
+        """What the transformer's weights are now; ``use_weights`` changes it."""
+        self.weights_format: str | None = None
+        """Of weights in 8 bits: fp8 or int8."""
         self.crew: Crew | None = None
         """The processes that make a video together; None where this one makes it alone. ``share_work`` changes it."""
         self.compute = Compute()
@@ -129,6 +134,25 @@ class MiraPipeline(DiffusionPipeline):
         """Have the transformer work with the LoRAs of a request's ``loras`` and with no others. Raises RequestError("loras")."""
         apply_loras(self.transformer, loras, self.data_dir)
         self.loras = loras
+
+    def use_weights(self, weights: str) -> None:
+        """Have the transformer work with a request's ``weights``. Those that are full again are read from the model's folder. Raises RequestError("weights") where the device cannot, or there is no folder."""
+        if weights == self.weights:
+            return
+        transformer, loras = self.transformer, self.loras
+        format = format_for(self._execution_device, transformer.dtype) if weights == "8bit" else None
+        if format is None:
+            if self.model_folder is None:
+                raise RequestError("weights", "The transformer's weights are in 8 bits, and this pipeline has no folder to read them from anew. Load it again for weights 'full'.")
+            transformer = type(transformer).from_pretrained(self.model_folder, subfolder="transformer", torch_dtype=transformer.dtype).to(transformer.device)
+            if self.compute.compile:
+                transformer.compile_repeated_blocks()
+            self.register_modules(transformer=transformer)
+        else:
+            self.use_loras(None)  # whose own layers stay as they are
+            keep_in_eight_bits(transformer, format)
+        self.weights, self.weights_format = weights, format
+        self.use_loras(loras)
 
     def share_work(self, processes: int) -> None:
         """Make the next videos in so many processes, a GPU each; they load what ``load_pipeline`` loaded here. Raises ResourceError for too few GPUs."""
@@ -173,21 +197,23 @@ class MiraPipeline(DiffusionPipeline):
         self._interrupted = True
 
     def save_pretrained(self, save_directory: str, **options: Any) -> None:
-        """A diffusers model folder: the model without LoRAs, which have files of their own, and with the whole text encoder even where it was not loaded yet, or in 8 bits.
+        """A diffusers model folder: the model without LoRAs, which have files of their own, with full weights, and with the whole text encoder even where it was not loaded yet, or in 8 bits.
 
         Raises ValueError for adapters that ``use_loras`` did not put on, as they would stand in the way of the weights' names.
         """
         if self.loras is None and (adapters := getattr(self.transformer, "peft_config", None)):
             raise ValueError(f"The transformer has adapters ({', '.join(adapters)}), which a model folder does not hold. Add them to its weights with pipe.transformer.fuse_lora() if you want them in it, and take them off with pipe.transformer.unload_lora().")
-        loras, lazy, text = self.loras, self.lazy_text_encoder, {}
+        loras, weights, lazy, text = self.loras, self.weights, self.lazy_text_encoder, {}
         if self.text_encoder is None and lazy is not None:
             text = dict(zip(("tokenizer", "text_encoder"), lazy.read() if lazy.eight_bits else lazy.load()))
         self.use_loras(None)
+        self.use_weights("full")
         self.register_modules(**text)
         try:
             super().save_pretrained(save_directory, **options)
         finally:
             self.register_modules(**dict.fromkeys(text))
+            self.use_weights(weights)
             self.use_loras(loras)
 
     def encode_prompt(self, prompts: Sequence[str]) -> Tensor:
@@ -207,6 +233,7 @@ class MiraPipeline(DiffusionPipeline):
     def generate(self, request: GenerationRequest, callback: StepCallback | None = None, output_type: str = "np", resume: Snapshot | None = None) -> MiraPipelineOutput:
         """The video of one request, whatever model it names, or the rest of it from where ``resume`` was taken. Raises RequestError for one that cannot be met, GenerationCancelled when interrupted."""
         request, self.stage = request.replace(model=self.model_name or _UNNAMED).resolved(self.data_dir), "text"
+        self.use_weights(request.weights)
         self.use_loras(request.loras)
         sampling = {name: getattr(request, name) for name in _SHARED_FIELDS} | {"window_frames": window_of(request)}
         return self(request.prompt, request.negative_prompt, seed=request.seed, callback_on_step_end=callback, output_type=output_type, resume=resume, start_latents=None if resume else self.encode_start(request), **sampling)

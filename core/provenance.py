@@ -29,7 +29,7 @@ TRAINED = "trained.json"
 
 
 def made_with(pipe: MiraPipeline, loras: str | None = None) -> dict[str, Any]:
-    """Plain JSON values: versions (this program's own as ``commit``), device, number format, ``model_hash`` and ``text_hash`` of a pipeline from a folder, and the training runs behind it and behind its ``loras``."""
+    """Plain JSON values: versions (this program's own as ``commit``), device, number format (and that of weights in 8 bits), ``model_hash`` and ``text_hash`` of a pipeline from a folder, and the training runs behind it and behind its ``loras``."""
     from .attention import get_attention_backend
 
     return {
@@ -38,6 +38,7 @@ def made_with(pipe: MiraPipeline, loras: str | None = None) -> dict[str, Any]:
         "device": device_words(pipe.execution_device),
         "dtype": str(pipe.transformer.dtype).removeprefix("torch."),
         "attention": get_attention_backend(),
+        **({"weights": pipe.weights_format} if pipe.weights_format else {}),
         **({"commit": commit} if (commit := own_commit()) else {}),
         "model_hash": None if pipe.model_folder is None else model_hash(pipe.model_folder),
         **({"text_hash": hashlib.sha256(lazy.cache.fingerprint.encode()).hexdigest()[:12]} if (lazy := pipe.lazy_text_encoder) else {}),

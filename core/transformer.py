@@ -31,6 +31,7 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from .attention import attend, attend_both
+from .eight_bits import EightBitLinear, multiply
 from .initialisation import initialise, look_at_the_like
 from .parallel import Sequence
 from .step_cache import StepCache
@@ -201,35 +202,44 @@ class TransformerBlock(nn.Module):
     def _project(self, normed: Tensor) -> list[Tensor] | tuple[Tensor, ...]:
         """``normed`` through every projection of ``_sharing``."""
         layers = self._sharing()
-        if not self.joined or torch.is_grad_enabled() or any(type(layer) is not nn.Linear for layer in layers):
+        kind = type(layers[0])
+        if not self.joined or torch.is_grad_enabled() or kind not in _JOINED or any(type(layer) is not kind for layer in layers):
             return [layer(normed) for layer in layers]
-        weight, bias = layers[0].weight, layers[0].bias
-        rows = len(layers) * len(weight)
-        weight = weight.as_strided((rows, weight.shape[1]), weight.stride())
-        return F.linear(normed, weight, None if bias is None else bias.as_strided((rows,), (1,))).chunk(len(layers), -1)
+        whole = {name: _whole(part, len(layers)) for name in _JOINED[kind] if (part := getattr(layers[0], name)) is not None}
+        joint = multiply(normed, **whole, format=layers[0].format) if kind is EightBitLinear else F.linear(normed, **whole)
+        return joint.chunk(len(layers), -1)
 
     @torch.no_grad()
     def join_projections(self) -> None:
         """Lay the weights of the projections that share an input side by side in memory, so that one matrix product does them all.
 
         They stay parameters of their own, under their own names and with what changes them (an optimizer, a loaded checkpoint) changing
-        the whole; nothing is held twice. Left apart are adapted (LoRA) and quantised layers. Costs nothing where it is done already.
+        the whole; nothing is held twice. Left apart are adapted layers (LoRA), and those that another library quantised. Costs nothing where it is done already.
         """
         layers = self._sharing()
-        self.joined = all(type(layer) is nn.Linear and type(layer.weight.data) is Tensor for layer in layers)
-        if self.joined:
-            _side_by_side([layer.weight for layer in layers])
-            if layers[0].bias is not None:
-                _side_by_side([layer.bias for layer in layers])
+        kind = type(layers[0])
+        self.joined = kind in _JOINED and all(type(layer) is kind and type(layer.weight.data) is Tensor for layer in layers)
+        for name in _JOINED[kind] if self.joined else ():
+            if getattr(layers[0], name) is not None:
+                _side_by_side([getattr(layer, name) for layer in layers])
 
 
-def _side_by_side(parameters: list[nn.Parameter]) -> None:
-    """Let the parameters, all of one shape, be parts of one tensor in this order."""
-    first = parameters[0]
+_JOINED = {nn.Linear: ("weight", "bias"), EightBitLinear: ("weight", "bias", "scale")}
+"""Layers that one matrix product may do together, and what of theirs lies side by side then."""
+
+
+def _side_by_side(tensors: list[Tensor]) -> None:
+    """Let the tensors, all of one shape, be parts of one in this order."""
+    first = tensors[0]
     storage, start = first.untyped_storage().data_ptr(), first.storage_offset()
-    if any(p.untyped_storage().data_ptr() != storage or p.storage_offset() != start + i * first.numel() for i, p in enumerate(parameters)):
-        for parameter, part in zip(parameters, torch.cat([p.data for p in parameters]).chunk(len(parameters))):
-            parameter.data = part
+    if any(t.untyped_storage().data_ptr() != storage or t.storage_offset() != start + i * first.numel() for i, t in enumerate(tensors)):
+        for tensor, part in zip(tensors, torch.cat([t.data for t in tensors]).chunk(len(tensors))):
+            tensor.data = part
+
+
+def _whole(first: Tensor, count: int) -> Tensor:
+    """What ``count`` tensors that lie side by side are together, the ``first`` of them given."""
+    return first.as_strided((count * len(first), *first.shape[1:]), first.stride())
 
 
 class MiraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):

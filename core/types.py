@@ -29,6 +29,8 @@ MAX_TEMPORAL_GUIDANCE = 10
 MAX_SIDE = 2_048
 TEXT_PLACEMENTS = {"device": "With the model", "unload": "With the model, unloaded after use", "cpu": "On the CPU"}
 """What ``GenerationRequest.text_placement`` may be, in words."""
+WEIGHTS = {"full": "As the model has them", "8bit": "8 bits"}
+"""What ``GenerationRequest.weights`` may be, in words."""
 SIZE_MULTIPLE = 16
 """Height and width are multiples of this: the VAE halves a side three times, and a patch is two latents wide."""
 
@@ -141,6 +143,8 @@ class GenerationRequest:
     """Name in ``core.SAMPLERS``."""
     quality: str = "quality"
     """How exactly the steps are done: ``quality`` in full; ``balanced`` and ``fast`` spare layers and guidance where little changes."""
+    weights: str = "full"
+    """What the transformer multiplies with: ``full``, its weights as they are; ``8bit``, 8 bits each (fp8 on GPUs that have it, else int8), in half the memory, or faster, and not quite the same video."""
     seed: int | None = None
     """0 to 2^63-1. The same seed gives the same noise on every device and in every batch."""
     decode_chunk_frames: int | None = None
@@ -239,6 +243,8 @@ class GenerationRequest:
             raise RequestError("text_placement", f"There is no place {self.text_placement!r} for the text encoder.{nearest(self.text_placement, TEXT_PLACEMENTS)} Known: {', '.join(TEXT_PLACEMENTS)}.")
         if self.quality not in QUALITIES:
             raise RequestError("quality", f"There is no quality {self.quality!r}.{nearest(self.quality, QUALITIES)} Known: {', '.join(QUALITIES)}.")
+        if self.weights not in WEIGHTS:
+            raise RequestError("weights", f"There are no weights {self.weights!r}.{nearest(self.weights, WEIGHTS)} Known: {', '.join(WEIGHTS)}.")
         self._validate_start()
         parse_loras(self.loras)
         if self.window_frames is not None and self.window_frames < 2:
