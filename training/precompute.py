@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+
+from core.files import replacing
 
 from .config import Stage
 from .takes import content_digests
@@ -61,7 +64,9 @@ def precompute_toyworld(model: str, out: str, clips: int, num_frames: int, seed:
     if camera:
         told += f"-{camera.replace(' ', '-')}"
     index = {"model": str(model), "num_frames": num_frames, "fps": TOYWORLD_FPS, "seed": seed, "channels": vae.config.latent_channels, "motions": dict(zip(MOTIONS, shares)), "moving_cameras": moving_cameras, "camera": camera}
-    (target / "dataset.json").write_text(json.dumps(index))
+    with replacing(target / "dataset.json") as file:
+        file.write_text(json.dumps(index))
+    tidy(target)
     for shard in range((clips + SHARD_CLIPS - 1) // SHARD_CLIPS):
         width, height = sizes[shard % len(sizes)]
         size = "" if (width, height) == SIZE else f"-{width}x{height}"
@@ -78,10 +83,18 @@ def precompute_toyworld(model: str, out: str, clips: int, num_frames: int, seed:
             latents.append(encode(clip).to("cpu", torch.bfloat16))
             dense = [captions(spec, rng)["dense_caption"] for _ in range(CAPTIONS_PER_CLIP - 1)]
             texts.append([captions(spec, rng)["short_caption"], *dense])
-        partial = path.with_suffix(".tmp")
+        partial = path.with_suffix(f".{os.getpid()}.tmp")
         save_file({"latents": torch.stack(latents), "masks": torch.stack(masks)}, partial, metadata={"captions": json.dumps(texts)})
         os.replace(partial, path)
         log.info("%s: %.1f clips a second", path.name, SHARD_CLIPS / (time.time() - began))
+
+
+def tidy(folder: Path) -> None:
+    """Remove what processes that were killed had half written; another one may be at work in the same folder."""
+    for partial in folder.glob("*.tmp"):
+        owner = partial.suffixes[-2:-1]
+        if not owner or not psutil.pid_exists(int(owner[0].removeprefix("."))):
+            partial.unlink(missing_ok=True)
 
 
 def object_mask(clip: np.ndarray) -> torch.Tensor:

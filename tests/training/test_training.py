@@ -21,11 +21,13 @@ from training.muon import Muon
 from training.preflight import preflight
 from training.precompute import LatentDataset, moving_mask, object_mask, precompute_toyworld
 from training.principal import principal_components, read_encoder, write_encoder
+from training.runs import latest_checkpoint
 from training.targets.transformer import TransformerTask
 from training.targets.vae import crowded
 from training.toyworld import COLORS, MOTIONS, captions, parse_caption, render, sample_spec
 from training.toyworld.scene import NO_CAMERA_MOTIONS
-from training.trainer import NonFiniteLoss, Trainer, latest_checkpoint, learning_rate_at, make_optimizers, train
+from training.start import train
+from training.trainer import NonFiniteLoss, Trainer, learning_rate_at, make_optimizers
 
 VAE = {"latent_channels": 4, "block_out_channels": [16, 16, 16, 16], "layers_per_block": 1, "norm_num_groups": 4}
 T5 = {"d_model": 16, "d_kv": 8, "num_heads": 2, "d_ff": 16, "num_layers": 1}
@@ -323,6 +325,18 @@ def test_cameras_move_as_often_as_asked(share, base, tmp_path, monkeypatch):
     assert moving and all(moves == bool(share) for moves in moving)
 
 
+def test_what_a_killed_precompute_left_goes_and_what_another_writes_stays(base, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.precompute.SHARD_CLIPS", 1)
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    left = [tmp_path / f"002f-seed3-00000{suffix}" for suffix in (f".{gone.pid}.tmp", ".tmp")]
+    other = tmp_path / f"002f-seed4-00000.{os.getppid()}.tmp"
+    for file in (*left, other):
+        file.write_bytes(b"half")
+    precompute_toyworld(str(base / "base"), str(tmp_path), clips=1, num_frames=2, device="cpu")
+    assert {path.name for path in tmp_path.iterdir()} == {"dataset.json", "002f-seed0-00000.safetensors", other.name}
+
+
 def test_all_clips_can_have_one_camera(base, tmp_path, monkeypatch):
     monkeypatch.setattr("training.precompute.SHARD_CLIPS", 20)
     precompute_toyworld(str(base / "base"), str(tmp_path), clips=20, num_frames=2, device="cpu", camera="zooms in")
@@ -476,7 +490,7 @@ def test_every_command_of_the_embedded_models_recipe_can_be_given(tmp_path):
 def test_what_is_not_there_is_said_before_the_clips_are_prepared(base, tmp_path, monkeypatch):
     monkeypatch.setattr("training.config.find_spec", lambda name: None)
     monkeypatch.setattr("training.targets.build_task", lambda *_: pytest.fail("the clips are prepared first"))
-    for settings, message in (({"optimizer": "adamw8bit"}, "needs the package bitsandbytes"), ({"report_to": ["trackio"]}, "report_to names trackio, which is not installed"), ({"resume": "nowhere/step-3", "report_to": []}, "nowhere/step-3 is not a whole checkpoint")):
+    for settings, message in (({"optimizer": "adamw8bit"}, "needs the package bitsandbytes"), ({"sharding": "deepspeed"}, "sharding=deepspeed needs the package deepspeed"), ({"report_to": ["trackio"]}, "report_to names trackio, which is not installed"), ({"resume": "nowhere/step-3", "report_to": []}, "nowhere/step-3 is not a whole checkpoint")):
         with pytest.raises(ConfigError, match=message):
             train(wanted := transformer_config(base, tmp_path, **settings))
         assert "resume" in settings or any(message in problem for problem in preflight(wanted, []).problems)
