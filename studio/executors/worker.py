@@ -7,6 +7,8 @@ dies, it exits at once, even while torch is still being imported. Its standard o
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import json
 import logging
 import os
@@ -17,6 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from core.compute import add_arguments, from_arguments
+
+QUIET = 10
+"""How far an import stands back, in steps of nice."""
 
 
 def hear_parent() -> queue.SimpleQueue[dict[str, Any]]:
@@ -44,6 +49,20 @@ def own_stdout() -> Any:
     return tell
 
 
+def import_quietly(module: str) -> None:
+    """Import in a thread that others go before: torch takes seconds, in which the page of a studio that was just started is opened. What is made afterwards is not slowed."""
+
+    def load() -> None:
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), QUIET)  # of this thread alone, on Linux
+        with contextlib.suppress(Exception):  # whoever imports it next learns of it
+            importlib.import_module(module)
+
+    thread = threading.Thread(target=load, name="import")
+    thread.start()
+    thread.join()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-dir", type=Path, required=True)
@@ -56,7 +75,8 @@ def main() -> None:
     orders = hear_parent()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
-    from .maker import VideoMaker  # imports torch
+    import_quietly("studio.executors.maker")
+    from .maker import VideoMaker
 
     maker = VideoMaker(arguments.data_dir, arguments.device, arguments.worker_id, tell, orders, from_arguments(arguments))
     if arguments.model:

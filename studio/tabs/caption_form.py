@@ -24,8 +24,8 @@ def layout() -> dict[str, Any]:
     """Build the widgets, by name."""
     with gr.Accordion("Edit captions", open=False, elem_id="captions"):
         widgets: dict[str, Any] = {"load": gr.Button("Read them", size="sm", elem_id="read-captions")}
-        widgets["table"] = gr.Dataframe(
-            [], headers=HEADERS, datatype="str", type="array", column_count=(2, "fixed"), static_columns=[0], wrap=True, max_height=360, column_widths=["35%", "65%"], show_label=False, interactive=True, elem_id="caption-table"
+        widgets["table"] = gr.Dataframe(  # not shown before there is something in it: a page that shows one is slower to open
+            [], headers=HEADERS, datatype="str", type="array", column_count=(2, "fixed"), static_columns=[0], wrap=True, max_height=360, column_widths=["35%", "65%"], show_label=False, interactive=True, visible=False, elem_id="caption-table"
         )  # fmt: skip
         widgets["column"] = gr.Dropdown([ALL], value="", label="Columns", info="What is read, and where something is put in its place", visible=False, filterable=False, elem_id="caption-column")
         with gr.Row():
@@ -58,7 +58,7 @@ def wire(page: Page, dataset: gr.Textbox, widgets: dict[str, Any]) -> None:
             words = f"{len(captions)} captions in {1 if chosen else len(columns)} of {len(columns)} columns{f', {empty} of them empty' if empty else ''}."
         else:
             words = f"{len(captions)} clips{f', {empty} of them without a caption' if empty else ''}."
-        return [list(row) for row in captions.items()], choice, note(f"{words} Click a caption to change it, then save."), (source.strip(), captions)
+        return gr.update(value=[list(row) for row in captions.items()], visible=True), choice, note(f"{words} Click a caption to change it, then save."), (source.strip(), captions)
 
     def replace_all(rows: list[list[str]], chosen: str, find: str, put: str) -> tuple[Any, str]:
         if not find:

@@ -210,9 +210,9 @@ def wire(page: Page, tab: gr.Tab, widgets: dict[str, Any]) -> None:
     widgets["upload"].upload(bring, [page.session, widgets["name"], dataset, widgets["upload"]], [error, dataset, *page.outputs], **event)
     page.buses["training"].change(clone, page.buses["training"], [error, *based], **event)
     gr.on([tab.select, fields["model"].focus], models, None, fields["model"], **event)
-    gr.on([tab.select, base.change, *(widget.change for widget in [widgets["name"], *fields.values()])], tell, form, told, trigger_mode="always_last", **event)
     kept = [widgets["origin"], widgets["beside"], widgets["name"], *fields.values()]
     restored = [widgets["origin"], base, widgets["beside"], widgets["name"], *fields.values()]
     back = tab.select(restore, page.buses["training"], restored, js="() => window.studio.keptTraining()", **event)
     back.then(None, js="() => window.studio.startKeepingTraining()", **event)
-    gr.on([widget.change for widget in kept], None, kept, js="(...values) => window.studio.keepTraining(values)", **event)
+    changed = gr.on([tab.select, base.change, *(widget.change for widget in kept)], None, kept, js="(...values) => window.studio.keepTraining(values)", **event)
+    changed.then(tell, form, told, trigger_mode="always_last", **event)
