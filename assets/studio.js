@@ -4,27 +4,33 @@
   const DRAFT = "studio.prompt", SEEDS = 2 ** 31;  // those of draw_seed in studio/tabs/form.py, which draws all but a page's first
   const boxOf = (widget) => document.querySelector(`${widget} :is(input, textarea)`);
   const typed = (widget) => boxOf(widget)?.value;  // also what Gradio has not heard of: it listens later than there is a box
-  const FORM = "studio.form", COMPARED = "studio.compared", EDIT = "studio.edit", TRAINING = "studio.training";
+  const FORM = "studio.form", COMPARED = "studio.compared", EDIT = "studio.edit", TRAINING = "studio.training", GALLERY = "studio.gallery";
   const stored = (key) => { try { return localStorage.getItem(key) || ""; } catch { return ""; } };
   const store = (key, text) => { try { localStorage.setItem(key, text); } catch { /* a private window keeps nothing */ } };
   const formKept = (model) => { try { const kept = JSON.parse(stored(FORM)); return kept.model === model ? kept.values : null; } catch { return null; } };
   const editKept = () => { try { return JSON.parse(sessionStorage.getItem(EDIT)); } catch { return null; } };  // of this tab of the browser alone
-  let keeping = false, keepingTraining = false;  // from when the form is as it was left
+  const drawn = String(Math.floor(Math.random() * SEEDS));
+  let keeping = false, keepingTraining = false, keepingGallery = false;  // from when the form is as it was left
   window.studio = {
     draft: () => typed("#prompt") || stored(DRAFT),
     keepDraft: (text) => store(DRAFT, text || ""),
     seed(model) {
       const [seed, keep] = (formKept(model) || []).slice(-3);
-      return typed("#seed") || (keep && seed) || String(Math.floor(Math.random() * SEEDS));
+      return typed("#seed") || (keep && seed) || drawn;
     },
-    // The whole form as it is left, in the order of GenerateTab.form, for the model that the studio was started with.
-    keptForm: (model) => JSON.stringify({ values: formKept(model), edit: editKept() }),
+    // As the page was left: the videos of the Compare tab, and the whole form in the order of GenerateTab.form, for the model that the studio was started with.
+    left: (model) => [stored(COMPARED), JSON.stringify({ values: formKept(model), edit: editKept() })],
+    // The form's values with the prompt and the seed, which the page has before Gradio knows them.
+    typedIn: (model, values) => [window.studio.draft(), ...values.slice(1, -3), window.studio.seed(model), ...values.slice(-2)],
     startKeeping() { keeping = true; },
     // The form of the Training tab, when that is opened for the first time.
     keptTraining: () => keepingTraining ? "" : stored(TRAINING),
     startKeepingTraining() { keepingTraining = true; },
+    // The filters of the gallery, in the same way.
+    keptGallery: () => keepingGallery ? "" : stored(GALLERY),
+    startKeepingGallery() { keepingGallery = true; },
+    keepGallery: (values) => keepingGallery && store(GALLERY, JSON.stringify(values)),
     keepTraining: (values) => keepingTraining && store(TRAINING, JSON.stringify(values)),
-    compared: stored(COMPARED),  // as the page was left; from then on what #kept says is kept
     keepForm: (model, values) => keeping && store(FORM, JSON.stringify({ model, values })),
   };
 
@@ -98,23 +104,91 @@
 
   // The page asks for the studio's version, which costs little, and has its panes drawn when that is a new one, at most once a second; when it was painted anew,
   // which it confirms; and every ten seconds in any case.
-  const ASK = 400, LOOK = 1000, IN_ANY_CASE = 10000;
-  let known = null, confirmed = "", looked = 0, asking = false;
+  const ASK = 400, LOOK = 1000, IN_ANY_CASE = 10000, MISSED = 2;
+  let known = null, confirmed = "", looked = Date.now(), asking = false, missed = 0;
   setInterval(async () => {
     const since = Date.now() - looked, painted = typed("#painted");
-    if (asking || since < LOOK || painted === undefined) return;
+    if (asking || leaving || since < LOOK || !painted && since < IN_ANY_CASE) return;  // the first painting is under way
     asking = true;
     try {
-      const answer = await fetch(`${window.gradio_config.root}/studio/version`, { signal: AbortSignal.timeout(IN_ANY_CASE) });
+      const answer = await ask(`${window.gradio_config.root}/studio/version`, { signal: AbortSignal.timeout(IN_ANY_CASE) });
       if (!answer.ok) throw new Error(answer.statusText);
-      const version = await answer.text();
-      if (version !== known || painted !== confirmed || since > IN_ANY_CASE) {
+      const [built, start, version] = (await answer.text()).split(" ");
+      missed = 0;
+      if (present(built, start) && (version !== known || painted !== confirmed || since > IN_ANY_CASE)) {
         [known, confirmed, looked] = [version, painted, Date.now()];
         tell("#look", version);
       }
-    } catch { /* the studio is away: it is asked again */ }
+    } catch {
+      if (++missed >= MISSED) absent();
+    }
     asking = false;
   }, ASK);
+
+  // The studio may be away for a while: stopped, started again, or out of reach. A line says so, and goes when it is back. Gradio would give up at the first event that gets no
+  // answer, keep nothing more that is typed, and load the page again: here an event that finds no studio waits for it, and buttons that would be pressed twice are not heard.
+  const ask = window.fetch.bind(window), AWAY = "The studio is not answering. What you typed is kept here, and this line goes when it is back.";
+  const REPLACED = "The studio was started again with another page. What you typed is kept. ";
+  const BACK = "studio.back ", isBack = (options) => String(options?.body).includes(`"${BACK}`);
+  let away = false, leaving = false, first = null, returned = null, greeting = false;  // returned: resolves once it is back, and has been greeted if it was started anew
+  window.addEventListener("pagehide", () => { leaving = true; });
+  window.addEventListener("pageshow", () => { leaving = false; });
+  const isEvent = (address) => typeof address === "string" && address.includes("/gradio_api/run/");
+  window.fetch = async (address, options) => {
+    if (!isEvent(address)) return ask(address, options);
+    for (;;) {
+      if (away && !isBack(options)) await returned.promise;
+      try {
+        const answer = await ask(address, options);
+        if (![502, 503, 504].includes(answer.status)) return answer;  // those are a proxy's
+      } catch (error) {
+        if (leaving || error.name === "AbortError") throw error;
+      }
+      absent();
+      await new Promise((resolve) => { setTimeout(resolve, ASK); });
+    }
+  };
+  function absent() {
+    if (away || leaving) return;
+    away = true;
+    let done;
+    returned = { promise: new Promise((resolve) => { done = resolve; }) };
+    returned.done = done;
+    say(AWAY);
+  }
+  // Whether the studio that answers is one that this page can go on with now; one that was started anew is told first what was compared and edited here.
+  function present(built, start) {
+    first ||= { built, start };
+    if (built !== first.built) {
+      absent();
+      say(REPLACED, true);
+    } else if (start !== first.start) {
+      absent();
+      first.start = start;
+      greeting = true;
+      tell("#back", BACK + start);
+    } else if (away && !greeting) back();
+    return !away;
+  }
+  window.studio.greeted = () => { greeting = false; };
+  function back() {
+    away = false;
+    returned.done();
+    document.querySelector("#away")?.remove();
+  }
+  function say(words, reload = false) {
+    const line = document.querySelector("#away") || document.body.appendChild(Object.assign(document.createElement("div"), { id: "away" }));
+    if (line.dataset.words === words) return;
+    line.setAttribute("role", "status");
+    line.dataset.words = line.textContent = words;
+    if (reload) line.append(Object.assign(document.createElement("button"), { textContent: "Reload", onclick: () => location.reload() }));
+  }
+  document.addEventListener("click", (event) => {
+    if (!away || !event.target.closest("[data-action], .gradio-container button:is(.lg, .sm)")) return;
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    document.querySelector("#away").animate([{ scale: 1 }, { scale: 1.04 }, { scale: 1 }], 200);
+  }, true);
 
   // A pane that is drawn anew between press and release takes the pressed button with it, or moves it away, and the browser then sends it no click: a pointer
   // that stood still has pressed it all the same, and the one that is in its place now gets the click.

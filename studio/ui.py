@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +12,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from . import api
-from .compare_screen import bring_back
+from . import api, frontend
 from .components.theme import launch_options
 from .screen import Screen, Session
 from .services import Services
@@ -56,22 +57,27 @@ class Page:
             event.then(self.services.executor.work_through, None, None, **{**self.event, "queue": True}, concurrency_limit=None)
 
 
-def routes(services: Services) -> list[Route]:
-    """What the page's server answers beside Gradio's own: ``services.version()``, which each page asks for twice a second; an endpoint of Gradio's would take ten times as long."""
+def routes(services: Services, demo: gr.Blocks) -> list[Route]:
+    """What the page's server answers beside Gradio's own, and faster: its files, and what each page asks for twice a second, which takes a tenth of an endpoint's time:
+    which page this is, which start of the studio, and ``services.version()``, with spaces between them."""
+    here = f"{fingerprint(demo)} {secrets.token_hex(4)}"
 
     async def version(_: Request) -> PlainTextResponse:  # a coroutine, and so without a thread of its own: it takes a tenth of a millisecond
-        return PlainTextResponse(services.version())
+        return PlainTextResponse(f"{here} {services.version()}")
 
-    return [Route(f"/{VERSION_PATH}", version)]
+    return [Route(f"/{VERSION_PATH}", version), *frontend.routes()]
+
+
+def fingerprint(demo: gr.Blocks) -> str:
+    """The same for two pages whose widgets and events mean the same to a browser that has one of them open."""
+    widgets = [(block._id, type(block).__name__) for block in demo.blocks.values()]
+    events = [(id, fn.targets, [block._id for block in fn.inputs], [block._id for block in fn.outputs]) for id, fn in demo.fns.items()]
+    return f"{zlib.crc32(repr((widgets, events, launch_options()['head'])).encode()):08x}"
 
 
 def build(services: Services) -> gr.Blocks:
     """The page over ``services``, with the named endpoints of ``studio.api``."""
     screen = Screen(services)
-
-    def arrive(session: Session, compared: str | None) -> list[Any]:
-        bring_back(services, session, compared)
-        return screen.paint(session)
 
     with gr.Blocks(title="Mira studio", fill_width=True, analytics_enabled=False) as demo:
         session = gr.State(Session())
@@ -103,7 +109,6 @@ def build(services: Services) -> gr.Blocks:
             training.wire(page, training_tab, training_widgets)
         models.wire(page, models_widgets)
         system.wire(page, system_tab, system_pane)
-        demo.load(arrive, [session, buses["action"]], page.outputs, js="(session) => [session, window.studio.compared]", **EVENT)  # the bus is there to be filled
         look = gr.Textbox(elem_id="look", elem_classes="offstage", label="look", show_label=False, container=False, max_lines=1)
         look.change(screen.poll, [session, painted], page.outputs, trigger_mode="always_last", **EVENT)  # assets/studio.js writes into it when there is something new
         gr.HTML(f'<a href="{API_PAGE}/">Use via API</a>', elem_id="foot")

@@ -32,10 +32,11 @@ class StudioApp:
         self.process: subprocess.Popen[bytes] | None = None
         self._client: Any = None
 
-    def start(self) -> None:
+    def start(self, port: int | None = None) -> None:
+        """On ``port``, else on a free one."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+            port = port or probe.getsockname()[1]
         command = [sys.executable, "app.py", "--port", str(port), "--data-dir", str(self.data_dir), "--model", str(self.model), "--device", "cpu", *self.options]
         self.log = open(self.data_dir.parent / "app.log", "ab")
         self.process = subprocess.Popen(command, cwd=ROOT, stdout=self.log, stderr=self.log, env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -60,6 +61,20 @@ def wire(page: Page, tab: gr.Tab, widgets: list[gr.components.Component]) -> Non
             updates.append(gr.update(choices=[(everything, ""), *((model_label(value) if name == "model" else value, value) for value in names)]))
         return updates
 
-    lists = widgets[2:6]
-    gr.on([widget.change for widget in widgets], find, [page.session, *widgets], page.outputs, trigger_mode="always_last", **page.event)
+    def restore(text: str) -> list[Any]:
+        """The filters and the order as the page was left; nothing where the browser has kept none. Gives ``kept``."""
+        try:
+            search, starred, *chosen, since, order = json.loads(text)
+            if since not in dict(SINCE).values() or order not in dict(ORDERS).values() or not all(isinstance(value, str) for value in (search, *chosen)):
+                raise ValueError(text)
+            updates = choices(*chosen)
+        except (TypeError, ValueError):
+            return [gr.skip()] * len(kept)
+        return [search, bool(starred), *({**update, "value": value} for update, value in zip(updates, chosen, strict=True)), since, order]
+
+    lists, kept = widgets[2:6], widgets[:-1]  # the trash is a place to go to, and no filter
+    keep = "(session, ...values) => { window.studio.keepGallery(values.slice(0, -1)); return [session, ...values]; }"
+    back = tab.select(restore, page.buses["action"], kept, js="() => window.studio.keptGallery()", **page.event)
+    back.then(None, js="() => window.studio.startKeepingGallery()", **page.event)
+    gr.on([widget.change for widget in widgets], find, [page.session, *widgets], page.outputs, js=keep, trigger_mode="always_last", **page.event)
     gr.on([tab.select, *(widget.focus for widget in lists)], choices, lists, lists, **page.event)

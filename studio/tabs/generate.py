@@ -16,9 +16,10 @@ from core.presets import PRESET_FIELDS, PRESETS, decided, default_preset
 from core.quality import EXACT, MEASURED, QUALITIES
 from core.schedulers_info import SAMPLERS
 from core.start import PICTURES
-from core.types import MAX_TEMPORAL_GUIDANCE, TEXT_PLACEMENTS, RequestError
+from core.types import MAX_TEMPORAL_GUIDANCE, TEXT_PLACEMENTS, WEIGHTS, RequestError
 from training.config import ConfigError
 
+from ..compare_screen import bring_back
 from ..components.words import alert, escape
 from ..db import StorageError
 from ..estimate import estimate, words_hint
@@ -123,6 +124,7 @@ def layout(page: Page) -> GenerateTab:
                     fields["temporal_guidance_scale"] = gr.Slider(0, MAX_TEMPORAL_GUIDANCE, value=decided(preset, base)["temporal_guidance_scale"], step=0.1, label="Temporal guidance", elem_id="temporal-guidance", info="How much the frames are made to agree with each other, for a quarter more time; 0 turns it off.")
                     fields["eta"] = gr.Slider(0, 1, value=preset.eta, step=0.05, label="Eta", elem_id="eta", info="Fresh noise in each step; DDIM only.")
                     fields["quality"] = gr.Dropdown([(quality.label, name) for name, quality in QUALITIES.items()], value=EXACT, label="Quality or speed", elem_id="quality", filterable=False, info=MEASURED)
+                    fields["weights"] = gr.Dropdown([(words, name) for name, words in WEIGHTS.items()], value="full", label="Weights", elem_id="weights", filterable=False, info="8 bits take half the memory, or less time, and do not make quite the same video.")
                     with gr.Row():
                         fields["height"] = gr.Number(preset.height, label="Height, pixels", precision=0, min_width=72, elem_id="height")
                         fields["width"] = gr.Number(preset.width, label="Width, pixels", precision=0, min_width=72, elem_id="width")
@@ -296,21 +298,36 @@ def wire(page: Page, tab: GenerateTab) -> None:
         session.editing = None
         return Answer(SEED_TOO + dropped, str(request.seed), True, form=fill(request, data_dir))
 
-    def restore(session: Session, text: str) -> list[Any]:
-        """What the form held when the page was left, with the request that was being edited in it and what lay below that; nothing where the browser has kept none, or the
-        studio can't make it any more. Gives error, go, keep, count and FIELDS but for the prompt."""
+    def arrive(session: Session, compared: str, kept: str, *values: Any) -> list[Any]:
+        """A page that has just been opened, as it was left: one event, for a page that waits for its first sight. Gives ``restored`` and panes."""
+        bring_back(page.services, session, compared)
+        return [*restore(session, kept, values), *page.screen.paint(session)]
+
+    def greet(session: Session, compared: str, left: str, _: str, *values: Any) -> list[Any]:
+        """A page that was open while the studio was started again goes on as it is. Gives go and panes."""
+        bring_back(page.services, session, compared)
+        take_up(session, json.loads(left)["edit"] or {})
+        return [*tell(session, *values), *page.screen.paint(session)]
+
+    def take_up(session: Session, left: dict[str, Any]) -> None:
+        """Go on with the request that was being edited, if it still waits, and with what its settings took the place of."""
+        draft, found = left.get("draft"), page.services.queue.get(left.get("editing"))
+        session.draft = tuple(draft) if draft and len(draft) == len(tab.form) else None
+        session.editing = found.id if found is not None and found.state == "waiting" else None
+
+    def restore(session: Session, text: str, here: tuple[Any, ...]) -> list[Any]:
+        """What the form held when the page was left, with the request that was being edited in it and what lay below that; as it is ``here`` where the browser has kept none, or
+        the studio can't make it any more. Gives error, go, keep, count and FIELDS but for the prompt."""
         try:
             kept = json.loads(text)
             values, left = kept["values"], kept["edit"] or {}
             requests_of(page.services, ("any", *values[1:]))
         except (KeyError, RequestError, TypeError, ValueError):
-            return [gr.skip()] * len(restored)
-        draft, found = left.get("draft"), page.services.queue.get(left.get("editing"))
-        session.draft = tuple(draft) if draft and len(draft) == len(tab.form) else None
-        session.editing = found.id if found is not None and found.state == "waiting" else None
+            return [gr.skip(), *tell(session, *here), *[gr.skip()] * (len(restored) - 1 - len(go))]
+        take_up(session, left)
         error = FILLED.format("The form is as you left it.") if session.draft and not session.editing else ""
         form = as_it_was(values, data_dir)
-        return [error, *tell(session, *values), *values[-2:], *(form[name] for name in FIELDS[1:])]
+        return [error, *tell(session, here[0], *values[1:]), *values[-2:], *(form[name] for name in FIELDS[1:])]
 
     def change_model(name: str) -> list[Any]:
         chosen = default_preset(base_model(name, data_dir))
@@ -326,6 +343,11 @@ def wire(page: Page, tab: GenerateTab) -> None:
             return [f'<p class="bad">{escape(error)}</p>', "Generate", ""]
         return [estimate(page.services, requests), "Generate" if len(requests) == 1 else f"Generate {len(requests)} videos", words_hint(requests)]
 
+    def tell_all(session: Session, *values: Any) -> list[Any]:
+        """``tell`` of the form, and what the walls say of it."""
+        form, walls = values[: len(tab.form)], values[len(tab.form) :]
+        return [*tell(session, *form), *wall_form.tell(page.services, form, walls)]
+
     event = page.event
     go = [tab.estimate, tab.button, tab.hint]
     filled = [tab.error, *go, page.tabs, tab.seed, tab.keep_seed, tab.count, *tab.fields.values(), *page.outputs]
@@ -337,18 +359,24 @@ def wire(page: Page, tab: GenerateTab) -> None:
     tab.dice.click(draw_seed, None, tab.seed, **event)
     preset.input(lambda name, model: preset_values(PRESETS[name], model, data_dir), [preset, model], sampling, **event)
     model.input(change_model, model, [preset, *sampling], **event)
-    costly = [widget.change for name, widget in tab.fields.items() if name != "negative_prompt"]
-    demo = gr.context.Context.root_block
-    gr.on([demo.load, *costly, tab.count.change], tell, [page.session, *tab.form], go, trigger_mode="always_last", **event)  # one event: no answer to an older form comes last
+    walls = [*tab.walls.axes, tab.walls.drafts, tab.walls.draft_steps]
+    mine = json.dumps(page.services.default_model)  # a studio that is started with another model begins with that one's settings
+    keep = f"(...values) => window.studio.keepForm({mine}, values)"
+    changed = gr.on([widget.change for widget in [*tab.form, *walls]], None, tab.form, js=keep, **event)  # Gradio goes through all targets of all events for each widget of the page: few
+    changed.then(tell_all, [page.session, *tab.form, *walls], [*go, *tab.walls.told], trigger_mode="always_last", **event)  # one event: no answer to an older form comes last
     model.focus(lambda: gr.update(choices=model_choices(page)), None, model, **event)
     tab.fields["loras"].focus(lambda: gr.update(placeholder=lora_names(page)), None, tab.fields["loras"], **event)
     start_form.wire(page, tab, tab.start)
     preset_form.wire(page, tab, tab.own_presets)
-    wall_form.wire(page, tab, tab.walls, [*costly, tab.count.change])
-    mine = json.dumps(page.services.default_model)  # a studio that is started with another model begins with that one's settings
+    wall_form.wire(page, tab, tab.walls)
+    demo = gr.context.Context.root_block
     demo.load(None, None, [prompt, tab.seed], js=f"() => [window.studio.draft(), window.studio.seed({mine})]", **event)
     prompt.change(None, prompt, None, js="(text) => window.studio.keepDraft(text)", **event)
     restored = [tab.error, *go, tab.keep_seed, tab.count, *(tab.fields[name] for name in FIELDS[1:])]
-    kept = demo.load(restore, [page.session, page.buses["form"]], restored, js=f"(session) => [session, window.studio.keptForm({mine})]", **event)
-    kept.then(None, js="() => window.studio.startKeeping()", **event)
-    gr.on([widget.change for widget in tab.form], None, tab.form, js=f"(...values) => window.studio.keepForm({mine}, values)", **event)
+    left = f"(session, compared, kept, ...values) => [session, ...window.studio.left({mine}), ...window.studio.typedIn({mine}, values)]"
+    here = demo.load(arrive, [page.session, page.buses["action"], page.buses["form"], *tab.form], [*restored, *page.outputs], js=left, **event)  # the buses are there to be filled
+    here.then(None, js="() => window.studio.startKeeping()", **event)
+    restarted = gr.Textbox(elem_id="back", elem_classes="offstage", label="back", show_label=False, container=False, max_lines=1)
+    again = f"(session, compared, kept, back, ...values) => [session, ...window.studio.left({mine}), back, ...values]"
+    greeted = restarted.change(greet, [page.session, page.buses["action"], page.buses["form"], restarted, *tab.form], [*go, *page.outputs], js=again, trigger_mode="always_last", **event)
+    greeted.then(None, js="() => window.studio.greeted()", **event)

@@ -19,6 +19,7 @@ from ..walls import DRAFT_STEPS, FIELDS, MAX_AXES, Axis, axis_title, drafts, exa
 from .form import requests_of
 
 if TYPE_CHECKING:
+    from ..services import Services
     from ..ui import Page
     from .generate import GenerateTab
 
@@ -40,6 +41,11 @@ class WallForm:
     make_drafts: gr.Button
     drafts_error: gr.HTML
     drafts_cost: gr.HTML
+
+    @property
+    def told(self) -> list[gr.components.Component]:
+        """What ``tell`` tells."""
+        return [self.grid, self.grid_error, self.grid_cost, self.drafts_cost]
 
 
 def layout() -> WallForm:
@@ -65,19 +71,43 @@ def layout() -> WallForm:
     return WallForm(axes, make_grid, grid_error, grid_cost, draft_count, draft_steps, make_drafts, drafts_error, drafts_cost)
 
 
-def wire(page: Page, tab: GenerateTab, form: WallForm, costly: list[Any]) -> None:
-    """Connect the widgets; what a grid or drafts cost is told anew at the events ``costly``."""
-    walls, event = page.services.walls, page.event
+def base_of(services: Services, values: Sequence[Any]) -> GenerationRequest:
+    """The one request that the form stands for. Raises RequestError."""
+    requests = requests_of(services, tuple(values))
+    if len(requests) > 1:
+        raise RequestError("prompt", f"The form stands for {len(requests)} videos. A grid or drafts vary a single one: leave one prompt, and set Videos to 1.")
+    return requests[0]
 
-    def base_of(values: tuple[Any, ...]) -> GenerationRequest:
-        """The one request that the form stands for. Raises RequestError."""
-        requests = requests_of(page.services, values)
-        if len(requests) > 1:
-            raise RequestError("prompt", f"The form stands for {len(requests)} videos. A grid or drafts vary a single one: leave one prompt, and set Videos to 1.")
-        return requests[0]
 
-    def axes_of(values: tuple[Any, ...]) -> list[Axis]:
-        return [parse_axis(field, text or "") for field, text in zip(values[::2], values[1::2], strict=True) if field]
+def axes_of(values: Sequence[Any]) -> list[Axis]:
+    """Of each axis field and values in turn. Raises RequestError."""
+    return [parse_axis(field, text or "") for field, text in zip(values[::2], values[1::2], strict=True) if field]
+
+
+def tell(services: Services, values: Sequence[Any], walls: Sequence[Any]) -> tuple[str, str, str, str]:
+    """For the form's values and those of axes, drafts and draft_steps: the grid button with what it does, what is wrong with the axes, what it costs, and what the drafts cost."""
+
+    def cost(requests_of_wall: Callable[[], Sequence[GenerationRequest]]) -> str:
+        """How long they take, and how much memory; nothing as long as the form stands for none."""
+        try:
+            return estimate(services, requests_of_wall())
+        except RequestError:
+            return ""
+
+    *typed, count, steps = walls
+    cost_of_drafts = cost(lambda: drafts(base_of(services, values), int(count or 0), int(steps or 0))[0])
+    try:
+        axes = axes_of(typed)
+    except RequestError as error:
+        return "Make the grid", alert(str(error)) if any(typed[1::2]) else "", "", cost_of_drafts
+    if not axes:
+        return "Make the grid", "", "", cost_of_drafts
+    return f"Make the grid of {math.prod(len(axis.values) for axis in axes)} videos", "", cost(lambda: grid(base_of(services, values), axes)), cost_of_drafts
+
+
+def wire(page: Page, tab: GenerateTab, form: WallForm) -> None:
+    """Connect the widgets."""
+    services, walls, event = page.services, page.services.walls, page.event
 
     def show(session: Session, make: Any) -> list[Any]:
         try:
@@ -88,41 +118,16 @@ def wire(page: Page, tab: GenerateTab, form: WallForm, costly: list[Any]) -> Non
 
     def make_grid(session: Session, *values: Any) -> list[Any]:
         size = len(form.axes)
-        return show(session, lambda: walls.enqueue_grid(base_of(values[:-size]), axes_of(values[-size:])))
+        return show(session, lambda: walls.enqueue_grid(base_of(services, values[:-size]), axes_of(values[-size:])))
 
     def make_drafts(session: Session, *values: Any) -> list[Any]:
         *plain, count, steps = values
-        return show(session, lambda: walls.enqueue_drafts(base_of(tuple(plain)), int(count or 0), int(steps or 0)))
-
-    def cost(requests_of_wall: Callable[[], Sequence[GenerationRequest]]) -> str:
-        """How long they take, and how much memory; nothing as long as the form stands for none."""
-        try:
-            return estimate(page.services, requests_of_wall())
-        except RequestError:
-            return ""
-
-    def tell_grid(*values: Any) -> tuple[str, str, str]:
-        """The grid button with what it does, what is wrong with the axes, and what it costs."""
-        plain, typed = values[: -len(form.axes)], values[-len(form.axes) :]
-        try:
-            axes = axes_of(typed)
-        except RequestError as error:
-            untouched = not any(typed[1::2])
-            return "Make the grid", "" if untouched else alert(str(error)), ""
-        if not axes:
-            return "Make the grid", "", ""
-        return f"Make the grid of {math.prod(len(axis.values) for axis in axes)} videos", "", cost(lambda: grid(base_of(plain), axes))
-
-    def tell_drafts(*values: Any) -> str:
-        *plain, count, steps = values
-        return cost(lambda: drafts(base_of(tuple(plain)), int(count or 0), int(steps or 0))[0])
+        return show(session, lambda: walls.enqueue_drafts(base_of(services, plain), int(count or 0), int(steps or 0)))
 
     def hint(field: str) -> Any:
         return gr.update(placeholder=example(field) if field else "")
 
     page.then_work(form.grid.click(make_grid, [page.session, *tab.form, *form.axes], [form.grid_error, *page.outputs], **event))
     page.then_work(form.make_drafts.click(make_drafts, [page.session, *tab.form, form.drafts, form.draft_steps], [form.drafts_error, *page.outputs], **event))
-    gr.on([*costly, *(widget.change for widget in form.axes)], tell_grid, [*tab.form, *form.axes], [form.grid, form.grid_error, form.grid_cost], trigger_mode="always_last", **event)
-    gr.on([*costly, form.drafts.change, form.draft_steps.change], tell_drafts, [*tab.form, form.drafts, form.draft_steps], form.drafts_cost, trigger_mode="always_last", **event)
     for field, values in zip(form.axes[::2], form.axes[1::2], strict=True):
         field.input(hint, field, values, **event)

@@ -64,6 +64,30 @@ def slots(page: Page):
     return page.locator("#gallery .card-prompt")
 
 
+def test_filters_and_order_outlive_the_page(gallery: Page) -> None:
+    def choose(widget: str, option: str) -> None:
+        gallery.locator(f"#{widget} input").click()
+        gallery.get_by_role("option", name=option).click()
+
+    choose("gallery-order", "Oldest first")
+    choose("gallery-model", "mira-nano")
+    gallery.locator("#gallery-search :is(input, textarea)").fill("fish")
+    expect(slots(gallery)).to_have_text(["First fish.", "Second fish."])
+    gallery.wait_for_function("(localStorage.getItem('studio.gallery') || '').includes('fish')")
+    gallery.reload()
+    gallery.get_by_role("tab", name="Gallery").click()
+    expect(slots(gallery)).to_have_text(["First fish.", "Second fish."])
+    expect(gallery.locator("#gallery-search :is(input, textarea)")).to_have_value("fish")
+    expect(gallery.locator("#gallery-order input")).to_have_value("Oldest first")
+    expect(gallery.locator("#gallery-model input")).to_have_value("mira-nano")
+    gallery.locator("#gallery-search :is(input, textarea)").fill("")
+    expect(slots(gallery)).to_have_count(3)
+    gallery.evaluate("localStorage.setItem('studio.gallery', '[1, 2, 3]')")  # another version's
+    gallery.reload()
+    gallery.get_by_role("tab", name="Gallery").click()
+    expect(slots(gallery)).to_have_text(["Third stone.", "Second fish.", "First fish."])
+
+
 def test_many_videos_are_tagged_filtered_zipped_deleted_and_brought_back(gallery: Page, tmp_path: Path) -> None:
     gallery.get_by_role("checkbox", name="Select: First fish.").check()
     gallery.get_by_role("checkbox", name="Select: Third stone.").check()
