@@ -351,7 +351,7 @@ def register(services: Services) -> dict[str, Callable[..., Any]]:
         Args:
             name: Its name, as list_models gives it.
         """
-        services.models.require(name)
+        services.models.require_listed(name)
         services.installs.install(name)
         return installing()
 

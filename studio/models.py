@@ -69,6 +69,12 @@ class Models:
             known = [model.name for model in self.list()]
             raise RequestError("model", f"{name!r} is none of this studio's models, and other machines can reach it, so no others may be named.{nearest(name, known)} There are {', '.join(known)}.")
 
+    def require_listed(self, name: str) -> None:
+        """Raise RequestError for a name that ``list`` does not have: what is downloaded ahead of a request is one of these, as a slip in a name would be found out late."""
+        known = [model.name for model in self.list()]
+        if name not in known:
+            raise RequestError("model", f"There is no model {name!r} to install.{nearest(name, known)} There are {', '.join(known)}. Another one of the Hub is downloaded when a request names it.")
+
     def list(self) -> list[Model]:
         """Embedded ones, then what the data folder has, then releases that can be downloaded."""
         releases = [Model(name, *_where(folder := installed_folder(name, self.data_dir)), release, _source(folder)) for name, release in RELEASES.items()]

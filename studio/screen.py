@@ -324,7 +324,7 @@ class Screen:
                 self.services.models.require(id)
                 self.services.executor.load(id)
             case "install":
-                self.services.models.require(id)
+                self.services.models.require_listed(id)
                 self.services.installs.install(id)
             case "install-cancel":
                 self.services.installs.cancel()

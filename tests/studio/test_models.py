@@ -55,6 +55,15 @@ def test_a_model_that_there_is_not_is_refused_at_once_with_what_was_meant(tmp_pa
     assert queue.counts()["waiting"] == 4
 
 
+def test_only_what_is_listed_is_downloaded_ahead(tmp_path: Path) -> None:
+    """A name that could be one of the Hub's too: whether there is such a model would be found out late."""
+    models = Models(tmp_path)
+    models.require_listed("TencentARC/Mira-v0:128")
+    for slip, meant in (("TencentARC/Mira-v0", "TencentARC/Mira-v0:"), ("TencentARC/Mira-vo:384", "TencentARC/Mira-v0:384"), ("mira-nan", "mira-nano")):
+        with pytest.raises(RequestError, match=f"no model '{slip}' to install. Did you mean '{meant}"):
+            models.require_listed(slip)
+
+
 def test_where_other_machines_reach_the_page_only_its_own_models_may_be_named(tmp_path: Path) -> None:
     mine, elsewhere = tmp_path / "data" / "models" / "mine", tmp_path / "elsewhere"
     for folder in (mine, elsewhere):
