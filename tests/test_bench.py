@@ -9,7 +9,7 @@ import bench
 import bench_gpu
 import bench_word
 from training.toyworld import render
-from training.toyworld.scene import COLORS
+from training.toyworld.scene import BACKGROUNDS, COLORS, SHAPES
 
 
 def test_the_gpu_benchmark_at_small_size():
@@ -31,7 +31,16 @@ def test_the_plot_of_growth_sets_what_is_in_proportion_on_the_grey_line():
 
 def test_the_new_colour_and_the_old_ones_are_told_apart():
     rng = np.random.default_rng(0)
+    painted = {name: np.array(shade) / np.linalg.norm(shade) for name, shade in {**COLORS, bench_word.WORD: bench_word.SHADE}.items()}
     for _ in range(20):
         spec = bench_word.one_object(rng)
-        assert bench_word.color_of(render(spec, [5])) == spec.color and bench_word.color_of(render(spec, [5], {**COLORS, spec.color: bench_word.SHADE})) == bench_word.WORD
-    assert bench_word.color_of(render(spec, [5], dict.fromkeys(COLORS, (0.5, 0.5, 0.5)))) is None
+        assert bench_word.color_of(render(spec, [5]), painted) == spec.color and bench_word.color_of(render(spec, [5], {**COLORS, spec.color: bench_word.SHADE}), painted) == bench_word.WORD
+    assert bench_word.color_of(render(spec, [5], dict.fromkeys(COLORS, (0.5, 0.5, 0.5))), painted) is None
+
+
+def test_the_new_colours_clips_show_each_shape_over_each_background(tmp_path):
+    bench_word.write_clips(tmp_path)
+    texts = [file.read_text() for file in sorted(tmp_path.glob("*.txt"))]
+    assert [bench_word.WORD in text for text in texts] == [True] * bench_word.CLIPS + [False] * bench_word.OLD
+    shown = {(shape, background) for text in texts[: bench_word.CLIPS] for shape in SHAPES for background in BACKGROUNDS if f"{bench_word.WORD} {shape}" in text and background in text}
+    assert len(shown) == len(SHAPES) * len(BACKGROUNDS)
