@@ -96,14 +96,14 @@ def test_two_processes_make_what_one_makes(place, tmp_path, words):
     start, ours, theirs = trained(one.with_name("step-2")), trained(one), trained(two)
     assert one.name == two.name == "step-4" and ours.keys() == theirs.keys()
 
-    rough = 2 if "mixed_precision=bf16" in words else 1
+    far, off = (0.1, 4e-3) if "mixed_precision=bf16" in words else (0.05, 1e-4)  # of a loss of 4, in eight binary digits
 
     def distance(a: dict, b: dict) -> float:
         return sum(float((a[name] - b[name]).square().sum()) for name in a) ** 0.5
 
-    assert distance(ours, start) > 1e-3 and distance(ours, theirs) < rough * 5e-2 * distance(ours, start)
+    assert distance(ours, start) > 1e-3 and distance(ours, theirs) < far * distance(ours, start)
     curves = [[row["loss"] for row in map(json.loads, (tmp_path / name / "metrics.jsonl").read_text().splitlines()) if "loss" in row] for name in ("one", "two")]
-    assert len(curves[0]) == 4 and curves[0] == pytest.approx(curves[1], abs=rough * 1e-4)
+    assert len(curves[0]) == 4 and curves[0] == pytest.approx(curves[1], abs=off)
 
 
 def test_a_run_of_two_is_paused_and_goes_on_in_one(place, tmp_path):
