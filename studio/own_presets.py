@@ -13,7 +13,7 @@ from core.types import GenerationRequest, RequestError, nearest
 
 from .queue import AS_BEFORE
 
-FIELDS = ("negative_prompt", "model", "preset", *PRESET_FIELDS, "strength", "decode_chunk_frames", "quality", "text_placement", "loras")
+FIELDS = ("negative_prompt", "model", "preset", *PRESET_FIELDS, "strength", "decode_chunk_frames", "quality", "weights", "text_placement", "loras")
 """What a preset holds, by the names of a request. ``strength`` waits there for a source; the number of videos is no setting of a request."""
 MAX_NAME_CHARS = 60
 MAX_PRESETS = 200

@@ -44,6 +44,7 @@ EXAMPLES = {
     "decode_chunk_frames": "10, 24",
     "start_frames": "1, 4, 8",
     "strength": "0.3..0.9:0.2",
+    "weights": "full, 8bit",
     "text_placement": "device, unload, cpu",
     "loras": "name@0..1:0.25",
 }

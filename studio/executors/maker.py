@@ -171,6 +171,7 @@ class VideoMaker:
         """
         pipe, asked = self.pipeline(request.model), Economy.asked(request)
         pipe.spare(asked)
+        pipe.use_weights(request.weights)  # of which made_with tells
         device, made = pipe.execution_device, made_with(pipe, request.loras) | told(self.compute)
         place = place or Place()
         done = place.find(request, {name: value for name, value in made.items() if name != "commit"}, device)  # an update of the studio loses no steps

@@ -12,7 +12,7 @@ from core.video_io import read_settings, read_video
 
 SEEN = 2.0
 """Mean difference of 255 up to which two clips look the same: what other kernels and versions make of the same weights."""
-NAMES = {"model_hash": "the model's weights", "text_hash": "the text encoder or its number format", "dtype": "the number format", "device": "the device", "memory": "what was done to save memory", "attention": "what computes attention", "commit": "the studio's version"}
+NAMES = {"model_hash": "the model's weights", "text_hash": "the text encoder or its number format", "dtype": "the number format", "weights": "the format of the weights in 8 bits", "device": "the device", "memory": "what was done to save memory", "attention": "what computes attention", "commit": "the studio's version"}
 NEWER = ("attention", "av", "commit", "text_hash", "xformers")
 """What files of older versions do not tell: nothing is known of a difference."""
 

@@ -27,7 +27,7 @@ MAX_QUEUE_BYTES = 64_000_000
 SLIDER_GUIDANCE = 20.0
 SEEDS = 2**31
 START_FIELDS = ("start_from", "start_frames", "strength")
-FIELDS = ("prompt", "negative_prompt", "model", "preset", *PRESET_FIELDS, *START_FIELDS, "decode_chunk_frames", "quality", "text_placement", "loras")
+FIELDS = ("prompt", "negative_prompt", "model", "preset", *PRESET_FIELDS, *START_FIELDS, "decode_chunk_frames", "quality", "weights", "text_placement", "loras")
 """The fields of a request that a widget of the same name holds; seed and count come beside them."""
 
 

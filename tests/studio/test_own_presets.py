@@ -10,7 +10,7 @@ import pytest
 from core.types import GenerationRequest, RequestError
 from studio.own_presets import MAX_NAME_CHARS, OwnPresets
 
-SETTINGS = GenerationRequest(prompt="never kept", negative_prompt="blur", guidance_scale=7.5, num_frames=12, seed=4, quality="balanced", text_placement="cpu", loras="snow@0.5", decode_chunk_frames=10).resolved()
+SETTINGS = GenerationRequest(prompt="never kept", negative_prompt="blur", guidance_scale=7.5, num_frames=12, seed=4, quality="balanced", weights="8bit", text_placement="cpu", loras="snow@0.5", decode_chunk_frames=10).resolved()
 
 
 @pytest.fixture
