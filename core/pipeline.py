@@ -77,10 +77,12 @@ class _Denoising:
     """The text ``[B or 2 B, L, D]``."""
     generators: Generators
     cache: StepCache | None
+    arguments: dict[str, Any]
+    """Of the call: those that the steps follow."""
 
     def snapshot(self, step: int) -> Snapshot:
         """What the denoising goes on from at ``step``."""
-        return Snapshot.take(step, self.state, self.noise, self.start_latents, self.context, self.solver, self.generators, self.cache)
+        return Snapshot.take(step, self.state, self.noise, self.start_latents, self.context, self.solver, self.generators, self.cache, self.arguments)
 
 
 class MiraPipeline(DiffusionPipeline):
@@ -308,20 +310,21 @@ class MiraPipeline(DiffusionPipeline):
         device = self._execution_device
         generators = generator if generator is not None else _generators(seed, batch_size)
         guided = settings.guidance_scale != 1
+        arguments = {name: getattr(settings, name) for name in _SHARED_FIELDS if name != "decode_chunk_frames"} | {"strength": strength}
         if resume is not None:
-            resume = resume.checked(shape).to(device)
+            resume = resume.checked(shape, arguments).to(device)
             latents, start_latents = resume.noise, resume.start_latents
         context = self._context(prompts, negatives, prompt_embeds, negative_prompt_embeds, guided, device) if resume is None else resume.context
         self.stage = "denoise"
         self._turn("transformer")
-        latents = self._denoise(self._begin(settings, shape, context, generators, latents, start_latents, strength, resume), settings, strength, callback_on_step_end)
+        latents = self._denoise(self._begin(settings, shape, context, generators, latents, start_latents, arguments, resume), settings, callback_on_step_end)
         frames = self._finish(latents, output_type, settings.decode_chunk_frames, settings.window_frames)
         self.maybe_free_model_hooks()
         return MiraPipelineOutput(frames=frames) if return_dict else (frames,)
 
-    def _begin(self, settings: GenerationRequest, shape: tuple[int, ...], context: Tensor, generators: Generators, latents: Tensor | None, start_latents: Tensor | None, strength: float | None, resume: Snapshot | None) -> _Denoising:
-        """The clip before its first step, or as ``resume`` left it; arguments as of a call. Raises RequestError."""
-        device = context.device
+    def _begin(self, settings: GenerationRequest, shape: tuple[int, ...], context: Tensor, generators: Generators, latents: Tensor | None, start_latents: Tensor | None, arguments: dict[str, Any], resume: Snapshot | None) -> _Denoising:
+        """The clip before its first step, or as ``resume`` left it. Raises RequestError."""
+        device, strength = context.device, arguments["strength"]
         solver = make_sampler(self.scheduler, settings.sampler, settings.num_inference_steps, settings.eta)
         if latents is None:
             latents = draw_noise(shape, generators, device)
@@ -337,13 +340,13 @@ class MiraPipeline(DiffusionPipeline):
         alone = settings.num_frames <= (settings.window_frames or settings.num_frames) and self.crew is None  # windows take turns, and processes have to agree: no cache for these
         saving = QUALITIES[settings.quality]
         cache = StepCache(saving.first_block) if saving.first_block and alone else None
-        work = _Denoising(solver, state, noise, start_latents, start_latents if strength is None else None, first, first, context, generators, cache)
+        work = _Denoising(solver, state, noise, start_latents, start_latents if strength is None else None, first, first, context, generators, cache, arguments)
         if resume is not None:
             work.begin, work.state = resume.step, resume.state
             resume.restore(solver, generators, cache)
         return work
 
-    def _denoise(self, work: _Denoising, settings: GenerationRequest, strength: float | None, callback: StepCallback | None) -> Tensor:
+    def _denoise(self, work: _Denoising, settings: GenerationRequest, callback: StepCallback | None) -> Tensor:
         """The clean latents ``[B, C, T, h, w]``. Raises GenerationCancelled between two steps, or GenerationError for NaN."""
         solver, device = work.solver, work.context.device
         num_steps = len(solver.timesteps)
@@ -352,8 +355,7 @@ class MiraPipeline(DiffusionPipeline):
         finite: list[Tensor] = []
         shared = contextlib.nullcontext()
         if self.crew is not None:
-            call = {name: getattr(settings, name) for name in _SHARED_FIELDS} | {"strength": strength}
-            shared = self.crew.denoising(self, work.snapshot(work.begin), call, settings.guidance_scale != 1)
+            shared = self.crew.denoising(self, work.snapshot(work.begin), work.arguments, settings.guidance_scale != 1)
 
         with shared, self.progress_bar(total=num_steps - work.begin) as progress_bar:
             for step, timestep in list(enumerate(solver.timesteps))[work.begin :]:

@@ -21,9 +21,7 @@ from typing import Any, Literal, Protocol, Sequence
 import numpy as np
 import torch
 from diffusers import (
-    DDPMScheduler,
     DPMSolverMultistepScheduler,
-    EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     HeunDiscreteScheduler,
     SchedulerMixin,
@@ -190,25 +188,52 @@ def make_sampler(schedule: MiraScheduler, name: str, num_inference_steps: int, e
     if not 0 <= eta <= 1:
         raise RequestError("eta", f"eta is {eta}; it must be from 0 to 1.")
     if name == "ddim":
-        return MiraDDIM(schedule, num_inference_steps, eta)
+        return ddim(schedule, num_inference_steps, eta)
+    if name in ("ddpm", "euler_a"):
+        return ancestral(schedule, num_inference_steps)
     return DiffusersSampler(schedule, name, num_inference_steps)
 
 
-class MiraDDIM:
+def ddim(schedule: MiraScheduler, num_inference_steps: int, eta: float) -> FirstOrder:
     """DDIM (arXiv:2010.02502, eq. 12 and 16) on x_t itself, as the original samples: sigma comes from abar, without the scale.
 
     With eta 0 it equals diffusers' DDIMScheduler on y_t; with eta above 0 it does not, as that one's variance is y's own.
     Timesteps are spaced as the original's (leading, offset 1) wherever the steps divide ``num_train_timesteps``; it ends at
     the first abar rather than at 1.
     """
+    total = len(schedule)
+    offset = 1 if num_inference_steps < total else 0
+    ascending = [i * total // num_inference_steps + offset for i in range(num_inference_steps)]
+    steps = []
+    for t, previous in zip(ascending, [0, *ascending]):
+        abar, abar_prev = schedule.alphas_cumprod[t].item(), schedule.alphas_cumprod[previous].item()
+        variance = eta**2 * (1 - abar_prev) / (1 - abar) * (1 - abar / abar_prev)  # eq. 16
+        steps.append((schedule.signal[previous].item(), math.sqrt(max(1 - abar_prev - variance, 0.0)), math.sqrt(variance)))
+    return FirstOrder(schedule, ascending[::-1], steps[::-1])
 
-    def __init__(self, schedule: MiraScheduler, num_inference_steps: int, eta: float):
-        total = len(schedule)
-        offset = 1 if num_inference_steps < total else 0
-        ascending = [i * total // num_inference_steps + offset for i in range(num_inference_steps)]
-        self.timesteps = ascending[::-1]
-        self._previous = [0, *ascending[:-1]][::-1]
-        self._schedule, self._eta = schedule, eta
+
+def ancestral(schedule: MiraScheduler, num_inference_steps: int) -> FirstOrder:
+    """DDPM's step (arXiv:2006.11239, eq. 6 and 7) on y_t, over ``dense_end_timesteps``, to no noise. Euler ancestral is the same step, written for y_t / alpha_t."""
+    timesteps = dense_end_timesteps(len(schedule), num_inference_steps)
+    steps = []
+    for t, previous in zip(timesteps, timesteps[1:]):
+        ratio = (schedule.alpha[t] / schedule.alpha[previous]).item()
+        noise = schedule.noise[previous].item()
+        spread = noise / schedule.sigma[t].item() * math.sqrt(1 - ratio**2)  # n_prev sigma_prev / sigma sqrt(1 - alpha^2 / alpha_prev^2)
+        steps.append((schedule.signal[previous].item(), math.sqrt(max(noise**2 - spread**2, 0.0)), spread))
+    return FirstOrder(schedule, timesteps, [*steps, (1.0, 0.0, 0.0)])
+
+
+class FirstOrder:
+    """A sampler whose state is x_t, and whose step goes to a mixture of the clean latents, of their noise and of fresh noise.
+
+    Args:
+        steps: The three shares of each step, known ahead: a step asks nothing of a GPU.
+    """
+
+    def __init__(self, schedule: MiraScheduler, timesteps: list[int], steps: list[tuple[float, float, float]]):
+        self.timesteps = timesteps
+        self._schedule, self._steps = schedule, steps
 
     def init(self, noise: Tensor) -> Tensor:
         return noise
@@ -223,16 +248,11 @@ class MiraDDIM:
         return state
 
     def step(self, model_output: Tensor, i: int, state: Tensor, generator: Sequence[torch.Generator] | torch.Generator | None) -> Tensor:
-        schedule, t, previous = self._schedule, self.timesteps[i], self._previous[i]
-        at = torch.full((len(state),), t)
-        x0, epsilon = schedule.to_x0(model_output, state, at), schedule.to_epsilon(model_output, state, at)
-        abar, abar_prev = schedule.alphas_cumprod[t].item(), schedule.alphas_cumprod[previous].item()
-        variance = self._eta**2 * (1 - abar_prev) / (1 - abar) * (1 - abar / abar_prev)  # eq. 16
-        direction = math.sqrt(max(1 - abar_prev - variance, 0.0)) * epsilon
-        x_prev = schedule.signal[previous].item() * x0 + direction  # eq. 12
-        if self._eta > 0:
-            x_prev = x_prev + math.sqrt(variance) * draw_noise(state.shape, generator, state.device)
-        return x_prev
+        at = torch.full((len(state),), self.timesteps[i])
+        x0, epsilon = self._schedule.to_x0(model_output, state, at), self._schedule.to_epsilon(model_output, state, at)
+        signal, direction, spread = self._steps[i]
+        x_prev = signal * x0 + direction * epsilon
+        return x_prev + spread * draw_noise(state.shape, generator, state.device) if spread else x_prev
 
     def history(self) -> dict[str, Any]:
         return {}
@@ -242,16 +262,13 @@ class MiraDDIM:
 
 
 _SOLVERS: dict[str, tuple[type, dict[str, Any]]] = {
-    "ddpm": (DDPMScheduler, dict(clip_sample=False)),
     "euler": (EulerDiscreteScheduler, {}),
-    "euler_a": (EulerAncestralDiscreteScheduler, {}),
     "dpm++2m": (DPMSolverMultistepScheduler, dict(algorithm_type="dpmsolver++", solver_order=2)),
     "dpm++2m_sde": (DPMSolverMultistepScheduler, dict(algorithm_type="sde-dpmsolver++", solver_order=2)),
     "unipc": (UniPCMultistepScheduler, {}),
     "heun": (HeunDiscreteScheduler, {}),
 }
-_DRAWS_NOISE = ("ddpm", "euler_a", "dpm++2m_sde")
-_VARIANCE_EXPLODING = ("euler", "euler_a", "heun")
+_VARIANCE_EXPLODING = ("euler", "heun")
 """Solvers whose state is y_t / alpha_t; they divide by sqrt(1 + sigma^2) = 1 / alpha_t in ``scale_model_input``."""
 
 
@@ -267,20 +284,19 @@ class DiffusersSampler:
             **options,
         )
         grid = dense_end_timesteps(len(schedule), num_inference_steps)
-        if name in ("unipc", "euler_a"):
+        if name == "unipc":
             self._set_grid(schedule, grid)
         else:
             self._scheduler.set_timesteps(timesteps=grid)
         self.timesteps = [int(t) for t in self._scheduler.timesteps]
         self._norm = [schedule.norm[t].item() for t in self.timesteps]
         self._schedule, self._name = schedule, name
-        self._draws_noise = name in _DRAWS_NOISE
         self._initial_scale = 1 / self._norm[0]
         if name in _VARIANCE_EXPLODING:
             self._initial_scale *= math.sqrt(1 + self._scheduler.sigmas[0].item() ** 2)
 
     def _set_grid(self, schedule: MiraScheduler, grid: list[int]) -> None:
-        """What ``set_timesteps(timesteps=...)`` would do for the two schedulers that take a count alone."""
+        """What ``set_timesteps(timesteps=...)`` would do for the scheduler that takes a count alone."""
         self._scheduler.set_timesteps(len(grid))
         self._scheduler.num_inference_steps = len(grid)
         kind = self._scheduler.timesteps.dtype
@@ -291,8 +307,7 @@ class DiffusersSampler:
         return noise * self._initial_scale
 
     def start(self, original_samples: Tensor, noise: Tensor, i: int) -> Tensor:
-        if hasattr(self._scheduler, "set_begin_index"):  # DDPM's step depends on nothing but its timestep
-            self._scheduler.set_begin_index(i)
+        self._scheduler.set_begin_index(i)
         state = self._schedule.add_noise(original_samples, noise, torch.full((len(noise),), self.timesteps[i])) / self._norm[i]
         return state * math.sqrt(1 + self._scheduler.sigmas[i].item() ** 2) if self._name in _VARIANCE_EXPLODING else state
 
@@ -306,7 +321,7 @@ class DiffusersSampler:
         return self._norm[i] * self._scheduler.scale_model_input(state, self._scheduler.timesteps[i])
 
     def step(self, model_output: Tensor, i: int, state: Tensor, generator: Sequence[torch.Generator] | torch.Generator | None) -> Tensor:
-        options = dict(generator=_listed(generator)) if self._draws_noise else {}
+        options = dict(variance_noise=draw_noise(state.shape, generator, state.device)) if self._name == "dpm++2m_sde" else {}
         return self._scheduler.step(model_output, self._scheduler.timesteps[i], state, return_dict=False, **options)[0]
 
     def history(self) -> dict[str, Any]:

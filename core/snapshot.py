@@ -44,13 +44,15 @@ class Snapshot:
     """``Sampler.history``."""
     generators: list[Tensor]
     """The state of every generator."""
-    cache: dict[str, Any] | None = None
+    cache: dict[str, Any] | None
     """``StepCache.history``, where steps are spared."""
+    arguments: dict[str, Any]
+    """Of the call, by name: those that the steps follow."""
 
     @classmethod
-    def take(cls, step: int, state: Tensor, noise: Tensor, start_latents: Tensor | None, context: Tensor, solver: Sampler, generators: Generators, cache: StepCache | None) -> Snapshot:
+    def take(cls, step: int, state: Tensor, noise: Tensor, start_latents: Tensor | None, context: Tensor, solver: Sampler, generators: Generators, cache: StepCache | None, arguments: dict[str, Any]) -> Snapshot:
         """As things stand; later steps do not change it."""
-        return cls(step, state.clone(), noise, start_latents, context, solver.history(), [generator.get_state() for generator in _each(generators)], None if cache is None else cache.history())
+        return cls(step, state.clone(), noise, start_latents, context, solver.history(), [generator.get_state() for generator in _each(generators)], None if cache is None else cache.history(), arguments)
 
     @property
     def num_bytes(self) -> int:
@@ -66,10 +68,13 @@ class Snapshot:
         if cache is not None and self.cache is not None:
             cache.restore(self.cache)
 
-    def checked(self, shape: tuple[int, ...]) -> Snapshot:
-        """Itself. Raises RequestError when it is of a clip of another ``shape``."""
+    def checked(self, shape: tuple[int, ...], arguments: dict[str, Any]) -> Snapshot:
+        """Itself. Raises RequestError when it is of a clip of another ``shape``, or of a call with other ``arguments``, whose steps are not those that it was taken between."""
         if self.state.shape != shape:
             raise RequestError("resume", f"The snapshot is of latents {tuple(self.state.shape)}; this request has {shape}. Resume with the request that it was taken from.")
+        for name, value in self.arguments.items():
+            if arguments[name] != value:
+                raise RequestError("resume", f"The snapshot was taken with {name} {value!r}; this request has {arguments[name]!r}. Resume with the request that it was taken from, or begin anew.")
         return self
 
     def to(self, device: torch.device) -> Snapshot:
@@ -89,7 +94,7 @@ class Snapshot:
             found = torch.load(path, weights_only=True, map_location=lambda storage, place: storage if place == "cpu" else storage.to(device=torch.device(device)))
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise SnapshotError(f"{path} cannot be read: {error}") from error
-        if found.pop("of", None) != of:
+        if found.pop("of", None) != of or "arguments" not in found:  # which older versions did not keep
             raise SnapshotError(f"{path} is of another request, model or version.")
         notes = found.pop("notes")
         return cls(**found), notes

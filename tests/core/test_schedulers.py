@@ -6,6 +6,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
+from waiting import GPU, NoWaiting, OnGPU, Waited
+
 from core.schedulers import MiraScheduler, draw_noise, make_sampler
 from core.schedulers_info import SAMPLERS
 from core.types import RequestError
@@ -171,3 +173,32 @@ def test_wrong_choices_are_refused(name, steps, eta, field):
     with pytest.raises(RequestError) as error:
         make_sampler(MiraScheduler(), name, steps, eta)
     assert error.value.field == field
+
+
+@pytest.fixture
+def no_driver(monkeypatch):
+    """Nothing asks for one."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "unipc"])  # which asks the device for its coefficients, in diffusers
+def test_no_step_waits_for_a_gpu(name, prediction_type, no_driver):
+    """Nor is any result another than on a CPU."""
+    schedule, noise = MiraScheduler(prediction_type=prediction_type), torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
+    generators = [[torch.Generator().manual_seed(seed) for seed in (1, 2)] for _ in range(2)]
+    expected = run(schedule, name, 6, noise, 1.0, generators[0], denoiser=lambda x, t: torch.tanh(x))
+    with NoWaiting():
+        result = run(schedule, name, 6, OnGPU(noise), 1.0, generators[1], denoiser=lambda x, t: torch.tanh(x))
+    assert result.device == GPU and torch.equal(result.inner, expected)
+
+
+def test_waiting_for_a_gpu_is_noticed(no_driver):
+    there = OnGPU(torch.ones(3))
+    with NoWaiting():
+        assert (torch.ones(3).to(GPU, non_blocking=True) + there * torch.tensor(2.0)).inner.tolist() == [3, 3, 3]
+        for wait in (lambda: there.cpu(), lambda: torch.ones(3).to(GPU), lambda: there.sum().item(), lambda: bool(there.sum() > 2)):
+            with pytest.raises(Waited):
+                wait()

@@ -63,6 +63,9 @@ def test_a_snapshot_of_something_else_is_refused(pipe, tmp_path: Path) -> None:
     pipe(PROMPT, seed=7, callback_on_step_end=lambda p, step, t, report: found.append(report["snapshot"]()), **SMALL)
     with pytest.raises(RequestError, match="The snapshot is of latents"):
         pipe(PROMPT, seed=7, resume=found[0], **SMALL | {"num_frames": 3})
+    for name, value in {"sampler": "euler", "num_inference_steps": 4, "guidance_scale": 1.0, "quality": "fast", "fps": 8}.items():
+        with pytest.raises(RequestError, match=f"The snapshot was taken with {name} .*; this request has {value!r}"):
+            pipe(PROMPT, seed=7, resume=found[0], **SMALL | {name: value})
     path = tmp_path / "one.pt"
     found[0].save(path, of="this", notes={"seconds": 2.5})
     assert Snapshot.load(path, "this", "cpu")[1] == {"seconds": 2.5}
