@@ -4,6 +4,9 @@ Classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598, eq. 6) strengthe
 strengthens, in the same way, what the frames change in each other: the weaker prediction is the model's own with temporal attention that sees
 one frame alone. That is perturbed-attention guidance (Ahn et al. 2024, arXiv:2403.17377, eq. 12) along time, as Hyung et al. 2024
 (arXiv:2411.18664) skip a video model's layers.
+
+Guidance need not be in every step (Kynkäänniemi et al. 2024, arXiv:2404.07724): what happens is decided in the noisiest ones, and later it overstates. With
+guidance 3 in all steps mira-nano pans 1.4 times as far as it was taught, and the same noise from half-way on without guidance as far as that.
 """
 
 from __future__ import annotations
@@ -28,12 +31,17 @@ class Scales(NamedTuple):
 
 def scales_at(request: GenerationRequest, step: int, num_steps: int) -> Scales:
     """Those of a resolved request's ``step`` of ``num_steps``, counted from 0."""
-    if step >= QUALITIES[request.quality].guided * num_steps:
-        return Scales(1.0, 0.0)
-    return Scales(request.guidance_scale, request.temporal_guidance_scale if step < TEMPORAL_SHARE * num_steps else 0.0)
+    prompt, temporal = _shares(request)
+    return Scales(request.guidance_scale if step < prompt * num_steps else 1.0, request.temporal_guidance_scale if step < temporal * num_steps else 0.0)
 
 
 def predictions_per_step(request: GenerationRequest) -> float:
     """How many predictions of a clip a step of a resolved request takes, on average: 1 without any guidance."""
+    prompt, temporal = _shares(request)
+    return 1 + prompt * (request.guidance_scale != 1) + temporal * (request.temporal_guidance_scale > 0 and request.guidance_scale > 0)
+
+
+def _shares(request: GenerationRequest) -> tuple[float, float]:
+    """Of the steps, from the noisiest, those with guidance and those with temporal guidance."""
     guided = QUALITIES[request.quality].guided
-    return 1 + guided * (request.guidance_scale != 1) + min(guided, TEMPORAL_SHARE) * (request.temporal_guidance_scale > 0 and request.guidance_scale > 0)
+    return min(guided, request.guidance_stop), min(guided, TEMPORAL_SHARE)

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from core.loras import find_lora, parse_loras
+from core.presets import PLAIN_GUIDANCE
 from core.types import GenerationRequest, RequestError
 
 from .db import Database, require_space
@@ -48,7 +49,7 @@ ROW_BYTES = 16 * 2**10
 """Room that one queued request may take in the database and its log."""
 
 _REQUEST_FIELDS = frozenset(field.name for field in dataclasses.fields(GenerationRequest))
-AS_BEFORE = {"temporal_guidance_scale": 0.0}
+AS_BEFORE = PLAIN_GUIDANCE
 """What settings that are written in full do not name if they are older than the setting: how things were done then, whatever a preset says now."""
 _ORDER = "ORDER BY CASE state WHEN 'running' THEN 0 WHEN 'paused' THEN 1 WHEN 'waiting' THEN 2 ELSE 3 END, CASE WHEN finished IS NULL THEN position ELSE -finished END"
 _AT_REST = "stage = '', seconds_left = NULL, preview = NULL, worker = NULL, lease_until = NULL, pausing = 0"

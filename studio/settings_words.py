@@ -13,6 +13,7 @@ from .components.words import model_label, number, sampler_label
 TITLES = {
     "num_inference_steps": "Steps",
     "guidance_scale": "Guidance",
+    "guidance_stop": "Guided steps",
     "temporal_guidance_scale": "Temporal guidance",
     "height": "Height, pixels",
     "width": "Width, pixels",

@@ -12,7 +12,7 @@ import gradio as gr
 from core.files import WriteError
 from core.lineage import base_model
 from core.loras import installed_loras
-from core.presets import PRESET_FIELDS, PRESETS, decided, default_preset
+from core.presets import PLAIN_GUIDANCE, PRESET_FIELDS, PRESETS, decided, default_preset
 from core.quality import EXACT, MEASURED, QUALITIES
 from core.schedulers_info import SAMPLERS
 from core.start import PICTURES
@@ -121,6 +121,7 @@ def layout(page: Page) -> GenerateTab:
                     with gr.Row():
                         fields["num_inference_steps"] = gr.Number(preset.num_inference_steps, label="Steps", precision=0, min_width=72, elem_id="steps")
                         fields["sampler"] = gr.Dropdown([(info.label, name) for name, info in SAMPLERS.items()], value=preset.sampler, label="Sampler", min_width=120, elem_id="sampler", filterable=False)
+                    fields["guidance_stop"] = gr.Slider(0, 1, value=decided(preset, base)["guidance_stop"], step=0.05, label="Guided steps", elem_id="guidance-stop", info="Share of the steps, from the first, with guidance. It settles what happens; later it exaggerates. 1: all.")
                     fields["temporal_guidance_scale"] = gr.Slider(0, MAX_TEMPORAL_GUIDANCE, value=decided(preset, base)["temporal_guidance_scale"], step=0.1, label="Temporal guidance", elem_id="temporal-guidance", info="How much the frames are made to agree with each other, for a quarter more time; 0 turns it off.")
                     fields["eta"] = gr.Slider(0, 1, value=preset.eta, step=0.05, label="Eta", elem_id="eta", info="Fresh noise in each step; DDIM only.")
                     fields["quality"] = gr.Dropdown([(quality.label, name) for name, quality in QUALITIES.items()], value=EXACT, label="Quality or speed", elem_id="quality", filterable=False, info=MEASURED)
@@ -268,7 +269,7 @@ def wire(page: Page, tab: GenerateTab) -> None:
             else:
                 session.editing = None
                 updates = dict(zip(("preset", *PRESET_FIELDS), change_model(request.model), strict=True))
-                return Answer(tabs=here, form=updates | {"model": request.model, "loras": request.loras or "", "temporal_guidance_scale": request.temporal_guidance_scale})
+                return Answer(tabs=here, form=updates | {"model": request.model, "loras": request.loras or ""} | {name: getattr(request, name) for name in PLAIN_GUIDANCE})
         return Answer()
 
     def open_files(session: Session, paths: list[str], *values: Any) -> list[Any]:

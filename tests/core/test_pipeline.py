@@ -73,7 +73,7 @@ def test_same_seed_same_video_and_everything_asked_for_matters(shared_pipe):
     first = latents_of(pipe)
     assert first.shape == (1, 4, 3, 4, 6) and first.dtype == torch.float32
     assert torch.equal(first, latents_of(pipe))
-    changes = [dict(seed=6), dict(prompt=OTHER), dict(fps=12), dict(guidance_scale=5.0), dict(temporal_guidance_scale=1.0), dict(negative_prompt="a green star"), dict(eta=0.5), dict(sampler="heun"), dict(num_inference_steps=4)]
+    changes = [dict(seed=6), dict(prompt=OTHER), dict(fps=12), dict(guidance_scale=5.0), dict(guidance_stop=0.5), dict(temporal_guidance_scale=1.0), dict(negative_prompt="a green star"), dict(eta=0.5), dict(sampler="heun"), dict(num_inference_steps=4)]
     for change in changes:
         assert not torch.allclose(first, latents_of(pipe, **change), atol=1e-4), change
 
@@ -162,11 +162,23 @@ def test_temporal_guidance_adds_what_frames_change_in_each_other():
 def test_temporal_guidance_is_one_forward_more_in_the_noisier_half(quality, guidance_scale, expected):
     pipe = tiny_pipeline()
     pipe.transformer = Counting(pipe.transformer)
-    asked = dict(temporal_guidance_scale=1.0, guidance_scale=guidance_scale, quality=quality, num_inference_steps=10)
+    asked = dict(temporal_guidance_scale=1.0, guidance_scale=guidance_scale, guidance_stop=1.0, quality=quality, num_inference_steps=10)
     latents_of(pipe, [PROMPT, OTHER], **asked)
     assert pipe.transformer.batches == expected
     request = GenerationRequest(PROMPT, **asked).resolved()
     assert predictions_per_step(request) == pytest.approx(sum(expected) / 2 / 10)
+
+
+@pytest.mark.parametrize("quality, stop, expected", [("quality", 0.3, [4] * 3 + [2] * 7), ("fast", 0.9, [4] * 6 + [2] * 4), ("quality", 0.0, [2] * 10)])
+def test_the_prompt_guides_up_to_where_guidance_stops(quality, stop, expected):
+    pipe = tiny_pipeline()
+    pipe.transformer = Counting(pipe.transformer)
+    asked = dict(guidance_scale=4.0, guidance_stop=stop, temporal_guidance_scale=0.0, quality=quality, num_inference_steps=10)
+    made = latents_of(pipe, [PROMPT, OTHER], **asked)
+    assert pipe.transformer.batches == expected
+    assert predictions_per_step(GenerationRequest(PROMPT, **asked).resolved()) == pytest.approx(sum(expected) / 2 / 10)
+    if stop == 0:
+        torch.testing.assert_close(made, latents_of(pipe, [PROMPT, OTHER], **asked | {"guidance_scale": 1.0}))
 
 
 def test_prompt_embeds_equal_the_prompt(shared_pipe):
@@ -258,6 +270,7 @@ def test_cancel_between_steps(shared_pipe):
         (dict(num_inference_steps=10_000), "num_inference_steps"),
         (dict(guidance_scale=float("nan")), "guidance_scale"),
         (dict(eta=2.0), "eta"),
+        (dict(guidance_stop=1.5), "guidance_stop"),
         (dict(temporal_guidance_scale=-1.0), "temporal_guidance_scale"),
         (dict(sampler="dpm2m"), "sampler"),
         (dict(prompt=""), "prompt"),

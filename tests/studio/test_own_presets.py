@@ -86,4 +86,4 @@ def test_what_a_preset_leaves_out_is_filled_in(presets: OwnPresets) -> None:
     presets.path.write_text(json.dumps({"Short": {"num_frames": 8}}))
     found = presets.get("Short")
     assert (found.num_frames, found.guidance_scale, found.height, found.seed) == (8, SETTINGS.replace(guidance_scale=None).resolved().guidance_scale, 80, None)
-    assert found.temporal_guidance_scale == 0, "as before there was such a thing"
+    assert (found.temporal_guidance_scale, found.guidance_stop) == (0, 1), "as before there was such a thing"

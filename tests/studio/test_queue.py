@@ -177,7 +177,7 @@ def test_a_database_of_an_earlier_version_keeps_its_requests(tmp_path: Path, mon
     queue = Queue(Database(tmp_path / "studio.db"))
     job = queue.lease("w", 60)
     assert (job.id, job.request.prompt, job.verifies, job.parked) == ("r", "a", "v", 0)
-    assert job.request.temporal_guidance_scale == 0, "what it did not know yet is as it was then, not as a preset says now"
+    assert (job.request.temporal_guidance_scale, job.request.guidance_stop) == (0, 1), "what it did not know yet is as it was then, not as a preset says now"
     queue.pause_request("r")
     assert queue.park("r", "w", 1, 1, 2, "paused") and queue.get("r").state == "paused"
 

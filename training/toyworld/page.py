@@ -7,6 +7,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from core.presets import PLAIN_GUIDANCE
+
 from .evaluate import STRIPS, sampling_defaults, strip_path
 
 TARGETS: dict[str, dict[str, float]] = {
@@ -51,7 +53,7 @@ def command(name: str, file: Path, settings: dict[str, Any], clips: int) -> str:
 
 
 def _evaluation(file: Path, figures: dict[str, Any]) -> str:
-    settings = {"temporal_guidance_scale": 0.0, **figures["settings"]}  # which older figures do not name
+    settings = {**PLAIN_GUIDANCE, **figures["settings"]}  # which older figures do not name
     frames = settings["num_frames"]
     targets, short = TARGETS[settings["split"]], frames <= 24
     title = f"## {'Colour and shape pairs that it was trained on' if settings['split'] == 'trained' else 'Colour and shape pairs that it never saw'}, {frames} frames ({frames / settings['fps']:g} s)"
@@ -76,7 +78,7 @@ def _evaluation(file: Path, figures: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             title,
-            command("evaluate", file, settings, figures["clips"]) + f" (weights {settings['model_hash']}, {settings['num_inference_steps']} steps of {settings['sampler']}, guidance {settings['guidance_scale']:g}, temporal guidance {settings['temporal_guidance_scale']:g})",
+            command("evaluate", file, settings, figures["clips"]) + f" (weights {settings['model_hash']}, {settings['num_inference_steps']} steps of {settings['sampler']}, guidance {settings['guidance_scale']:g} in {settings['guidance_stop']:.0%} of them, temporal guidance {settings['temporal_guidance_scale']:g})",
             _table(("", "right", "share", "95 % interval", "target"), rows),
             _table(("motion", "motion right", "all right", "read instead"), motions),
             *strips,
