@@ -2,7 +2,7 @@
 
     FOLDER with name.mp4 + name.txt, also in folders below (pictures too: they are videos of one frame)
     FOLDER with metadata.csv or metadata.jsonl (Hugging Face's ``videofolder``: file_name, and text or caption)
-    TABLE.csv of MiraData (file_path or video_id, six captions, start and end) or of WebVid (videoid, name, page_dir)
+    TABLE.csv of MiraData (file_path, or index and video_id; six captions, start and end) or of WebVid (videoid, name, page_dir)
 
     python -m training.dataset check SOURCE [--preview DIR] [--json] [key=value ...]
     python -m training.dataset split SOURCE OUT [--threshold 27]     long videos to clips of one shot each
@@ -30,8 +30,10 @@ from .video import PICTURES, VIDEOS
 
 TABLES = ("metadata.csv", "metadata.jsonl")
 MIRADATA_CAPTIONS = ("short_caption", "dense_caption", "main_object_caption", "background_caption", "style_caption", "camera_caption")
-FILE_COLUMNS = ("file_name", "file_path", "path", "video", "video_path")
+FILE_COLUMNS = ("file_name", "filename", "file_path", "path", "video", "video_path")
 TEXT_COLUMNS = ("text", "caption", "prompt", "name")
+MIRADATA_INDEX = re.compile(r"(\d{1,18})_.+-\d+")
+"""``{download_idx}_{video_id}-{clip_id}``."""
 PREVIEWED = 8
 ENCODINGS = ("utf-8", "cp1252")
 MARKS = {"utf-8-sig": codecs.BOM_UTF8, "utf-16-le": codecs.BOM_UTF16_LE, "utf-16-be": codecs.BOM_UTF16_BE}
@@ -131,6 +133,9 @@ def _rows(table: Path, root: Path) -> Iterator[Clip | Reject]:
             yield Reject(f"row {number}", "names no file")
             continue
         path, captions, stretch = _file_of(root, where), tuple(captions_of(row)), _stretch(row)
+        if isinstance(path, str) and (downloaded := _miradata_file(root, row.get("index", ""))):
+            path, cut = downloaded
+            stretch = (0.0, None) if cut else stretch
         if isinstance(path, str):
             yield Reject(where, path)
         elif more := " ".join(cells.get(None, ())).strip():
@@ -163,6 +168,15 @@ def _file_of(root: Path, where: str) -> Path | str:
         return path if path.is_file() else "is not there"
     except (OSError, ValueError):
         return "cannot be the name of a file"
+
+
+def _miradata_file(root: Path, index: str) -> tuple[Path, bool] | None:
+    """The file of a MiraData row as its own download_data.py stores it below ``root``, and whether it is the clip, cut already, not the whole video; None where there is neither."""
+    if (parts := MIRADATA_INDEX.fullmatch(index)) is None:
+        return None
+    folder = f"{int(parts[1]) // 1000:09}"
+    places = ((f"{folder}/{index}.mp4", True), (f"{index}.mp4", True), (f"{folder}/{index.partition('-')[0]}.mp4", False))
+    return next(((path, cut) for place, cut in places if isinstance(path := _file_of(root, place), Path)), None)
 
 
 def captions_of(row: dict[str, str]) -> Iterable[str]:

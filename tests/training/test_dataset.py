@@ -129,6 +129,17 @@ def test_tables_of_hugging_face_webvid_and_miradata(folder):
     assert list(captions_of({"short_caption": "Only."})) == ["Only."] * 2
 
 
+def test_miradata_is_read_as_its_own_script_downloads_it(folder):
+    index = "000000008783_AJp-NXo-000114"
+    header = "index,video_id,start_frame,end_frame,short_caption,dense_caption,fps\n"
+    (folder / "mira.csv").write_text(f"{header}{index},AJp-NXo,2,10,Short.,Dense.,10\n000000008003_gone-000002,gone,0,9,Short.,Dense.,10\n")
+    (folder / "000000008").mkdir()
+    for place, stretch in (("000000008/000000008783_AJp.mp4", (0.2, 1.0)), (f"{index}.mp4", (0.0, None)), (f"000000008/{index}.mp4", (0.0, None))):  # the whole video; its clip, cut already
+        (folder / place).write_bytes((folder / "a.mp4").read_bytes())
+        (clip,), (reject,) = find_clips(folder / "mira.csv")
+        assert (clip.path, (clip.start, clip.end)) == (folder / place, stretch) and reject.reason == "is not there"
+
+
 def test_paths_out_of_the_root_are_refused(folder):
     (folder / "metadata.csv").write_text("file_name,text\n../secret.mp4,x\n/etc/passwd,x\na.mp4,ok\n")
     clips, rejects = find_clips(folder)
