@@ -257,9 +257,9 @@ class Trainer:
             raise NonFiniteLoss(f"The loss is {value} at step {self.step}. {self.remedy(rate)}")
 
     def require_steady(self, value: float, rate: float) -> None:
-        """Raises Diverged when the mean loss of the last DIVERGENCE_STEPS steps is DIVERGENCE times the lowest that it was."""
+        """Raises Diverged when the mean loss of the last DIVERGENCE_STEPS steps is DIVERGENCE times the lowest that it was; of the first steps already a fifth as many tell how low, as a rate that is too high explodes early."""
         self.recent.append(value)
-        if len(self.recent) == DIVERGENCE_STEPS:
+        if len(self.recent) in (DIVERGENCE_STEPS // 5, DIVERGENCE_STEPS):
             mean = float(np.mean(self.recent))
             self.lowest = min(self.lowest, mean)
             if mean > DIVERGENCE * self.lowest:

@@ -22,7 +22,7 @@ from training.config import ConfigError, load_config, save_config
 from training.preflight import preflight
 from training.runs import Runs, Status, environment, latest_checkpoint, read_run
 from training.start import train
-from training.trainer import NonFiniteLoss, Trainer
+from training.trainer import Diverged, NonFiniteLoss, Trainer
 
 
 class Line:
@@ -217,6 +217,13 @@ def test_a_constant_loss_does_not_diverge_however_many_batches_make_a_step(tmp_p
     with pytest.raises(NonFiniteLoss, match="at step 2"):
         run(tmp_path, "gradient_accumulation_steps=160", "max_train_steps=9", task=task)
     assert seen == [320, 321, 322, 323], "the rest of a step that is of no use is not computed"
+
+
+def test_a_loss_that_explodes_while_the_rate_still_rises_is_noticed(tmp_path):
+    task = Line()
+    task.loss = lambda batch, index: (task.network(torch.ones(1, 1)).mean() * 0 + (0.15 if index < 20 else 1.1), {})  # as of a model that was good, and then says nothing
+    with pytest.raises(Diverged, match="up to step 51; it has been 0.15"):
+        run(tmp_path, "max_train_steps=99", "checkpoint_every=99", task=task)
 
 
 def test_memory_is_that_of_the_steps_and_not_of_what_prepared_the_clips_or_made_samples(tmp_path, monkeypatch):
