@@ -20,7 +20,7 @@ from core.files import WriteError, replacing
 from core.metrics import STILL, Frames, cuts
 
 from .config import TrainConfig
-from .dataset import MARKS, Clip, Reject, decoded, find_clips, table_of
+from .dataset import MARKS, MIRADATA_CAPTIONS, Clip, Reject, decoded, find_clips, plain_row, table_of, table_rows
 from .video import UnusableVideo, VideoFacts, probe_video, read_frames
 
 log = logging.getLogger(__name__)
@@ -57,11 +57,13 @@ class Report:
     remarks: list[Reject] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Plain JSON values; ``lengths`` are the shortest, the median and the longest in seconds."""
+        lengths = [item.seconds for item in self.clips]
         return {
             "source": self.source,
             "usable": len(self.clips),
-            "seconds": round(sum(item.seconds for item in self.clips), 2),
+            "seconds": round(sum(lengths), 2),
+            "lengths": [round(of(lengths), 2) for of in (min, median, max)] if lengths else [],
             "sizes": dict(Counter(f"{item.facts.width}x{item.facts.height}" for item in self.clips).most_common()),
             "fps": dict(Counter(f"{item.facts.fps:g}" for item in self.clips).most_common()),
             "captions": len({caption for item in self.clips for caption in item.clip.captions}),
@@ -72,10 +74,10 @@ class Report:
     def text(self) -> str:
         """The same for a terminal."""
         facts = self.to_dict()
-        lengths = [item.seconds for item in self.clips]
         lines = [f"{self.source}: {len(self.clips)} clips can be used, {len(self.rejects)} cannot."]
         if self.clips:
-            lines.append(f"Length {min(lengths):.1f} to {max(lengths):.1f} s (median {median(lengths):.1f}), {sum(lengths) / 60:.1f} min in all; {facts['captions']} different captions.")
+            shortest, middle, longest = facts["lengths"]
+            lines.append(f"Length {shortest:.1f} to {longest:.1f} s (median {middle:.1f}), {facts['seconds'] / 60:.1f} min in all; {facts['captions']} different captions.")
             lines.append(f"Sizes: {_counted(facts['sizes'])}. Frames a second: {_counted(facts['fps'])}.")
         lines += [f"not used: {item.name} {item.reason}" for item in self.rejects] + [f"remark: {item.name} {item.reason}" for item in self.remarks]
         return "\n".join(lines)
@@ -111,6 +113,7 @@ def examine(source: str | Path, root: str | Path | None = None, num_frames: int 
     same = [caption for caption, count in captions.items() if count > max(3, len(report.clips) // 2)]
     if look and (table := table_of(source)) and (encoding := decoded(table)[1]) not in ("utf-8", *MARKS):
         report.remarks.append(Reject(table.name, f"is not UTF-8 and was read as {encoding}; if letters of its captions look wrong, save it as UTF-8"))
+    report.remarks += [Reject("captions:", gap) for gap in _gaps(table)] if look and table else []
     if long := sum(len(caption.split()) > TOKENS for caption in captions):
         report.remarks.append(Reject("captions:", f"{long} of {len(captions)} have more than {TOKENS} words; the model reads the first {TOKENS} tokens of a caption, at most as many words, and nothing of the rest"))
     report.remarks += [Reject("captions:", f"{captions[caption]} clips say the same, “{caption[:60]}”") for caption in same]
@@ -120,6 +123,13 @@ def examine(source: str | Path, root: str | Path | None = None, num_frames: int 
 def examine_for(config: TrainConfig, progress: Callable[[int, int], None] | None = None) -> Report:
     """``examine`` at the start of a run: no frame is decoded, and a file that was looked at for an earlier one is not opened. Raises ConfigError."""
     return examine(config.dataset, config.dataset_root or None, config.shortest, config.frame_stride, progress, look=False, known=Path(config.data_dir) / "cache" / "clips")
+
+
+def _gaps(table: Path) -> list[str]:
+    """Of each of MiraData's columns of captions that a table has, in how many rows it is empty, if it is in any."""
+    rows = [plain_row(row) for row in table_rows(table)]
+    empty = {name: sum(not row.get(name) for row in rows) for name in MIRADATA_CAPTIONS if any(name in row for row in rows)}
+    return [f"{count} of {len(rows)} rows have no {name}; training reads what else they say" for name, count in empty.items() if count]
 
 
 def _measured(clip: Clip, facts: VideoFacts, num_frames: int) -> Usable:

@@ -233,7 +233,8 @@ def _made(report: dict) -> str:
 def _report(report: dict, close: str) -> str:
     usable, rejected, remarks = report["usable"], report["rejected"], report["remarks"]
     counted = lambda counts: ", ".join(f"{escape(name)} ({count})" for name, count in list(counts.items())[:4])  # noqa: E731
-    facts = f'{report["seconds"] / 60:.1f} min in all · {counted(report["sizes"])} · {counted(report["fps"])} frames a second · {report["captions"]} captions' if usable else ""
+    shortest, middle, longest = report["lengths"] or (0, 0, 0)
+    facts = f'{shortest:.1f} to {longest:.1f} s each, {middle:.1f} in the middle · {report["seconds"] / 60:.1f} min in all · {counted(report["sizes"])} · {counted(report["fps"])} frames a second · {report["captions"]} captions' if usable else ""
     lists = _named(rejected, "cannot be used") + _named(remarks, "worth a look")
     tiles = "".join(
         f'<figure class="tile playable"><div class="cell" style="--aspect:{item["width"] / item["height"]:.4f}"><video muted loop playsinline tabindex="0" preload="auto" aria-label="{escape(item["captions"][0])}" src="{file_url(item["file"])}"></video></div>'

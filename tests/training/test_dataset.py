@@ -15,6 +15,8 @@ from PIL import Image
 
 from core import save_video
 from core.video_io import read_video
+from studio.chores import Chore
+from studio.components.run_list import render_chore
 from training.captions import write_captions
 from training.config import ConfigError, TrainConfig, as_words, load_config
 from training.dataset import Reject, captions_of, find_clips, main
@@ -270,6 +272,14 @@ def test_a_caption_that_a_comma_cuts_off_is_a_reject_and_an_encoding_that_is_gue
     assert len(report.clips) == 1
 
 
+def test_gaps_in_miradatas_captions_are_a_remark_and_lengths_are_told(folder):
+    (folder / "t.csv").write_text("video_id,short_caption,dense_caption,style_caption\na,Short.,,\nsub/b,Short.,Dense.,\n")
+    report = examine(folder / "t.csv", num_frames=8)
+    assert [item.reason for item in report.remarks if "rows have no" in item.reason] == [f"{count} of 2 rows have no {name}; training reads what else they say" for count, name in ((1, "dense_caption"), (2, "style_caption"))]
+    assert "Length 1.2 to 2.0 s (median 1.6), 0.1 min in all" in report.text()
+    assert "1.2 to 2.0 s each, 1.6 in the middle · 0.1 min in all" in render_chore(Chore("1", "t", "w", report={**report.to_dict(), "preview": []}, working=False))
+
+
 def test_captions_that_are_longer_than_what_the_model_reads_are_a_remark(folder):
     (folder / "a.txt").write_text("word " * 78)
     (folder / "sub" / "b.txt").write_text("word " * 77)
@@ -316,7 +326,7 @@ def test_the_doctor_names_what_is_wrong(folder):
 def test_the_command_tells_it_as_text_and_json(folder, capsys, tmp_path):
     assert main(["check", str(folder), "num_frames=[8]", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts["usable"] == 2 and facts["sizes"] == {"48x32": 2} and facts["seconds"] == pytest.approx(3.2)
+    assert facts["usable"] == 2 and facts["sizes"] == {"48x32": 2} and facts["seconds"] == pytest.approx(3.2) and facts["lengths"] == [1.2, 1.6, 2.0]
     assert main(["check", str(folder), "num_frames=[100]"]) == 1
     assert "a.mp4 is too short: 12 frames" in capsys.readouterr().out
     assert main(["check", str(tmp_path / "nowhere")]) == 2
