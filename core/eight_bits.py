@@ -72,8 +72,8 @@ def multiply(tokens: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None 
     if format == "fp8":
         out = torch._scaled_mm(rows, weight.view(FORMATS[format]).t(), scale_a=row_scale, scale_b=scale[None], bias=bias, out_dtype=tokens.dtype, use_fast_accum=True)
     else:
-        out = torch._int_mm(rows, weight.t()).to(tokens.dtype).mul_(row_scale.to(tokens.dtype))
-        out = out.mul_(scale.to(out.dtype)) if bias is None else torch.addcmul(bias, out, scale.to(out.dtype))
+        out = torch._int_mm(rows, weight.t()).float().mul_(row_scale).mul_(scale).to(tokens.dtype)  # fp16 could not hold the sums
+        out = out if bias is None else out.add_(bias)
     return out.view(*tokens.shape[:-1], -1)
 
 

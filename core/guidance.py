@@ -29,19 +29,20 @@ class Scales(NamedTuple):
     """0: not at all."""
 
 
-def scales_at(request: GenerationRequest, step: int, num_steps: int) -> Scales:
-    """Those of a resolved request's ``step`` of ``num_steps``, counted from 0."""
-    prompt, temporal = _shares(request)
-    return Scales(request.guidance_scale if step < prompt * num_steps else 1.0, request.temporal_guidance_scale if step < temporal * num_steps else 0.0)
+def scales_at(request: GenerationRequest, step: int, num_steps: int, first: int = 0) -> Scales:
+    """Those of a resolved request's ``step`` of ``num_steps``, counted from 0; ``guidance_stop`` counts from ``first``, where a clip that is changed begins."""
+    guided = QUALITIES[request.quality].guided * num_steps
+    prompted = step < guided and step - first < _stop(request) * (num_steps - first)
+    temporal = step < min(guided, TEMPORAL_SHARE * num_steps)
+    return Scales(request.guidance_scale if prompted else 1.0, request.temporal_guidance_scale if temporal else 0.0)
 
 
 def predictions_per_step(request: GenerationRequest) -> float:
     """How many predictions of a clip a step of a resolved request takes, on average: 1 without any guidance."""
-    prompt, temporal = _shares(request)
-    return 1 + prompt * (request.guidance_scale != 1) + temporal * (request.temporal_guidance_scale > 0 and request.guidance_scale > 0)
-
-
-def _shares(request: GenerationRequest) -> tuple[float, float]:
-    """Of the steps, from the noisiest, those with guidance and those with temporal guidance."""
     guided = QUALITIES[request.quality].guided
-    return min(guided, request.guidance_stop), min(guided, TEMPORAL_SHARE)
+    return 1 + min(guided, _stop(request)) * (request.guidance_scale != 1) + min(guided, TEMPORAL_SHARE) * (request.temporal_guidance_scale > 0 and request.guidance_scale > 0)
+
+
+def _stop(request: GenerationRequest) -> float:
+    """``guidance_stop``; without the prompt (a scale of 0) there is nothing that it could be left to."""
+    return request.guidance_stop if request.guidance_scale else 1.0

@@ -138,23 +138,28 @@ class MiraPipeline(DiffusionPipeline):
         self.loras = loras
 
     def use_weights(self, weights: str) -> None:
-        """Have the transformer work with a request's ``weights``. Those that are full again are read from the model's folder. Raises RequestError("weights") where the device cannot, or there is no folder."""
+        """Have the transformer work with a request's ``weights``, without LoRAs where they change. Those that are full again are read from the model's folder. Raises RequestError("weights") where the device cannot, there is no folder, or diffusers moves the parts."""
         if weights == self.weights:
             return
-        transformer, loras = self.transformer, self.loras
+        transformer = self.transformer
+        if hasattr(transformer, "_hf_hook"):
+            raise RequestError("weights", "The weights cannot be changed under diffusers' own offloading (enable_model_cpu_offload). Change them first.")
         format = format_for(self._execution_device, transformer.dtype) if weights == "8bit" else None
-        if format is None:
-            if self.model_folder is None:
-                raise RequestError("weights", "The transformer's weights are in 8 bits, and this pipeline has no folder to read them from anew. Load it again for weights 'full'.")
-            transformer = type(transformer).from_pretrained(self.model_folder, subfolder="transformer", torch_dtype=transformer.dtype).to(transformer.device)
+        anew = self.weights != "full"
+        if anew and self.model_folder is None:
+            raise RequestError("weights", "The transformer's weights are in 8 bits, and this pipeline has no folder to read them from anew. Load it again for weights 'full'.")
+        self.use_loras(None)  # whose own layers stay as they are
+        self.weights = ""  # neither, should memory run out on the way
+        if anew:
+            dtype = transformer.dtype
+            transformer.to("meta")  # two would not fit where one does
+            transformer = type(transformer).from_pretrained(self.model_folder, subfolder="transformer", torch_dtype=dtype).to(self.vae.device)
             if self.compute.compile:
                 transformer.compile_repeated_blocks()
             self.register_modules(transformer=transformer)
-        else:
-            self.use_loras(None)  # whose own layers stay as they are
+        if format is not None:
             keep_in_eight_bits(transformer, format)
         self.weights, self.weights_format = weights, format
-        self.use_loras(loras)
 
     def share_work(self, processes: int) -> None:
         """Make the next videos in so many processes, a GPU each; they load what ``load_pipeline`` loaded here. Raises ResourceError for too few GPUs."""
@@ -208,10 +213,10 @@ class MiraPipeline(DiffusionPipeline):
         loras, weights, lazy, text = self.loras, self.weights, self.lazy_text_encoder, {}
         if self.text_encoder is None and lazy is not None:
             text = dict(zip(("tokenizer", "text_encoder"), lazy.read() if lazy.eight_bits else lazy.load()))
-        self.use_loras(None)
-        self.use_weights("full")
-        self.register_modules(**text)
         try:
+            self.use_loras(None)
+            self.use_weights("full")
+            self.register_modules(**text)
             super().save_pretrained(save_directory, **options)
         finally:
             self.register_modules(**dict.fromkeys(text))
@@ -363,7 +368,7 @@ class MiraPipeline(DiffusionPipeline):
                 x_t = solver.latents(work.state, step)
                 if work.kept is not None:
                     x_t = self._keep(work.kept, x_t, work.noise, timestep)
-                predict = partial(self._predict, modulation=modulation(step), text=text, scales=scales_at(settings, step, num_steps), cache=work.cache)
+                predict = partial(self._predict, modulation=modulation(step), text=text, scales=scales_at(settings, step, num_steps, work.first), cache=work.cache)
                 prediction = predict_in_windows(predict, self.scheduler, x_t, timestep, settings.window_frames or settings.num_frames)
                 work.state = solver.step(prediction, step, work.state, work.generators)
                 finite.append(torch.isfinite(work.state).all())

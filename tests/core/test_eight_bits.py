@@ -123,6 +123,29 @@ def test_what_is_saved_is_the_full_model(pipe, folder, tmp_path):
     assert set(again) == set(before) and all(torch.equal(again[name], before[name]) for name in before)
 
 
+def test_memory_that_runs_out_on_the_way_leaves_no_mixture(pipe, monkeypatch):
+    full, made = pipe.generate(REQUEST).frames, []
+
+    def short_of_memory(linear, format):
+        if len(made) == 5:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        made.append(EightBitLinear(linear, format))
+        return made[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr("core.eight_bits.EightBitLinear", short_of_memory)
+        with pytest.raises(torch.OutOfMemoryError):
+            pipe.use_weights("8bit")
+    assert (pipe.generate(REQUEST).frames == full).all() and not any(isinstance(layer, EightBitLinear) for layer in pipe.transformer.modules())
+
+
+@torch.no_grad()
+def test_sums_that_fp16_could_not_hold_come_out():
+    linear, tokens = nn.Linear(1152, 32), torch.randn(20, 1152)
+    made = EightBitLinear(linear.half(), "int8")(tokens.half())
+    assert apart(made.float(), nn.functional.linear(tokens, linear.weight.float(), linear.bias.float())) < 0.02
+
+
 def test_what_cannot_be_is_refused(monkeypatch):
     with pytest.raises(RequestError, match="There are no weights '8bits'.*8bit"):
         REQUEST.replace(weights="8bits").resolved()

@@ -181,6 +181,15 @@ def test_the_prompt_guides_up_to_where_guidance_stops(quality, stop, expected):
         torch.testing.assert_close(made, latents_of(pipe, [PROMPT, OTHER], **asked | {"guidance_scale": 1.0}))
 
 
+def test_a_clip_that_is_changed_is_guided_in_the_same_share_of_its_own_steps():
+    pipe = tiny_pipeline()
+    pipe.transformer = Counting(pipe.transformer)
+    start = latents_of(pipe, num_inference_steps=1)
+    pipe.transformer.batches.clear()
+    latents_of(pipe, num_inference_steps=10, guidance_scale=4.0, guidance_stop=0.5, start_latents=start, strength=0.6)
+    assert pipe.transformer.batches == [2] * 3 + [1] * 3
+
+
 def test_prompt_embeds_equal_the_prompt(shared_pipe):
     embeds, negative = shared_pipe.encode_prompt([PROMPT]), shared_pipe.encode_prompt([""])
     given = latents_of(shared_pipe, None, prompt_embeds=embeds, negative_prompt_embeds=negative)
