@@ -25,7 +25,6 @@ from diffusers import (
     EulerDiscreteScheduler,
     HeunDiscreteScheduler,
     SchedulerMixin,
-    UniPCMultistepScheduler,
 )
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.utils.torch_utils import randn_tensor
@@ -191,6 +190,8 @@ def make_sampler(schedule: MiraScheduler, name: str, num_inference_steps: int, e
         return ddim(schedule, num_inference_steps, eta)
     if name in ("ddpm", "euler_a"):
         return ancestral(schedule, num_inference_steps)
+    if name == "unipc":
+        return UniPC(schedule, num_inference_steps)
     return DiffusersSampler(schedule, name, num_inference_steps)
 
 
@@ -224,16 +225,11 @@ def ancestral(schedule: MiraScheduler, num_inference_steps: int) -> FirstOrder:
     return FirstOrder(schedule, timesteps, [*steps, (1.0, 0.0, 0.0)])
 
 
-class FirstOrder:
-    """A sampler whose state is x_t, and whose step goes to a mixture of the clean latents, of their noise and of fresh noise.
+class _Plain:
+    """A sampler whose state is x_t, over timesteps whose shares in each step are known ahead: a step asks nothing of a GPU."""
 
-    Args:
-        steps: The three shares of each step, known ahead: a step asks nothing of a GPU.
-    """
-
-    def __init__(self, schedule: MiraScheduler, timesteps: list[int], steps: list[tuple[float, float, float]]):
-        self.timesteps = timesteps
-        self._schedule, self._steps = schedule, steps
+    timesteps: list[int]
+    _schedule: MiraScheduler
 
     def init(self, noise: Tensor) -> Tensor:
         return noise
@@ -246,6 +242,18 @@ class FirstOrder:
 
     def latents(self, state: Tensor, i: int) -> Tensor:
         return state
+
+
+class FirstOrder(_Plain):
+    """Its step goes to a mixture of the clean latents, of their noise and of fresh noise.
+
+    Args:
+        steps: The three shares of each step.
+    """
+
+    def __init__(self, schedule: MiraScheduler, timesteps: list[int], steps: list[tuple[float, float, float]]):
+        self.timesteps = timesteps
+        self._schedule, self._steps = schedule, steps
 
     def step(self, model_output: Tensor, i: int, state: Tensor, generator: Sequence[torch.Generator] | torch.Generator | None) -> Tensor:
         at = torch.full((len(state),), self.timesteps[i])
@@ -261,11 +269,72 @@ class FirstOrder:
         pass
 
 
+class UniPC(_Plain):
+    """UniPC-2 (arXiv:2302.04867, algorithms 5 to 8: multistep, data prediction, B_2) over ``dense_end_timesteps``, to no noise.
+
+    An evaluation gives the clean latents m. They correct the step that led there, and from there the next is predicted. On y_t, with
+    lambda = log(alpha / sigma), a step from s to t over h = lambda_t - lambda_s takes B = 1 - e^-h, which is -B_2(-h), and
+
+        y_t = sigma_t / sigma_s y_s + alpha_t B (m_s + sum_k a_k / r_k (m_k - m_s)),   r_k = (lambda_k - lambda_s) / h.
+
+    It is exact for m of degree p in lambda if sum_k a_k r_k^(j-1) = b_j for j = 1..p, where b_j h^j B = int_0^h u^j e^(u-h) du, so that
+
+        b_1 = 1 / B - 1 / h,   b_2 = 1 / B - 2 b_1 / h.
+
+    The predictor knows m_k of the step before, the corrector that and m_t, where r = 1. Where there is but one m_k, a_k = 1/2, as in
+    the paper. The first step has no step before, the last none of either. x_t = n_t y_t puts signal and noise for alpha and sigma.
+    """
+
+    def __init__(self, schedule: MiraScheduler, num_inference_steps: int):
+        self.timesteps = dense_end_timesteps(len(schedule), num_inference_steps)
+        self._schedule, self._steps = schedule, _unipc_steps(schedule, self.timesteps)
+        self._history: dict[str, Tensor] = {}
+
+    def start(self, original_samples: Tensor, noise: Tensor, i: int) -> Tensor:
+        self._steps = _unipc_steps(self._schedule, self.timesteps, i)
+        return super().start(original_samples, noise, i)
+
+    def step(self, model_output: Tensor, i: int, state: Tensor, generator: Sequence[torch.Generator] | torch.Generator | None) -> Tensor:
+        x0 = self._schedule.to_x0(model_output, state, torch.full((len(state),), self.timesteps[i]))
+        change = 0.0
+        if self._history:
+            state = self._history["uncorrected"] + self._steps[i - 1][-1] * x0
+            change = self._history["x0"] - x0
+        noise, signal, predicted, corrected, coming = self._steps[i]
+        first_order = noise * state + signal * x0
+        self._history = {"x0": x0, "uncorrected": first_order + corrected * change - coming * x0}  # the next x0 is to come
+        return first_order + predicted * change
+
+    def history(self) -> dict[str, Any]:
+        return dict(self._history)
+
+    def restore(self, history: dict[str, Any]) -> None:
+        self._history = dict(history)
+
+
+def _unipc_steps(schedule: MiraScheduler, timesteps: list[int], begin: int = 0) -> list[tuple[float, float, float, float, float]]:
+    """UniPC's shares where evaluation ``begin`` is the first: of x_s, of m_s, of m_k - m_s in the predictor and in the corrector, of m_t - m_s."""
+    levels = [(schedule.signal[t].item(), schedule.noise[t].item()) for t in timesteps]
+    lambdas = [math.log(signal / noise) for signal, noise in levels]
+    steps = []
+    for i, (signal, noise) in enumerate(levels[1:]):
+        h = lambdas[i + 1] - lambdas[i]
+        share = -math.expm1(-h)  # B
+        predicted, corrected, coming = 0.0, 0.0, 0.5
+        if i > begin:
+            r = (lambdas[i - 1] - lambdas[i]) / h
+            b1 = 1 / share - 1 / h
+            b2 = 1 / share - 2 * b1 / h
+            a = (b1 - b2) / (1 - r)  # of a + a' = b_1, a r + a' = b_2
+            predicted, corrected, coming = 0.5 / r, a / r, b1 - a
+        steps.append((noise / levels[i][1], *(signal * share * each for each in (1.0, predicted, corrected, coming))))
+    return [*steps, (0.0, 1.0, 0.0, 0.0, 0.0)]
+
+
 _SOLVERS: dict[str, tuple[type, dict[str, Any]]] = {
     "euler": (EulerDiscreteScheduler, {}),
     "dpm++2m": (DPMSolverMultistepScheduler, dict(algorithm_type="dpmsolver++", solver_order=2)),
     "dpm++2m_sde": (DPMSolverMultistepScheduler, dict(algorithm_type="sde-dpmsolver++", solver_order=2)),
-    "unipc": (UniPCMultistepScheduler, {}),
     "heun": (HeunDiscreteScheduler, {}),
 }
 _VARIANCE_EXPLODING = ("euler", "heun")
@@ -283,25 +352,13 @@ class DiffusersSampler:
             prediction_type=schedule.config.prediction_type,
             **options,
         )
-        grid = dense_end_timesteps(len(schedule), num_inference_steps)
-        if name == "unipc":
-            self._set_grid(schedule, grid)
-        else:
-            self._scheduler.set_timesteps(timesteps=grid)
+        self._scheduler.set_timesteps(timesteps=dense_end_timesteps(len(schedule), num_inference_steps))
         self.timesteps = [int(t) for t in self._scheduler.timesteps]
         self._norm = [schedule.norm[t].item() for t in self.timesteps]
         self._schedule, self._name = schedule, name
         self._initial_scale = 1 / self._norm[0]
         if name in _VARIANCE_EXPLODING:
             self._initial_scale *= math.sqrt(1 + self._scheduler.sigmas[0].item() ** 2)
-
-    def _set_grid(self, schedule: MiraScheduler, grid: list[int]) -> None:
-        """What ``set_timesteps(timesteps=...)`` would do for the scheduler that takes a count alone."""
-        self._scheduler.set_timesteps(len(grid))
-        self._scheduler.num_inference_steps = len(grid)
-        kind = self._scheduler.timesteps.dtype
-        self._scheduler.timesteps = torch.tensor(grid, dtype=kind)
-        self._scheduler.sigmas = torch.cat([(schedule.noise / schedule.signal)[grid], torch.zeros(1)])
 
     def init(self, noise: Tensor) -> Tensor:
         return noise * self._initial_scale

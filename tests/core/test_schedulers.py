@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, UniPCMultistepScheduler
 
 from waiting import GPU, NoWaiting, OnGPU, Waited
 
@@ -93,6 +93,29 @@ def test_ddim_equals_diffusers_ddim_on_the_normalised_process(scale_b):
         y = theirs.step(denoiser(y * schedule.norm[t], int(t)), int(t), y).prev_sample
     assert make_sampler(schedule, "ddim", 20).timesteps == theirs.timesteps.tolist()
     torch.testing.assert_close(run(schedule, "ddim", 20, noise), y, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("begin", ["noise", "strength"])
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 10, 20, 50])
+def test_unipc_equals_diffusers_unipc_on_the_normalised_process(steps, prediction_type, begin):
+    """Of order 2 with B_2, on the same timesteps, after every step."""
+    schedule = MiraScheduler(prediction_type=prediction_type)
+    x0, noise = torch.randn(2, 1, 4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    ours, denoiser = make_sampler(schedule, "unipc", steps), mixture_denoiser(schedule)
+    first = ours.first(0.7) if begin == "strength" else 0
+    theirs = UniPCMultistepScheduler(solver_order=2, solver_type="bh2", lower_order_final=True, prediction_type=prediction_type)
+    theirs.set_timesteps(steps)
+    theirs.num_inference_steps, theirs.timesteps = steps, torch.tensor(ours.timesteps)  # it takes a count alone
+    theirs.sigmas = torch.cat([(schedule.noise / schedule.signal)[ours.timesteps], torch.zeros(1)])
+    theirs.set_begin_index(first)
+    state = ours.start(x0, noise, first) if first else ours.init(noise)
+    y = state / schedule.norm[ours.timesteps[first]]
+    for i, t in list(enumerate(ours.timesteps))[first:]:
+        state = ours.step(denoiser(ours.latents(state, i), t), i, state, None)
+        y = theirs.step(denoiser(y * schedule.norm[t], t), t, y).prev_sample
+        norm = schedule.norm[ours.timesteps[i + 1]] if i + 1 < steps else 1.0
+        torch.testing.assert_close(ours.latents(state, i + 1), y * norm, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
@@ -184,7 +207,7 @@ def no_driver(monkeypatch):
 
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
-@pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "unipc"])  # which asks the device for its coefficients, in diffusers
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_no_step_waits_for_a_gpu(name, prediction_type, no_driver):
     """Nor is any result another than on a CPU."""
     schedule, noise = MiraScheduler(prediction_type=prediction_type), torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
