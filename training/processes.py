@@ -108,7 +108,7 @@ class Processes:
             return network  # it takes it together with its optimizer: ``divided``
         if not self.sharded:
             return DistributedDataParallel(network, device_ids=[self.device] if self.device.type == "cuda" else None, find_unused_parameters=True)
-        policy = MixedPrecisionPolicy(param_dtype=dtype, cast_forward_inputs=False)
+        policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)  # gradients add up in fp32, as in one process
         mesh = init_device_mesh(self.device.type, (self.count,))
         for unit in units:
             fully_shard(unit, mesh=mesh, reshard_after_forward=self.sharding == "full", mp_policy=policy)

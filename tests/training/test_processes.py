@@ -80,13 +80,16 @@ deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed
         ("target=transformer", "gradient_accumulation_steps=2", "sharding=full"),
         ("target=lora", "gradient_checkpointing=true", "snr_gamma=5", "sharding=full"),
         ("target=temporal", "sharding=zero2"),
+        ("target=transformer", "gradient_accumulation_steps=2", "mixed_precision=bf16"),
+        ("target=transformer", "gradient_accumulation_steps=2", "mixed_precision=bf16", "sharding=full"),
+        ("target=lora", "mixed_precision=bf16", "sharding=full"),
         ("target=vae_decoder",),
         ("target=vae_decoder", "sharding=full"),
         pytest.param(("target=transformer", "gradient_accumulation_steps=2", "sharding=deepspeed"), marks=deepspeed),
         pytest.param(("target=lora", "mixed_precision=bf16", "sharding=deepspeed"), marks=deepspeed),
         pytest.param(("target=vae_decoder", "sharding=deepspeed"), marks=deepspeed),
     ],
-    ids=["transformer", "transformer sharded", "lora sharded", "temporal zero2", "vae_decoder", "vae_decoder sharded", "transformer deepspeed", "lora deepspeed", "vae_decoder deepspeed"],
+    ids=["transformer", "transformer sharded", "lora sharded", "temporal zero2", "transformer bf16", "transformer sharded bf16", "lora sharded bf16", "vae_decoder", "vae_decoder sharded", "transformer deepspeed", "lora deepspeed", "vae_decoder deepspeed"],
 )
 def test_two_processes_make_what_one_makes(place, tmp_path, words):
     one = train(config(place, tmp_path / "one", *words))
@@ -96,7 +99,7 @@ def test_two_processes_make_what_one_makes(place, tmp_path, words):
     start, ours, theirs = trained(one.with_name("step-2")), trained(one), trained(two)
     assert one.name == two.name == "step-4" and ours.keys() == theirs.keys()
 
-    far, off = (0.1, 4e-3) if "mixed_precision=bf16" in words else (0.05, 1e-4)  # of a loss of 4, in eight binary digits
+    far, off = (0.1, 8e-3) if "mixed_precision=bf16" in words else (0.05, 1e-4)  # of a loss of 4, in eight binary digits
 
     def distance(a: dict, b: dict) -> float:
         return sum(float((a[name] - b[name]).square().sum()) for name in a) ** 0.5
