@@ -98,7 +98,7 @@ def main() -> None:
             show_error=True,
             mcp_server=args.mcp,
             quiet=True,
-            app_kwargs={"routes": ui.routes(services, demo)},
+            app_kwargs=ui.serving(services, demo),
             prevent_thread_lock=True,
             _frontend=False,  # or Gradio gives the page 3 seconds to come, and on a busy machine the studio would end with "please set share=True"
             **ui.launch_options(),

@@ -7,7 +7,7 @@
   const FORM = "studio.form", COMPARED = "studio.compared", EDIT = "studio.edit", TRAINING = "studio.training", GALLERY = "studio.gallery";
   const stored = (key) => { try { return localStorage.getItem(key) || ""; } catch { return ""; } };
   const store = (key, text) => { try { localStorage.setItem(key, text); } catch { /* a private window keeps nothing */ } };
-  const formKept = (model) => { try { const kept = JSON.parse(stored(FORM)); return kept.model === model ? kept.values : null; } catch { return null; } };
+  const formKept = (model) => { try { const kept = JSON.parse(stored(FORM)); return kept.model === model ? kept : {}; } catch { return {}; } };
   const editKept = () => { try { return JSON.parse(sessionStorage.getItem(EDIT)); } catch { return null; } };  // of this tab of the browser alone
   const drawn = String(Math.floor(Math.random() * SEEDS));
   let keeping = false, keepingTraining = false, keepingGallery = false;  // from when the form is as it was left
@@ -15,11 +15,11 @@
     draft: () => typed("#prompt") || stored(DRAFT),
     keepDraft: (text) => store(DRAFT, text || ""),
     seed(model) {
-      const [seed, keep] = (formKept(model) || []).slice(-3);
+      const [seed, keep] = (formKept(model).values || []).slice(-3);
       return typed("#seed") || (keep && seed) || drawn;
     },
-    // As the page was left: the videos of the Compare tab, and the whole form in the order of GenerateTab.form, for the model that the studio was started with.
-    left: (model) => [stored(COMPARED), JSON.stringify({ values: formKept(model), edit: editKept() })],
+    // As the page was left: the videos of the Compare tab, and the whole form, with the names of its values, for the model that the studio was started with.
+    left: (model) => [stored(COMPARED), JSON.stringify({ ...formKept(model), edit: editKept() })],
     // The form's values with the prompt and the seed, which the page has before Gradio knows them.
     typedIn: (model, values) => [window.studio.draft(), ...values.slice(1, -3), window.studio.seed(model), ...values.slice(-2)],
     startKeeping() { keeping = true; },
@@ -31,7 +31,7 @@
     startKeepingGallery() { keepingGallery = true; },
     keepGallery: (values) => keepingGallery && store(GALLERY, JSON.stringify(values)),
     keepTraining: (values) => keepingTraining && store(TRAINING, JSON.stringify(values)),
-    keepForm: (model, values) => keeping && store(FORM, JSON.stringify({ model, values })),
+    keepForm: (model, names, values) => keeping && store(FORM, JSON.stringify({ model, names, values })),
   };
 
   // Ticks of the gallery, of its trash and of the queue: they outlive a pane that is drawn anew. A request, or a deleted video, that has left the list is not ticked any more.
@@ -100,7 +100,7 @@
   }
   const FILLS_FORM = /^(use|edit|continue|change|use-model|use-lora|run-use)$/;
   const busOf = (action) => action === "run-clone" ? "training" : FILLS_FORM.test(action) || /^(example|edit-stop|form-back)$/.test(action) ? "form" : "action";
-  const send = (action, id) => tell(`#${busOf(action)}-bus`, `${action}:${id || ""}`);
+  const send = (action, id) => away ? nudge() : tell(`#${busOf(action)}-bus`, `${action}:${id || ""}`);
 
   // The page asks for the studio's version, which costs little, and has its panes drawn when that is a new one, at most once a second; when it was painted anew,
   // which it confirms; and every ten seconds in any case.
@@ -136,11 +136,13 @@
   const isEvent = (address) => typeof address === "string" && address.includes("/gradio_api/run/");
   window.fetch = async (address, options) => {
     if (!isEvent(address)) return ask(address, options);
+    const named = { ...options, headers: new Headers(options?.headers) };
+    named.headers.set("x-studio-event", `${drawn}-${Date.now()}-${Math.random()}`);  // sent again it is not done again (studio/once.py)
     for (;;) {
       if (away && !isBack(options)) await returned.promise;
       try {
-        const answer = await ask(address, options);
-        if (![502, 503, 504].includes(answer.status)) return answer;  // those are a proxy's
+        const answer = await ask(address, named);
+        if (![502, 503].includes(answer.status)) return answer;  // those are a proxy's that finds no studio
       } catch (error) {
         if (leaving || error.name === "AbortError") throw error;
       }
@@ -180,14 +182,18 @@
     const line = document.querySelector("#away") || document.body.appendChild(Object.assign(document.createElement("div"), { id: "away" }));
     if (line.dataset.words === words) return;
     line.setAttribute("role", "status");
-    line.dataset.words = line.textContent = words;
-    if (reload) line.append(Object.assign(document.createElement("button"), { textContent: "Reload", onclick: () => location.reload() }));
+    line.dataset.words = words;
+    setTimeout(() => {  // what is in it from the beginning is not read out
+      line.textContent = words;
+      if (reload) line.append(Object.assign(document.createElement("button"), { textContent: "Reload", onclick: () => location.reload() }));
+    }, 50);
   }
+  const nudge = () => calm.matches || document.querySelector("#away").animate([{ scale: 1 }, { scale: 1.04 }, { scale: 1 }], 200);
   document.addEventListener("click", (event) => {
-    if (!away || !event.target.closest("[data-action], .gradio-container button:is(.lg, .sm)")) return;
+    if (!away || !event.target.closest("[data-action], a[download], .gradio-container button:is(.lg, .sm)")) return;
     event.preventDefault();
     event.stopImmediatePropagation();
-    document.querySelector("#away").animate([{ scale: 1 }, { scale: 1.04 }, { scale: 1 }], 200);
+    nudge();
   }, true);
 
   // A pane that is drawn anew between press and release takes the pressed button with it, or moves it away, and the browser then sends it no click: a pointer
@@ -235,11 +241,10 @@
     copy.download = link.download;
     try {
       const answer = await fetch(link.href);
-      if (!answer.ok) throw new Error(answer.statusText);
+      if (!answer.ok) return location.assign(link.href);  // which says why
       copy.href = URL.createObjectURL(await answer.blob());
     } catch {
-      location.assign(link.href);
-      return;
+      return absent();
     }
     copy.click();
     setTimeout(() => URL.revokeObjectURL(copy.href), 60000);
@@ -253,6 +258,7 @@
   document.addEventListener("drop", (event) => {
     if (!files(event)) return;
     event.preventDefault();
+    if (away) return nudge();
     const input = document.querySelector("#opener-box input[type=file]");
     if (!input || !event.dataTransfer.files.length) return;
     document.querySelector("#tabs [role=tab]")?.click();

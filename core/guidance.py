@@ -5,8 +5,8 @@ strengthens, in the same way, what the frames change in each other: the weaker p
 one frame alone. That is perturbed-attention guidance (Ahn et al. 2024, arXiv:2403.17377, eq. 12) along time, as Hyung et al. 2024
 (arXiv:2411.18664) skip a video model's layers.
 
-Guidance need not be in every step (Kynkäänniemi et al. 2024, arXiv:2404.07724): what happens is decided in the noisiest ones, and later it overstates. With
-guidance 3 in all steps mira-nano pans 1.4 times as far as it was taught, and the same noise from half-way on without guidance as far as that.
+Guidance need not be as strong in every step (Kynkäänniemi et al. 2024, arXiv:2404.07724): what happens is decided in the noisiest ones, and later it overstates.
+With guidance 3 in all steps mira-nano pans 1.5 times as far as it was taught, and without any in the later ones 0.7 times; with 1.5 there it comes out right.
 """
 
 from __future__ import annotations
@@ -32,17 +32,20 @@ class Scales(NamedTuple):
 def scales_at(request: GenerationRequest, step: int, num_steps: int, first: int = 0) -> Scales:
     """Those of a resolved request's ``step`` of ``num_steps``, counted from 0; ``guidance_stop`` counts from ``first``, where a clip that is changed begins."""
     guided = QUALITIES[request.quality].guided * num_steps
-    prompted = step < guided and step - first < _stop(request) * (num_steps - first)
+    stop, late = _late(request)
+    prompt = request.guidance_scale if step - first < stop * (num_steps - first) else late
     temporal = step < min(guided, TEMPORAL_SHARE * num_steps)
-    return Scales(request.guidance_scale if prompted else 1.0, request.temporal_guidance_scale if temporal else 0.0)
+    return Scales(prompt if step < guided else 1.0, request.temporal_guidance_scale if temporal else 0.0)
 
 
 def predictions_per_step(request: GenerationRequest) -> float:
     """How many predictions of a clip a step of a resolved request takes, on average: 1 without any guidance."""
     guided = QUALITIES[request.quality].guided
-    return 1 + min(guided, _stop(request)) * (request.guidance_scale != 1) + min(guided, TEMPORAL_SHARE) * (request.temporal_guidance_scale > 0 and request.guidance_scale > 0)
+    stop, late = _late(request)
+    prompt = min(guided, stop) * (request.guidance_scale != 1) + max(0.0, guided - stop) * (late != 1)
+    return 1 + prompt + min(guided, TEMPORAL_SHARE) * (request.temporal_guidance_scale > 0 and request.guidance_scale > 0)
 
 
-def _stop(request: GenerationRequest) -> float:
-    """``guidance_stop``; without the prompt (a scale of 0) there is nothing that it could be left to."""
-    return request.guidance_stop if request.guidance_scale else 1.0
+def _late(request: GenerationRequest) -> tuple[float, float]:
+    """After which share of the steps guidance falls, and to what. It never rises; without the prompt (a scale of 0) there is nothing to fall to."""
+    return request.guidance_stop if request.guidance_scale >= 1 else 1.0, min(request.late_guidance_scale, max(1.0, request.guidance_scale))

@@ -266,6 +266,7 @@ class MiraPipeline(DiffusionPipeline):
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         guidance_stop: float | None = None,
+        late_guidance_scale: float | None = None,
         temporal_guidance_scale: float | None = None,
         eta: float | None = None,
         sampler: str | None = None,
@@ -296,7 +297,7 @@ class MiraPipeline(DiffusionPipeline):
                 eq. 8), and in the end as they are. With ``strength`` they are the whole clip, noised so far that this share of the steps remains
                 (SDEdit, arXiv:2108.01073).
             quality: A key of ``core.quality.QUALITIES``: how much of the work is spared, at a price; "quality" spares none.
-            guidance_scale, guidance_stop, temporal_guidance_scale: How strongly the prompt, in what share of the steps, and the agreement of the frames steer (``core.guidance``).
+            guidance_scale, guidance_stop, late_guidance_scale, temporal_guidance_scale: How strongly the prompt, up to which share of the steps and after it, and the agreement of the frames steer (``core.guidance``).
             eta: Share of fresh noise in a ddim step; other samplers ignore it.
             decode_chunk_frames: None decodes a clip whole; 10 gives the original code's independent chunks.
             window_frames: Frames that the transformer and the decoder are given at once (see ``core.windows``); of a longer clip they never see more.
@@ -309,7 +310,7 @@ class MiraPipeline(DiffusionPipeline):
             raise RequestError("output_type", f"output_type is {output_type!r}; np, pt, pil or latent are known.")
         prompts = _texts(prompt, prompt_embeds)
         batch_size = len(prompts)
-        asked = dict(height=height, width=width, num_frames=num_frames, fps=fps, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, guidance_stop=guidance_stop, temporal_guidance_scale=temporal_guidance_scale, eta=eta, sampler=sampler, quality=quality, decode_chunk_frames=decode_chunk_frames, window_frames=window_frames)
+        asked = dict(height=height, width=width, num_frames=num_frames, fps=fps, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, guidance_stop=guidance_stop, late_guidance_scale=late_guidance_scale, temporal_guidance_scale=temporal_guidance_scale, eta=eta, sampler=sampler, quality=quality, decode_chunk_frames=decode_chunk_frames, window_frames=window_frames)
         negatives = _spread("negative_prompt", negative_prompt or "", batch_size)
         settings = [GenerationRequest(text, negative, self.model_name or _UNNAMED, **asked).resolved(self.data_dir) for text, negative in zip(prompts, negatives)][0]
         shape = settings.shape.latent(self.transformer.config.in_channels, self.vae_scale_factor).as_tuple(batch_size)
@@ -478,7 +479,7 @@ class MiraPipeline(DiffusionPipeline):
 
 _UNNAMED = "unnamed"
 """The model's name where none is known: one that no preset was made for."""
-_SHARED_FIELDS = ("height", "width", "num_frames", "fps", "num_inference_steps", "guidance_scale", "guidance_stop", "temporal_guidance_scale", "eta", "sampler", "quality", "decode_chunk_frames", "window_frames", "strength")
+_SHARED_FIELDS = ("height", "width", "num_frames", "fps", "num_inference_steps", "guidance_scale", "guidance_stop", "late_guidance_scale", "temporal_guidance_scale", "eta", "sampler", "quality", "decode_chunk_frames", "window_frames", "strength")
 """Fields of a request that are arguments of a call under the same name."""
 
 

@@ -24,6 +24,7 @@ class Preset:
     num_inference_steps: int = 50
     guidance_scale: float = 12.0
     guidance_stop: float = 1.0
+    late_guidance_scale: float = 1.0
     temporal_guidance_scale: float = 0.0
     eta: float = 1.0
     sampler: str = "ddim"
@@ -40,9 +41,9 @@ class Preset:
         return self.num_frames / self.output_fps
 
 
-PRESET_FIELDS = ("guidance_scale", "guidance_stop", "temporal_guidance_scale", "num_inference_steps", "sampler", "eta", "height", "width", "num_frames", "fps", "output_fps", "window_frames")
+PRESET_FIELDS = ("guidance_scale", "guidance_stop", "late_guidance_scale", "temporal_guidance_scale", "num_inference_steps", "sampler", "eta", "height", "width", "num_frames", "fps", "output_fps", "window_frames")
 """The fields of a request that a preset decides."""
-PLAIN_GUIDANCE = {"guidance_stop": 1.0, "temporal_guidance_scale": 0.0}
+PLAIN_GUIDANCE = {"guidance_stop": 1.0, "late_guidance_scale": 1.0, "temporal_guidance_scale": 0.0}
 """The prompt's guidance alone, in every step: Mira's own way, and how videos were made before there was another."""
 
 NANO = "mira-nano"
@@ -50,7 +51,7 @@ V0_128, V0_384 = "TencentARC/Mira-v0:128", "TencentARC/Mira-v0:384"
 V1_384_10S, V1_384_20S = "TencentARC/Mira-v1:384-10s", "TencentARC/Mira-v1:384-20s"
 V1_768_5S, V1_768_10S = "TencentARC/Mira-v1:768-5s", "TencentARC/Mira-v1:768-10s"
 
-_NANO_SAMPLING = dict(fps=6, num_inference_steps=20, guidance_scale=3.0, guidance_stop=0.35, temporal_guidance_scale=1.0, eta=0.0, sampler="dpm++2m")
+_NANO_SAMPLING = dict(fps=6, num_inference_steps=20, guidance_scale=3.0, guidance_stop=0.35, late_guidance_scale=1.5, temporal_guidance_scale=1.0, eta=0.0, sampler="dpm++2m")
 
 PRESETS: dict[str, Preset] = {
     preset.name: preset

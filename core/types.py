@@ -134,11 +134,13 @@ class GenerationRequest:
     num_inference_steps: int | None = None
     """Denoising steps, 1 to 1,000."""
     guidance_scale: float | None = None
-    """Classifier-free guidance; 1 turns it off and halves the work."""
+    """Classifier-free guidance; 1 turns it off, and spares its work."""
     guidance_stop: float | None = None
-    """Share of the steps, from the noisiest, that are guided, 0 to 1; the others look at the prompt alone, in half the work."""
+    """Share of the steps, from the noisiest, with the whole of guidance_scale, 0 to 1; the others have late_guidance_scale."""
+    late_guidance_scale: float | None = None
+    """To what guidance falls after guidance_stop; 1: to none, which halves the work there."""
     temporal_guidance_scale: float | None = None
-    """Guidance towards frames that agree with each other, above 0 to 10, for a quarter more work; 0 turns it off."""
+    """Guidance towards frames that agree with each other, above 0 to 10, for up to a third more work; 0 turns it off."""
     eta: float | None = None
     """Share of fresh noise in each ddim step: 0 none, 1 as in Mira."""
     sampler: str | None = None
@@ -235,7 +237,7 @@ class GenerationRequest:
         if not self.model.strip():
             raise RequestError("model", "No model is named. Use 'mira-nano', a model folder or a Hub id.")
         VideoShape(self.num_frames, self.height, self.width)
-        for name, low, high in (("fps", 1, 120), ("output_fps", 1, 120), ("num_inference_steps", 1, MAX_INFERENCE_STEPS), ("seed", 0, MAX_SEED), ("guidance_scale", 0, 100), ("guidance_stop", 0, 1), ("temporal_guidance_scale", 0, MAX_TEMPORAL_GUIDANCE), ("eta", 0, 1)):
+        for name, low, high in (("fps", 1, 120), ("output_fps", 1, 120), ("num_inference_steps", 1, MAX_INFERENCE_STEPS), ("seed", 0, MAX_SEED), ("guidance_scale", 0, 100), ("guidance_stop", 0, 1), ("late_guidance_scale", 1, 100), ("temporal_guidance_scale", 0, MAX_TEMPORAL_GUIDANCE), ("eta", 0, 1)):
             value = getattr(self, name)
             if not low <= value <= high:  # nor is nan
                 raise RequestError(name, f"{name} is {_short(value)}; it must be {'a number ' if isinstance(value, float) and not math.isfinite(value) else ''}from {low} to {high}.")

@@ -13,7 +13,8 @@ from .components.words import model_label, number, sampler_label
 TITLES = {
     "num_inference_steps": "Steps",
     "guidance_scale": "Guidance",
-    "guidance_stop": "Guided steps",
+    "guidance_stop": "Full guidance until",
+    "late_guidance_scale": "Guidance after that",
     "temporal_guidance_scale": "Temporal guidance",
     "height": "Height, pixels",
     "width": "Width, pixels",

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from . import api, frontend
 from .components.theme import launch_options
+from .once import Once
 from .screen import Screen, Session
 from .services import Services
 from .tabs import compare, gallery, generate, models, system, training
@@ -45,6 +47,8 @@ class Page:
     """By BUSES: get ``action:id:nonce`` from assets/studio.js when a button inside a pane is pressed."""
     tabs: gr.Tabs
     event: dict[str, Any]
+    greeted: Any = None
+    """The event after which a page that was open while the studio was started again goes on; the Generate tab sets it."""
 
     @property
     def outputs(self) -> list[gr.HTML]:
@@ -57,21 +61,21 @@ class Page:
             event.then(self.services.executor.work_through, None, None, **{**self.event, "queue": True}, concurrency_limit=None)
 
 
-def routes(services: Services, demo: gr.Blocks) -> list[Route]:
-    """What the page's server answers beside Gradio's own, and faster: its files, and what each page asks for twice a second, which takes a tenth of an endpoint's time:
-    which page this is, which start of the studio, and ``services.version()``, with spaces between them."""
+def serving(services: Services, demo: gr.Blocks) -> dict[str, Any]:
+    """What the page's server does beside Gradio's own (of FastAPI's arguments). Faster: Gradio's files, and what each page asks for twice a second, which takes a tenth of an
+    endpoint's time: which page this is, which start of the studio, and ``services.version()``, with spaces between them. Once: events that are sent again."""
     here = f"{fingerprint(demo)} {secrets.token_hex(4)}"
 
     async def version(_: Request) -> PlainTextResponse:  # a coroutine, and so without a thread of its own: it takes a tenth of a millisecond
         return PlainTextResponse(f"{here} {services.version()}")
 
-    return [Route(f"/{VERSION_PATH}", version), *frontend.routes()]
+    return {"routes": [Route(f"/{VERSION_PATH}", version), *frontend.routes()], "middleware": [Middleware(Once)]}
 
 
 def fingerprint(demo: gr.Blocks) -> str:
     """The same for two pages whose widgets and events mean the same to a browser that has one of them open."""
-    widgets = [(block._id, type(block).__name__) for block in demo.blocks.values()]
-    events = [(id, fn.targets, [block._id for block in fn.inputs], [block._id for block in fn.outputs]) for id, fn in demo.fns.items()]
+    widgets = [(block._id, type(block).__name__, block.elem_id, getattr(block, "label", None)) for block in demo.blocks.values()]
+    events = [(id, fn.targets, fn.js, [block._id for block in fn.inputs], [block._id for block in fn.outputs]) for id, fn in demo.fns.items()]
     return f"{zlib.crc32(repr((widgets, events, launch_options()['head'])).encode()):08x}"
 
 

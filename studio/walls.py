@@ -28,6 +28,7 @@ EXAMPLES = {
     "seed": "1..4",
     "guidance_scale": "2..8:2",
     "guidance_stop": "0.2, 0.35, 0.5, 1",
+    "late_guidance_scale": "1, 1.5, 2",
     "temporal_guidance_scale": "0, 0.5, 1, 2",
     "num_inference_steps": "10, 20, 50",
     "sampler": "ddim, dpm++2m",

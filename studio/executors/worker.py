@@ -53,8 +53,9 @@ def import_quietly(module: str) -> None:
     """Import in a thread that others go before: torch takes seconds, in which the page of a studio that was just started is opened. What is made afterwards is not slowed."""
 
     def load() -> None:
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), QUIET)  # of this thread alone, on Linux
+        if sys.platform == "linux":  # elsewhere it would be a whole process's
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), QUIET)
         with contextlib.suppress(Exception):  # whoever imports it next learns of it
             importlib.import_module(module)
 

@@ -49,7 +49,7 @@ def wire(page: Page, tab: gr.Tab, widgets: list[gr.components.Component]) -> Non
     """Connect the widgets."""
 
     def find(session: Session, search: str, starred: bool, model: str, preset: str, tag: str, run: str, since: int, order: str, deleted: bool) -> list[Any]:
-        session.query = Query(search, starred, model or None, preset or None, tag or None, run or None, since or None, order, deleted)
+        session.query = Query(search or "", starred, model or None, preset or None, tag or None, run or None, since or None, order, deleted)
         session.shown = GALLERY_PAGE
         return page.screen.paint(session)
 
@@ -76,5 +76,6 @@ def wire(page: Page, tab: gr.Tab, widgets: list[gr.components.Component]) -> Non
     keep = "(session, ...values) => { window.studio.keepGallery(values.slice(0, -1)); return [session, ...values]; }"
     back = tab.select(restore, page.buses["action"], kept, js="() => window.studio.keptGallery()", **page.event)
     back.then(None, js="() => window.studio.startKeepingGallery()", **page.event)
+    page.greeted.then(find, [page.session, *widgets], page.outputs, **page.event)
     gr.on([widget.change for widget in widgets], find, [page.session, *widgets], page.outputs, js=keep, trigger_mode="always_last", **page.event)
     gr.on([tab.select, *(widget.focus for widget in lists)], choices, lists, lists, **page.event)

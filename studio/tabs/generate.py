@@ -121,8 +121,10 @@ def layout(page: Page) -> GenerateTab:
                     with gr.Row():
                         fields["num_inference_steps"] = gr.Number(preset.num_inference_steps, label="Steps", precision=0, min_width=72, elem_id="steps")
                         fields["sampler"] = gr.Dropdown([(info.label, name) for name, info in SAMPLERS.items()], value=preset.sampler, label="Sampler", min_width=120, elem_id="sampler", filterable=False)
-                    fields["guidance_stop"] = gr.Slider(0, 1, value=decided(preset, base)["guidance_stop"], step=0.05, label="Guided steps", elem_id="guidance-stop", info="Share of the steps, from the first, with guidance. It settles what happens; later it exaggerates. 1: all.")
-                    fields["temporal_guidance_scale"] = gr.Slider(0, MAX_TEMPORAL_GUIDANCE, value=decided(preset, base)["temporal_guidance_scale"], step=0.1, label="Temporal guidance", elem_id="temporal-guidance", info="How much the frames are made to agree with each other, for a quarter more time; 0 turns it off.")
+                    with gr.Row():
+                        fields["guidance_stop"] = gr.Number(decided(preset, base)["guidance_stop"], minimum=0, maximum=1, step=0.05, label="Full guidance until", min_width=120, elem_id="guidance-stop", info="Of the steps, 0 to 1: the first settle what happens.")
+                        fields["late_guidance_scale"] = gr.Number(decided(preset, base)["late_guidance_scale"], minimum=1, step=0.1, label="Guidance after that", min_width=120, elem_id="late-guidance", info="Much of it exaggerates; 1: none.")
+                    fields["temporal_guidance_scale"] = gr.Slider(0, MAX_TEMPORAL_GUIDANCE, value=decided(preset, base)["temporal_guidance_scale"], step=0.1, label="Temporal guidance", elem_id="temporal-guidance", info="How much the frames are made to agree with each other, for up to a third more time; 0 turns it off.")
                     fields["eta"] = gr.Slider(0, 1, value=preset.eta, step=0.05, label="Eta", elem_id="eta", info="Fresh noise in each step; DDIM only.")
                     fields["quality"] = gr.Dropdown([(quality.label, name) for name, quality in QUALITIES.items()], value=EXACT, label="Quality or speed", elem_id="quality", filterable=False, info=MEASURED)
                     fields["weights"] = gr.Dropdown([(words, name) for name, words in WEIGHTS.items()], value="full", label="Weights", elem_id="weights", filterable=False, info="8 bits take half the memory, or less time, and do not make quite the same video.")
@@ -318,10 +320,13 @@ def wire(page: Page, tab: GenerateTab) -> None:
 
     def restore(session: Session, text: str, here: tuple[Any, ...]) -> list[Any]:
         """What the form held when the page was left, with the request that was being edited in it and what lay below that; as it is ``here`` where the browser has kept none, or
-        the studio can't make it any more. Gives error, go, keep, count and FIELDS but for the prompt."""
+        the studio can't make it any more, and for settings that it did not have then. Gives error, go, keep, count and FIELDS but for the prompt."""
         try:
             kept = json.loads(text)
-            values, left = kept["values"], kept["edit"] or {}
+            at_hand = lambda values: [dict(zip(kept["names"], values, strict=True)).get(name, now) for name, now in zip(names, here, strict=True)]  # noqa: E731
+            values, left = at_hand(kept["values"]), kept["edit"] or {}
+            if left.get("draft"):
+                left["draft"] = at_hand(left["draft"])
             requests_of(page.services, ("any", *values[1:]))
         except (KeyError, RequestError, TypeError, ValueError):
             return [gr.skip(), *tell(session, *here), *[gr.skip()] * (len(restored) - 1 - len(go))]
@@ -361,8 +366,9 @@ def wire(page: Page, tab: GenerateTab) -> None:
     preset.input(lambda name, model: preset_values(PRESETS[name], model, data_dir), [preset, model], sampling, **event)
     model.input(change_model, model, [preset, *sampling], **event)
     walls = [*tab.walls.axes, tab.walls.drafts, tab.walls.draft_steps]
+    names = [*tab.fields, "seed", "keep_seed", "count"]  # of tab.form
     mine = json.dumps(page.services.default_model)  # a studio that is started with another model begins with that one's settings
-    keep = f"(...values) => window.studio.keepForm({mine}, values)"
+    keep = f"(...values) => window.studio.keepForm({mine}, {json.dumps(names)}, values)"
     changed = gr.on([widget.change for widget in [*tab.form, *walls]], None, tab.form, js=keep, **event)  # Gradio goes through all targets of all events for each widget of the page: few
     changed.then(tell_all, [page.session, *tab.form, *walls], [*go, *tab.walls.told], trigger_mode="always_last", **event)  # one event: no answer to an older form comes last
     model.focus(lambda: gr.update(choices=model_choices(page)), None, model, **event)
@@ -380,4 +386,4 @@ def wire(page: Page, tab: GenerateTab) -> None:
     restarted = gr.Textbox(elem_id="back", elem_classes="offstage", label="back", show_label=False, container=False, max_lines=1)
     again = f"(session, compared, kept, back, ...values) => [session, ...window.studio.left({mine}), back, ...values]"
     greeted = restarted.change(greet, [page.session, page.buses["action"], page.buses["form"], restarted, *tab.form], [*go, *page.outputs], js=again, trigger_mode="always_last", **event)
-    greeted.then(None, js="() => window.studio.greeted()", **event)
+    page.greeted = greeted.then(None, js="() => window.studio.greeted()", **event)

@@ -79,6 +79,16 @@ def test_another_page_is_asked_for_and_the_form_is_kept(studio: StudioApp, open_
 
     page.locator("#prompt textarea").fill("Kept.")
     page.wait_for_function("localStorage.getItem('studio.form').includes('Kept.')")
+    page.locator("#more").get_by_role("button", name="More settings").click()
+    page.locator("#eta input[type=number]").fill("0.5")
+    page.wait_for_function("JSON.parse(localStorage.getItem('studio.form')).values.includes(0.5)")
+    page.evaluate("""() => {  // as a version kept it that did not have the setting yet
+        const kept = JSON.parse(localStorage.getItem('studio.form')), at = kept.names.indexOf('guidance_stop');
+        kept.names.splice(at, 1); kept.values.splice(at, 1);
+        const set = Storage.prototype.setItem;
+        Storage.prototype.setItem = function (key, text) { if (key !== 'studio.form') set.call(this, key, text); };
+        set.call(localStorage, 'studio.form', JSON.stringify(kept));
+    }""")
     page.route(f"**/{VERSION_PATH}", other)
     expect(page.locator("#away")).to_contain_text("started again with another page")
     page.unroute_all(behavior="ignoreErrors")
@@ -86,3 +96,6 @@ def test_another_page_is_asked_for_and_the_form_is_kept(studio: StudioApp, open_
     page.wait_for_selector("#queue h2")
     expect(page.locator("#away")).to_have_count(0)
     expect(page.locator("#prompt textarea")).to_have_value("Kept.")
+    page.locator("#more").get_by_role("button", name="More settings").click()
+    expect(page.locator("#eta input[type=number]")).to_have_value("0.5")
+    expect(page.locator("#guidance-stop input[type=number]")).to_have_value("0.35")

@@ -53,7 +53,7 @@ def test_every_field_of_a_request_is_a_flag_with_its_documentation():
         assert field.name in docs
         if field.name != "prompt":
             assert f"--{field.name.replace('_', '-')}" in text
-    values = dict(negative_prompt="n", model="m", preset="nano-2s", height=64, width=96, num_frames=5, fps=7, output_fps=9, num_inference_steps=11, guidance_scale=2.5, guidance_stop=0.4, temporal_guidance_scale=0.5, eta=0.5, sampler="heun", seed=3, decode_chunk_frames=10)
+    values = dict(negative_prompt="n", model="m", preset="nano-2s", height=64, width=96, num_frames=5, fps=7, output_fps=9, num_inference_steps=11, guidance_scale=2.5, guidance_stop=0.4, late_guidance_scale=1.5, temporal_guidance_scale=0.5, eta=0.5, sampler="heun", seed=3, decode_chunk_frames=10)
     flags = [part for name, value in values.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     (request,) = requests("p", *flags)
     assert request == GenerationRequest("p", **values)
@@ -171,7 +171,7 @@ def test_how_the_machine_is_used_goes_from_one_command_line_to_another():
 
 def test_how_guidance_is_spread_is_a_default_of_the_models_it_was_measured_on():
     asked = {model: GenerationRequest("a", model=model, preset=preset).resolved() for model, preset in (("mira-nano", None), ("mine", "nano-4s"), ("TencentARC/Mira-v0:128", None))}
-    assert {model: (request.guidance_stop, request.temporal_guidance_scale) for model, request in asked.items()} == {"mira-nano": (0.35, 1.0), "mine": (1.0, 0.0), "TencentARC/Mira-v0:128": (1.0, 0.0)}
+    assert {model: (request.guidance_stop, request.late_guidance_scale, request.temporal_guidance_scale) for model, request in asked.items()} == {"mira-nano": (0.35, 1.5, 1.0), "mine": (1.0, 1.0, 0.0), "TencentARC/Mira-v0:128": (1.0, 1.0, 0.0)}
 
 
 def test_memory_that_runs_out_is_spared_and_in_the_end_told_in_words(generate, tmp_path, monkeypatch):

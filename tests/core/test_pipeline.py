@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from tiny import TEXT_DIM, tiny_pipeline
 
 from core import GenerationCancelled, GenerationRequest, MiraPipeline, MiraScheduler, MiraTransformer3DModel, RequestError, TemporalVAE
-from core.guidance import predictions_per_step
+from core.guidance import predictions_per_step, scales_at
 from core.pipeline import GenerationError
 from core.quality import QUALITIES, Quality
 from core.schedulers_info import SAMPLERS
@@ -73,7 +73,7 @@ def test_same_seed_same_video_and_everything_asked_for_matters(shared_pipe):
     first = latents_of(pipe)
     assert first.shape == (1, 4, 3, 4, 6) and first.dtype == torch.float32
     assert torch.equal(first, latents_of(pipe))
-    changes = [dict(seed=6), dict(prompt=OTHER), dict(fps=12), dict(guidance_scale=5.0), dict(guidance_stop=0.5), dict(temporal_guidance_scale=1.0), dict(negative_prompt="a green star"), dict(eta=0.5), dict(sampler="heun"), dict(num_inference_steps=4)]
+    changes = [dict(seed=6), dict(prompt=OTHER), dict(fps=12), dict(guidance_scale=5.0), dict(guidance_stop=0.5), dict(guidance_stop=0.5, late_guidance_scale=2.0), dict(temporal_guidance_scale=1.0), dict(negative_prompt="a green star"), dict(eta=0.5), dict(sampler="heun"), dict(num_inference_steps=4)]
     for change in changes:
         assert not torch.allclose(first, latents_of(pipe, **change), atol=1e-4), change
 
@@ -169,11 +169,11 @@ def test_temporal_guidance_is_one_forward_more_in_the_noisier_half(quality, guid
     assert predictions_per_step(request) == pytest.approx(sum(expected) / 2 / 10)
 
 
-@pytest.mark.parametrize("quality, stop, expected", [("quality", 0.3, [4] * 3 + [2] * 7), ("fast", 0.9, [4] * 6 + [2] * 4), ("quality", 0.0, [2] * 10)])
-def test_the_prompt_guides_up_to_where_guidance_stops(quality, stop, expected):
+@pytest.mark.parametrize("quality, stop, late, expected", [("quality", 0.3, 1.0, [4] * 3 + [2] * 7), ("fast", 0.9, 1.0, [4] * 6 + [2] * 4), ("fast", 0.3, 1.5, [4] * 6 + [2] * 4), ("quality", 0.3, 1.5, [4] * 10), ("quality", 0.0, 1.0, [2] * 10)])
+def test_the_prompt_guides_up_to_where_guidance_stops(quality, stop, late, expected):
     pipe = tiny_pipeline()
     pipe.transformer = Counting(pipe.transformer)
-    asked = dict(guidance_scale=4.0, guidance_stop=stop, temporal_guidance_scale=0.0, quality=quality, num_inference_steps=10)
+    asked = dict(guidance_scale=4.0, guidance_stop=stop, late_guidance_scale=late, temporal_guidance_scale=0.0, quality=quality, num_inference_steps=10)
     made = latents_of(pipe, [PROMPT, OTHER], **asked)
     assert pipe.transformer.batches == expected
     assert predictions_per_step(GenerationRequest(PROMPT, **asked).resolved()) == pytest.approx(sum(expected) / 2 / 10)
@@ -188,6 +188,14 @@ def test_a_clip_that_is_changed_is_guided_in_the_same_share_of_its_own_steps():
     pipe.transformer.batches.clear()
     latents_of(pipe, num_inference_steps=10, guidance_scale=4.0, guidance_stop=0.5, start_latents=start, strength=0.6)
     assert pipe.transformer.batches == [2] * 3 + [1] * 3
+
+
+def test_guidance_falls_and_never_rises():
+    scales = lambda step, **asked: scales_at(GenerationRequest(PROMPT, guidance_stop=0.5, **asked).resolved(), step, 10).prompt  # noqa: E731
+    assert [scales(step, guidance_scale=3.0, late_guidance_scale=1.5) for step in (0, 4, 5, 9)] == [3.0, 3.0, 1.5, 1.5]
+    assert [scales(step, guidance_scale=1.2, late_guidance_scale=1.5) for step in (0, 9)] == [1.2, 1.2]
+    assert [scales(step, guidance_scale=1.0, late_guidance_scale=1.5) for step in (0, 9)] == [1.0, 1.0], "1 turns it off, throughout"
+    assert [scales(step, guidance_scale=0.0, late_guidance_scale=1.5) for step in (0, 9)] == [0.0, 0.0]
 
 
 def test_prompt_embeds_equal_the_prompt(shared_pipe):
@@ -280,6 +288,7 @@ def test_cancel_between_steps(shared_pipe):
         (dict(guidance_scale=float("nan")), "guidance_scale"),
         (dict(eta=2.0), "eta"),
         (dict(guidance_stop=1.5), "guidance_stop"),
+        (dict(late_guidance_scale=0.5), "late_guidance_scale"),
         (dict(temporal_guidance_scale=-1.0), "temporal_guidance_scale"),
         (dict(sampler="dpm2m"), "sampler"),
         (dict(prompt=""), "prompt"),

@@ -83,6 +83,17 @@ def test_nan_and_unknown_ids_are_answered_in_words(studio_app: StudioApp) -> Non
             studio_app.call(endpoint, "nonsense")
 
 
+def test_an_event_that_is_sent_again_is_done_once(studio_app: StudioApp) -> None:
+    """By a page that never heard the answer to it."""
+    send = lambda name: httpx.post(f"{studio_app.url}/gradio_api/run/enqueue", json={"data": [{"prompt": f"Sent {name}."}]}, headers={"x-studio-event": name}).json()  # noqa: E731
+    studio_app.call("pause")
+    answers = [send(name) for name in ("a", "a", "b", "a")]
+    assert answers[0]["data"] == answers[1]["data"] == answers[3]["data"] != answers[2]["data"]
+    waiting = [one["prompt"] for one in studio_app.call("list_requests", "waiting")]
+    studio_app.call("resume")
+    assert (waiting.count("Sent a."), waiting.count("Sent b.")) == (1, 1)
+
+
 def test_a_failed_request_says_why_and_the_queue_goes_on(studio_app: StudioApp) -> None:
     failing = studio_app.enqueue(model="nobody/no-such-model")
     after = studio_app.enqueue()

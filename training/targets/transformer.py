@@ -272,7 +272,7 @@ class TransformerTask:
             for number, prompt in enumerate(config.validation_prompts):
                 request = GenerationRequest(prompt, model=config.model, seed=config.seed, preset=preset.name, num_inference_steps=config.validation_steps, **shape).resolved(config.data_dir)
                 folder.mkdir(parents=True, exist_ok=True)
-                settings = {name: getattr(request, name) for name in (*shape, "num_inference_steps", "guidance_scale", "guidance_stop", "temporal_guidance_scale", "eta", "sampler", "seed")}
+                settings = {name: getattr(request, name) for name in (*shape, "num_inference_steps", "guidance_scale", "guidance_stop", "late_guidance_scale", "temporal_guidance_scale", "eta", "sampler", "seed")}
                 frames = to_uint8(pipe(request.prompt, **settings).frames[0])
                 save_video(frames, folder / f"{number:02}.mp4", request.output_fps, request.to_dict())
                 clips.append(frames)

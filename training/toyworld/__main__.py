@@ -38,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("--num-inference-steps", type=int)
     add.add_argument("--guidance-scale", type=float)
     add.add_argument("--guidance-stop", type=float)
+    add.add_argument("--late-guidance-scale", type=float)
     add.add_argument("--temporal-guidance-scale", type=float)
     add.add_argument("--sampler")
     add.add_argument("--window-frames", type=int, help="frames that the model sees at once, for clips longer than it was trained for")

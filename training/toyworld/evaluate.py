@@ -260,7 +260,7 @@ def sampling_defaults(model: str) -> dict[str, Any]:
     from core.presets import default_preset
 
     preset = default_preset(model)
-    return {name: getattr(preset, name) for name in ("num_inference_steps", "guidance_scale", "guidance_stop", "temporal_guidance_scale", "eta", "sampler")}
+    return {name: getattr(preset, name) for name in ("num_inference_steps", "guidance_scale", "guidance_stop", "late_guidance_scale", "temporal_guidance_scale", "eta", "sampler")}
 
 
 def strip_path(json_file: Path, index: int) -> Path:

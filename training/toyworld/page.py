@@ -78,7 +78,7 @@ def _evaluation(file: Path, figures: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             title,
-            command("evaluate", file, settings, figures["clips"]) + f" (weights {settings['model_hash']}, {settings['num_inference_steps']} steps of {settings['sampler']}, guidance {settings['guidance_scale']:g} in {settings['guidance_stop']:.0%} of them, temporal guidance {settings['temporal_guidance_scale']:g})",
+            command("evaluate", file, settings, figures["clips"]) + f" (weights {settings['model_hash']}, {settings['num_inference_steps']} steps of {settings['sampler']}, guidance {settings['guidance_scale']:g} in {settings['guidance_stop']:.0%} of them and then {settings['late_guidance_scale']:g}, temporal guidance {settings['temporal_guidance_scale']:g})",
             _table(("", "right", "share", "95 % interval", "target"), rows),
             _table(("motion", "motion right", "all right", "read instead"), motions),
             *strips,
