@@ -6,7 +6,8 @@ one frame alone. That is perturbed-attention guidance (Ahn et al. 2024, arXiv:24
 (arXiv:2411.18664) skip a video model's layers.
 
 Guidance need not be as strong in every step (Kynkäänniemi et al. 2024, arXiv:2404.07724): what happens is decided in the noisiest ones, and later it overstates.
-With guidance 3 in all steps mira-nano pans 1.5 times as far as it was taught, and without any in the later ones 0.7 times; with 1.5 there it comes out right.
+With guidance 3 in all steps mira-nano pans 1.5 times as far as it was taught, without any in the later ones 0.7 times, and with 1.5 there 0.8 times, so that 11 pans of 12 are
+read as what was asked for.
 """
 
 from __future__ import annotations
