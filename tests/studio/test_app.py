@@ -89,7 +89,9 @@ def test_an_event_that_is_sent_again_is_done_once(studio_app: StudioApp) -> None
     studio_app.call("pause")
     answers = [send(name) for name in ("a", "a", "b", "a")]
     assert answers[0]["data"] == answers[1]["data"] == answers[3]["data"] != answers[2]["data"]
-    waiting = [one["prompt"] for one in studio_app.call("list_requests", "waiting")]
+    waiting = [one["request"]["prompt"] for one in studio_app.call("list_requests", "waiting")]
+    for answer in (answers[0], answers[2]):
+        studio_app.call("cancel", answer["data"][0]["id"])
     studio_app.call("resume")
     assert (waiting.count("Sent a."), waiting.count("Sent b.")) == (1, 1)
 
