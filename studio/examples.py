@@ -8,7 +8,7 @@ import secrets
 from core.presets import NANO
 from core.types import GenerationRequest
 
-TOY_PROMPTS = ("A big red ball bounces over a meadow.", "A small blue box moves left over the sea.", "A big yellow star circles over the night. The camera zooms in.")
+TOY_PROMPTS = ("A big red ball bounces over a meadow.", "A small blue box moves left over the sea.", "A big yellow star circles over the night. The camera pans left.")
 REAL_PROMPTS = (
     "A serene waterfall drops into a clear pool in a green forest, with mist rising slowly.",
     "A red vintage car drives along a winding coastal road at sunset, seen from above.",
