@@ -130,7 +130,8 @@ def test_an_edited_caption_leaves_what_others_wrote_since_and_other_datasets_alo
             (folder / f"{name}.txt").write_text(f"{name} of {folder.name}")
     source, other = map(str, folders)
     load, save, texts = captions_page["load"], captions_page["save"], lambda folder: [(folder / f"{name}.txt").read_text().strip() for name in ("one", "two")]
-    rows, _, _, read = load(source, "")
+    table, _, _, read = load(source, "")
+    rows = table["value"]
     (folders[0] / "one.txt").write_text("by another page")
     rows[1][1] = "mine"
     line, read = save(f" {source} ", rows, read)
