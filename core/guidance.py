@@ -33,7 +33,7 @@ class Scales(NamedTuple):
 def scales_at(request: GenerationRequest, step: int, num_steps: int, first: int = 0) -> Scales:
     """Those of a resolved request's ``step`` of ``num_steps``, counted from 0; ``guidance_stop`` counts from ``first``, where a clip that is changed begins."""
     guided = QUALITIES[request.quality].guided * num_steps
-    stop, late = _late(request)
+    stop, late = _fall(request)
     prompt = request.guidance_scale if step - first < stop * (num_steps - first) else late
     temporal = step < min(guided, TEMPORAL_SHARE * num_steps)
     return Scales(prompt if step < guided else 1.0, request.temporal_guidance_scale if temporal else 0.0)
@@ -42,11 +42,11 @@ def scales_at(request: GenerationRequest, step: int, num_steps: int, first: int 
 def predictions_per_step(request: GenerationRequest) -> float:
     """How many predictions of a clip a step of a resolved request takes, on average: 1 without any guidance."""
     guided = QUALITIES[request.quality].guided
-    stop, late = _late(request)
+    stop, late = _fall(request)
     prompt = min(guided, stop) * (request.guidance_scale != 1) + max(0.0, guided - stop) * (late != 1)
     return 1 + prompt + min(guided, TEMPORAL_SHARE) * (request.temporal_guidance_scale > 0 and request.guidance_scale > 0)
 
 
-def _late(request: GenerationRequest) -> tuple[float, float]:
+def _fall(request: GenerationRequest) -> tuple[float, float]:
     """After which share of the steps guidance falls, and to what. It never rises; without the prompt (a scale of 0) there is nothing to fall to."""
     return request.guidance_stop if request.guidance_scale >= 1 else 1.0, min(request.late_guidance_scale, max(1.0, request.guidance_scale))

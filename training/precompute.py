@@ -91,7 +91,7 @@ def precompute_toyworld(model: str, out: str, clips: int, num_frames: int, seed:
 
 def tidy(folder: Path) -> None:
     """Remove what processes that were killed had half written; another one may be at work in the same folder."""
-    for partial in (*folder.glob("*.tmp"), *folder.glob(".dataset.*.tmp.json")):
+    for partial in folder.glob("*.tmp"):
         owner = "".join(partial.suffixes[-2:-1]).removeprefix(".")
         if not owner.isdigit() or not psutil.pid_exists(int(owner)):
             partial.unlink(missing_ok=True)
