@@ -2,6 +2,7 @@
 
 A page whose connection breaks while it waits for an answer (a laptop that sleeps, a phone that changes networks) cannot know whether the studio has done what
 it was told, so it tells it again, by the same name. Kept in memory: it does not reach over a start of the studio.
+What ended in an error, or was cut off, is not kept: that is tried again.
 """
 
 from __future__ import annotations
@@ -23,19 +24,21 @@ class Once:
     def __init__(self, app: ASGIApp):
         self.app = app
         self.answers: OrderedDict[bytes, asyncio.Future[list[Message]]] = OrderedDict()
+        """Those being made resolve to nothing where they come to no good end."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         name = dict(scope.get("headers") or ()).get(HEADER)
         if scope["type"] != "http" or not name:
             return await self.app(scope, receive, send)
-        if (known := self.answers.get(name)) is not None:
-            for message in await asyncio.shield(known):
+        while (known := self.answers.get(name)) is not None:
+            for message in (messages := await asyncio.shield(known)):
                 await send(message)
-            return None
+            if messages:
+                return None
         answer = self.answers[name] = asyncio.get_running_loop().create_future()
         while len(self.answers) > KEPT:
             self.answers.popitem(last=False)
-        messages: list[Message] = []
+        messages, good = [], False
 
         async def keep(message: Message) -> None:
             messages.append(message)
@@ -43,9 +46,9 @@ class Once:
 
         try:
             await self.app(scope, receive, keep)
-        except BaseException:
-            self.answers.pop(name, None)  # it may be tried again
-            answer.cancel()
-            raise
-        answer.set_result(messages)
+            good = bool(messages) and messages[0]["status"] < 400
+        finally:
+            if not good:
+                self.answers.pop(name, None)
+            answer.set_result(messages if good else [])
         return None
