@@ -114,7 +114,7 @@ class TrainConfig:
     frame_stride: int = 4
     """Largest distance of two frames, in frames of the file; drawn anew for each take, and told to the model as its frame rate."""
     takes_per_clip: int = 1
-    """Stretches drawn from each video, of each length that a stage of the curriculum takes of it."""
+    """Stretches drawn from each video, of each length that a stage of the curriculum takes of it, and kept as latents; without a cache of latents each time another one."""
     latent_cache: bool = True
     """False encodes every batch anew, each time a clip is drawn another stretch of it at another stride: more to see, no disk, but the VAE and the text encoder stay in memory and take their time in each step."""
     timestep_logit_mean: float | None = None
@@ -230,7 +230,7 @@ class TrainConfig:
         lines, begun = [], 0
         for number, stage in enumerate(self.stages, 1):
             end = self.total_steps if number == len(self.stages) else min(begun + stage.steps, self.total_steps)
-            counts = {length: stage.clips(length) if self.target in LATENT_TARGETS else stage.train_batch_size for length in stage.num_frames}
+            counts = {length: stage.clips(length) for length in stage.num_frames}
             clips = " or ".join(f"{count} clip{'s' if count > 1 else ''} of {length} frame{'s' if length > 1 else ''}" for length, count in counts.items())
             lines.append(f"steps {begun + 1} to {end}: {clips}" if end > begun else f"never (the run ends at step {self.total_steps}; max_train_steps=0 runs all stages): {clips}")
             begun = max(begun, end)

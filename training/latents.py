@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -127,10 +127,15 @@ class FreshTakes(VideoLatents):
             raise unusable(config, self.rejects)
         self.held_out, self.trained = divided(self.takes, config)
 
+    def held_out_clips(self) -> Iterator[tuple[int, Take, np.ndarray]]:
+        """The clips that training never sees: number, take, and frames uint8 [T, H, W, 3]."""
+        for number, index in enumerate(self.held_out):
+            if (frames := frames_or_reject(self.takes[index], self.rejects)) is not None:
+                yield number, self.takes[index], frames
+
     def held_out_batches(self, rng: np.random.Generator) -> list[dict[str, Any]]:
-        """The clips that training never sees, one by one."""
-        seen = ((self.takes[i], frames_or_reject(self.takes[i], self.rejects)) for i in self.held_out)
-        return [_batch([take], rng, frames=frames[None]) for take, frames in seen if frames is not None]
+        """The same as batches of one."""
+        return [_batch([take], rng, frames=frames[None]) for _, take, frames in self.held_out_clips()]
 
     def _together(self, chosen: Sequence[int], rng: np.random.Generator) -> dict[str, Any]:
         own = rng.spawn(1)[0]  # captions are then drawn as with a cache
@@ -139,10 +144,13 @@ class FreshTakes(VideoLatents):
 
     def _drawn(self, index: int, rng: np.random.Generator) -> tuple[Take, np.ndarray]:
         """A take of the clip, or of another one of its shape where that is broken, and its frames uint8 [T, H, W, 3]."""
-        shape = self._shape(index)
-        num_frames, width, height = shape
-        others = (int(i) for i in rng.permutation([i for i in self.trained if self._shape(i) == shape]))
-        for i in (index, *others):
+        num_frames, width, height = shape = self._shape(index)
+
+        def candidates() -> Iterator[int]:
+            yield index
+            yield from rng.permutation([i for i in self.trained if self._shape(i) == shape]).tolist()
+
+        for i in candidates():
             take = take_of(self.items[i], [num_frames], [(width, height)], self.config.frame_stride, rng)
             if (frames := frames_or_reject(take, self.rejects)) is not None:
                 return take, frames

@@ -28,7 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from core.device import available_cpus, choose_device
 
-from .config import LATENT_TARGETS, USER_TARGETS, ConfigError, TrainConfig
+from .config import USER_TARGETS, ConfigError, TrainConfig
 from .zero import ZeroTwo
 
 PATIENCE = timedelta(days=1)
@@ -61,10 +61,9 @@ def check_divides(config: TrainConfig, count: int) -> None:
         batch = stage.train_batch_size
         if batch % count:
             raise ConfigError(f"train_batch_size is {batch}; {count} processes share it, so it must be a multiple of {count}.")
-        lengths = stage.num_frames if config.target in LATENT_TARGETS else ()  # a decoder takes as many of every length
-        if odd := next((length for length in lengths if stage.clips(length) % count), None):
-            fits = next(size for size in itertools.count(batch + 1) if not any(replace(stage, train_batch_size=size).clips(length) % count for length in lengths))
-            raise ConfigError(f"train_batch_size is {batch} for clips of {max(lengths)} frames, which makes {stage.clips(odd)} of {odd} frames a step; {count} processes share these, so it must be a multiple of {count}. The next train_batch_size that fits is {fits}; or leave that length out.")
+        if odd := next((length for length in stage.num_frames if stage.clips(length) % count), None):
+            fits = next(size for size in itertools.count(batch + 1) if not any(replace(stage, train_batch_size=size).clips(length) % count for length in stage.num_frames))
+            raise ConfigError(f"train_batch_size is {batch} for clips of {max(stage.num_frames)} frames, which makes {stage.clips(odd)} of {odd} frames a step; {count} processes share these, so it must be a multiple of {count}. The next train_batch_size that fits is {fits}; or leave that length out.")
 
 
 class Processes:

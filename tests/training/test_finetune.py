@@ -34,9 +34,10 @@ from small_runs import config, trained
 from tiny import TEXT_DIM, tiny_pipeline
 from training.__main__ import main
 from training.config import ConfigError, load_config, save_config
+from training.latents import FreshTakes
 from training.preflight import preflight
 from training.runs import ROOT, SAMPLE_NOW, TRASH, Runs, Status, read_run
-from training.targets.decoder import DecoderTask, VideoFrames, _lpips
+from training.targets.decoder import DecoderTask, _lpips
 from training.targets.transformer import TransformerTask
 from training.start import train
 from training.trainer import Diverged, Trainer
@@ -135,8 +136,7 @@ def test_a_decoder_shows_its_held_out_clips_beside_what_it_makes_of_them(place, 
     train(config(place, tmp_path, "target=vae_decoder", "max_train_steps=2", "checkpoint_every=1", "learning_rate=0.05", "ema_decay=0"))
     run = read_run(tmp_path)
     assert run.makes_samples and {step: [file.name for file in files] for step, files in run.samples().items()} == {1: ["00.mp4", "01.mp4"], 2: ["00.mp4", "01.mp4"]}
-    frames = VideoFrames(run.config)
-    originals = [shown for _, _, shown in frames.held_out_clips()]
+    originals = [shown for _, _, shown in FreshTakes(run.config, channels=4).held_out_clips()]
     for number, original in enumerate(originals):
         left, right = zip(*((clip[:, :, :48], clip[:, :, 48:]) for clip in (read_video(run.samples()[step][number]).astype(int) for step in (1, 2))))
         assert all(half.shape == original.shape for half in (*left, *right))
@@ -145,7 +145,7 @@ def test_a_decoder_shows_its_held_out_clips_beside_what_it_makes_of_them(place, 
     html = render_samples(run)
     assert html.count("<video") == 4 and html.count('dir="auto">Held-out clip 2; on its right') == 1 and "Sharpness" in html
     none = config(place, tmp_path / "none", "target=vae_decoder", "validation_clips=0")
-    assert not replace(run, config=none).makes_samples and list(VideoFrames(none).held_out_clips()) == []
+    assert not replace(run, config=none).makes_samples and list(FreshTakes(none, channels=4).held_out_clips()) == []
 
 
 def test_a_lora_is_used_with_its_weight_and_left_out_again(place, tmp_path):

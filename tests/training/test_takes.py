@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from small_runs import config, trained
-from training.config import ConfigError, Stage
+from training.config import ConfigError, load_config
 from training.latents import FreshTakes, VideoLatents
-from training.runs import read_run
+from training.runs import ROOT, read_run
 from training.targets import build_task
-from training.targets.decoder import VideoFrames
+from training.targets.decoder import DecoderTask
 from training.targets.transformer import TransformerTask
 from training.start import train
 
@@ -23,17 +23,20 @@ def test_frame_indices_of_videos_cannot_be_kept(place, tmp_path):
         train(config(place, tmp_path, "curriculum=[{steps: 2, num_frames: [4], keep_frame_indices: true}]"))
 
 
-def test_a_video_that_breaks_while_it_is_trained_on_is_left_out_and_named(place, tmp_path):
-    shutil.copytree(place / "videos", tmp_path / "videos")
-    frames = VideoFrames(config(place, tmp_path / "run", "target=vae_decoder", f"dataset={tmp_path / 'videos'}", "validation_clips=0"))
-    (tmp_path / "videos" / "clip3.mp4").write_bytes(b"broken")
-    for seed in range(12):
-        assert frames.frames(Stage(train_batch_size=4, num_frames=[4]), np.random.default_rng(seed)).shape == (4, 4, 32, 48, 3)
-    assert [reject.name for reject in frames.rejects] == ["clip3.mp4"]
-    for file in (tmp_path / "videos").glob("*.mp4"):
-        file.write_bytes(b"broken")
-    with pytest.raises(ConfigError, match="no clip that can be trained on"):
-        frames.frames(Stage(train_batch_size=4, num_frames=[4]), np.random.default_rng(0))
+def test_the_presets_for_mira_show_each_clip_at_several_places_and_strides(place, tmp_path):
+    for preset in ("finetune_128", "finetune_384", "lora_128"):
+        places = [f"dataset={place / 'videos'}", f"output_dir={tmp_path}", f"data_dir={tmp_path / 'data'}", "num_frames=[2]", "validation_clips=0"]
+        settings = load_config(ROOT / "training" / "configs" / f"{preset}.yaml", places)
+        takes = VideoLatents(settings, tmp_path / "latents", "hash", lambda frames: torch.zeros(4, len(frames), 4, 6)).takes
+        stretches = {path: {(take.start, take.stride) for take in takes if take.path == path} for path in {take.path for take in takes}}
+        assert len(stretches) == 8 and min(map(len, stretches.values())) >= 3, "of four that were drawn, at most two alike"
+        assert {take.stride for take in takes} == {1, 2, 3, 4} and {take.fps for take in takes} == {8 / stride for stride in (1, 2, 3, 4)}
+
+
+def test_a_decoder_sees_another_take_each_time(place, tmp_path):
+    task = DecoderTask(config(place, tmp_path, "target=vae_decoder", "train_batch_size=1", "clips=4", "validation_clips=0"), torch.device("cpu"))
+    seen = {task.batch(index)["frames"].tobytes() for index in range(30)}
+    assert len(seen) > 4 + 4 and task.batch(3)["frames"].tobytes() == task.batch(3)["frames"].tobytes()
 
 
 def test_a_second_run_finds_its_latents_ready(place, tmp_path, monkeypatch):
@@ -88,11 +91,10 @@ def test_without_a_cache_a_clip_is_another_take_each_time_and_a_broken_file_is_n
 def test_each_stage_of_a_curriculum_has_takes_of_its_length_of_every_clip(place, tmp_path):
     settings = config(place, tmp_path, "max_train_steps=0", "clips=7", "curriculum=[{steps: 1, num_frames: [1], train_batch_size: 2}, {steps: 1, num_frames: [4, 8], train_batch_size: 2}, {steps: 1, num_frames: [2], train_batch_size: 2}]")
     cached = VideoLatents(settings, tmp_path / "latents", "hash", lambda frames: torch.zeros(4, len(frames), 4, 6))
-    for dataset, shape in ((cached, lambda batch: batch["latents"].shape[2]), (FreshTakes(settings, channels=4), lambda batch: batch["frames"].shape[1]), (VideoFrames(settings), lambda frames: frames.shape[1])):
+    for dataset, shape in ((cached, lambda batch: batch["latents"].shape[2]), (FreshTakes(settings, channels=4), lambda batch: batch["frames"].shape[1])):
         assert Counter(take.num_frames for take in dataset.takes) == {1: 7, 2: 7, 8: 7} and len({dataset.takes[i].path for i in dataset.trained}) == 7 - len({dataset.takes[i].path for i in dataset.held_out})
-        draw = dataset.frames if isinstance(dataset, VideoFrames) else dataset.batch
         for stage, num_frames in zip(settings.stages, (1, 8, 2)):
-            assert {shape(draw(stage, np.random.default_rng(seed))) for seed in range(8)} == {num_frames}
+            assert {shape(dataset.batch(stage, np.random.default_rng(seed))) for seed in range(8)} == {num_frames}
 
 
 def test_a_stage_has_what_it_leaves_out_from_the_run_and_says_what_it_does(place, tmp_path, caplog):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,10 @@ from core.temporal_vae import TemporalVAE
 from core.vae import decode_latents, encode_video
 from core.video_io import save_video, to_uint8
 
-from ..config import Stage, TrainConfig
-from ..dataset import Reject
-from ..doctor import examine_for
+from ..config import TrainConfig
 from ..ema import using
+from ..latents import FreshTakes
 from ..processes import Processes
-from ..takes import Take, dataset_hash, divided, frames_or_reject, of_stage, takes_of, unusable
 from ..trainer import step_rng
 from .transformer import mean_figures, model_folder
 from .vae import use_exact_temporal_convolutions
@@ -47,7 +45,7 @@ class DecoderTask:
         self.config, self.device = config, device
         self.processes = processes or Processes(str(device))
         self.model = self._model()
-        self.dataset = VideoFrames(config, progress)
+        self.dataset = FreshTakes(config, self.model.config.latent_channels, progress)
         self.perceptual = _lpips(device)
         self.network: torch.nn.Module = Decoder(self.model)
         self.units = [self.model.decoder]
@@ -66,7 +64,7 @@ class DecoderTask:
     def batch(self, index: int) -> dict[str, Any]:
         """``frames`` uint8 [B, T, H, W, 3] of takes of one shape: this process's share."""
         stage = self.config.stage_at(index // self.config.gradient_accumulation_steps)
-        return {"frames": self.processes.share(self.dataset.frames(stage, step_rng(self.config.seed, index)))}
+        return {"frames": self.processes.share(self.dataset.batch(stage, step_rng(self.config.seed, index))["frames"])}
 
     def loss(self, batch: dict[str, Any], index: int) -> tuple[torch.Tensor, dict[str, float]]:
         return self._loss(self.network, batch)
@@ -129,52 +127,6 @@ class Decoder(torch.nn.Module):
 
     def forward(self, latents: torch.Tensor, num_frames: int) -> torch.Tensor:
         return self.vae.decode(latents, num_frames=num_frames).sample
-
-
-class VideoFrames:
-    """The takes of a dataset, decoded whenever they are drawn. A file that breaks is left out from then on, and counted.
-
-    ``progress`` is called with how many clips were looked at, and of how many. Raises ConfigError when no clip can be used.
-    """
-
-    def __init__(self, config: TrainConfig, progress: Callable[[int, int], None] | None = None):
-        report = examine_for(config, progress)
-        self.rejects: list[Reject] = list(report.rejects)
-        self.takes = takes_of(report, config)
-        if not self.takes:
-            raise unusable(config, self.rejects)
-        self.config = config
-        self.held_out, self.trained = divided(self.takes, config)
-
-    def facts(self) -> dict[str, Any]:
-        """What the run's folder keeps of the dataset."""
-        shapes = sorted({(take.width, take.height, take.num_frames) for take in self.takes})
-        return {
-            "hash": dataset_hash(self.takes), "takes": len(self.takes), "held_out": len(self.held_out),
-            "shapes": [f"{w}x{h}, {n} frames" for w, h, n in shapes], "rejected": [{"name": reject.name, "reason": reject.reason} for reject in self.rejects],
-        }  # fmt: skip
-
-    def frames(self, stage: Stage, rng: np.random.Generator) -> np.ndarray:
-        """uint8 [B, T, H, W, 3]: takes for a stage, of the shape of the first one drawn. Raises ConfigError when every file is broken."""
-        first, found, count, allowed = None, [], stage.train_batch_size, of_stage(self.takes, self.trained, stage)
-        for index in rng.permutation(np.repeat(allowed, max(2, -(-8 * count // len(allowed))))):
-            take = self.takes[index]
-            if first is not None and (take.num_frames, take.width, take.height) != (first.num_frames, first.width, first.height):
-                continue
-            if (frames := frames_or_reject(take, self.rejects)) is not None:
-                first = first or take
-                found.append(frames)
-            if len(found) == count:
-                return np.stack(found)
-        if found:
-            return np.stack([found[i % len(found)] for i in range(count)])
-        raise unusable(self.config, self.rejects)
-
-    def held_out_clips(self) -> Iterator[tuple[int, Take, np.ndarray]]:
-        """The clips that training never sees: number, take, and frames uint8 [T, H, W, 3]."""
-        for number, index in enumerate(self.held_out):
-            if (frames := frames_or_reject(self.takes[index], self.rejects)) is not None:
-                yield number, self.takes[index], frames
 
 
 def _lpips(device: torch.device) -> torch.nn.Module | None:
