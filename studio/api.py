@@ -260,7 +260,7 @@ def register(services: Services) -> dict[str, Callable[..., Any]]:
             id: The video's id, which is that of its request.
             favourite: Whether it is one.
         """
-        library.set_favourite(id, favourite)
+        library.set_favourite([id], favourite)
         return {"favourite": favourite}
 
     def tag(id: str, tag: str, on: bool = True) -> dict[str, list[str]]:

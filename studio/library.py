@@ -259,11 +259,12 @@ class Library:
         log.info("%s was not listed; it is now, as %s", path, id)
         return True
 
-    def set_favourite(self, id: str, favourite: bool) -> None:
-        """Mark or unmark a video. Raises RequestError when there is none of that id."""
+    def set_favourite(self, ids: Sequence[str], favourite: bool) -> None:
+        """Mark or unmark videos, all or none. Raises RequestError when there is none of an id."""
         with self.db.write() as tx:
-            if not tx.execute("UPDATE videos SET favourite = ? WHERE id = ? AND deleted IS NULL", (int(favourite), id)).rowcount:
-                raise _missing(id)
+            for id in ids:
+                if not tx.execute("UPDATE videos SET favourite = ? WHERE id = ? AND deleted IS NULL", (int(favourite), id)).rowcount:
+                    raise _missing(id)
             self.db.touch("library")
 
     def tag(self, ids: Sequence[str], tag: str, on: bool = True) -> None:

@@ -366,7 +366,7 @@ class Screen:
                 queue.verify(video.id, video.request)
             case "star":
                 video = library.get(id)
-                library.set_favourite(id, not (video is not None and video.favourite))
+                library.set_favourite([id], not (video is not None and video.favourite))
             case "delete":
                 library.delete(id)
                 session.offer_undo("Video deleted.", "video", (id,))
@@ -380,8 +380,7 @@ class Screen:
                 library.purge(0)
                 self._forget_deleted(session)
             case "star-many" | "unstar-many":
-                for video in self._picked(id):
-                    library.set_favourite(video.id, action == "star-many")
+                library.set_favourite([video.id for video in self._picked(id)], action == "star-many")
             case "tag-many" | "untag-many":
                 tag, _, ids = id.rpartition("|")
                 library.tag([video.id for video in self._picked(ids)], tag, action == "tag-many")

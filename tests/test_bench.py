@@ -7,7 +7,9 @@ import torch
 
 import bench
 import bench_gpu
+import bench_studio
 import bench_word
+from studio.services import Services
 from training.toyworld import render
 from training.toyworld.scene import BACKGROUNDS, COLORS, SHAPES
 
@@ -44,3 +46,16 @@ def test_the_new_colours_clips_show_each_shape_over_each_background(tmp_path):
     assert [bench_word.WORD in text for text in texts] == [True] * bench_word.CLIPS + [False] * bench_word.OLD
     shown = {(shape, background) for text in texts[: bench_word.CLIPS] for shape in SHAPES for background in BACKGROUNDS if f"{bench_word.WORD} {shape}" in text and background in text}
     assert len(shown) == len(SHAPES) * len(BACKGROUNDS)
+
+
+def test_what_is_done_in_a_crowded_studio_can_be_done_again_and_again(tmp_path):
+    services = Services.open(tmp_path, start_worker=False)
+    try:
+        calls = bench_studio.crowd_calls(services)
+        before = services.queue.counts()["waiting"], services.library.count(), services.votes.count("guidance_scale")
+        for call in list(calls.values()) * 2:
+            call()
+        queued = 2  # one more in each round
+        assert (services.queue.counts()["waiting"], services.library.count(), services.votes.count("guidance_scale")) == (before[0] + queued, before[1], before[2] + 2)
+    finally:
+        services.close()

@@ -326,7 +326,7 @@ def test_library_lists_searches_deletes_and_brings_back(tmp_path: Path) -> None:
     assert library.get("v1").seconds == 4.0
 
     version = library.version()
-    library.set_favourite("v1", True)
+    library.set_favourite(["v1"], True)
     assert library.version() > version and [v.id for v in library.list(Query(favourites=True))] == ["v1"]
     library.delete("v1")
     assert library.get("v1") is None and not (library.videos_dir / "v1.mp4").exists()
