@@ -26,6 +26,8 @@ VERSION_PATH = "studio/version"
 """Where the page asks whether anything has changed."""
 QUEUE_SECONDS = 0.02
 """How often Gradio looks into its queue of events; by itself it does so a thousand times a second, which takes a tenth of a core."""
+QUEUE_EVENTS = 1000
+"""How many events may wait in it: none waits for another, but on ZeroGPU Gradio by itself has room for one, and refuses what comes within QUEUE_SECONDS of that."""
 API_PAGE = "endpoints"
 """Path of the page of the API."""
 BUSES = ("action", "form", "training")
@@ -119,5 +121,6 @@ def build(services: Services) -> gr.Blocks:
     # Gradio makes a component of each argument of an endpoint. Clients need them, but the studio's page would build 54 of them each time it opens.
     with demo.route("Endpoints", API_PAGE, show_in_navbar=False):
         api.layout(services)
+    demo.queue(max_size=QUEUE_EVENTS)
     demo._queue.sleep_when_free = QUEUE_SECONDS  # no argument of Gradio's sets it
     return demo

@@ -27,6 +27,8 @@ def chromium() -> str | None:
 class StudioApp:
     """``python app.py`` on a free port, started, asked and killed as a user's would be."""
 
+    program = "app.py"
+
     def __init__(self, data_dir: Path, model: str | Path, *options: str):
         self.data_dir, self.model, self.options = data_dir, model, options
         self.process: subprocess.Popen[bytes] | None = None
@@ -37,7 +39,7 @@ class StudioApp:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = port or probe.getsockname()[1]
-        command = [sys.executable, "app.py", "--port", str(port), "--data-dir", str(self.data_dir), "--model", str(self.model), "--device", "cpu", *self.options]
+        command = [sys.executable, self.program, "--port", str(port), "--data-dir", str(self.data_dir), "--model", str(self.model), "--device", "cpu", *self.options]
         self.log = open(self.data_dir.parent / "app.log", "ab")
         self.process = subprocess.Popen(command, cwd=ROOT, stdout=self.log, stderr=self.log, env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"})
         self.url = f"http://127.0.0.1:{port}"

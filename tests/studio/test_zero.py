@@ -8,15 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import torch
-from studio_app import StudioApp, wait_for
+from studio_app import wait_for
 
 from core import GenerationRequest, read_settings
 from studio.executors import zero
 from studio.executors.zero import ZeroExecutor
-from studio.queue import Queue
 from studio.services import Services
 
 
@@ -159,24 +157,3 @@ def test_what_the_gpu_or_its_lender_says_reaches_the_user(executor: ZeroExecutor
     assert "There is no model 'no-such-model'" in queue.get(broken).error
     assert queue.get(unlucky).error == "You have used up your GPU time for today."
     assert queue.get(after).state == "done"
-
-
-def test_a_zero_gpu_space_makes_videos_and_hides_training(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SPACES_ZERO_GPU", "true")
-    app = StudioApp(tmp_path / "data", tiny_model)
-    app.start()
-    try:
-        done = app.call("generate", {"prompt": "Lend me a GPU.", "height": 32, "width": 32, "num_frames": 4, "num_inference_steps": 2, "seed": 1})
-        assert done["state"] == "done" and read_settings(done["video"])["prompt"] == "Lend me a GPU.", done
-        assert app.call("status", app.enqueue())["state"] == "done", "nobody else would make it"
-        config = httpx.get(f"{app.url}/config").json()
-        tabs = [component["props"]["label"] for component in config["components"] if component["type"] == "tabitem"]
-        assert "Generate" in tabs and "Training" not in tabs
-        chained = [event for event in config["dependencies"] if event["api_visibility"] == "private" and event["queue"]]
-        assert len(chained) == 6, "Generate, the panes' buttons that fill the form and those that do not, an opened file, the grid and the drafts"
-        assert not (app.data_dir / "logs" / "worker.log").exists()
-        waiting = Queue(app.data_dir / "studio.db").enqueue(GenerationRequest(prompt="left over", model=str(tiny_model), height=32, width=32, num_frames=4, num_inference_steps=2))
-        httpx.post(f"{app.url}/gradio_api/queue/join", json={"data": [], "fn_index": chained[0]["id"], "session_hash": "test"}).raise_for_status()
-        assert app.wait(waiting, "done")
-    finally:
-        app.end()
