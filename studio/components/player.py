@@ -35,9 +35,9 @@ TEMPLATE = """
   </div>
   <div class="transport">
     <button type="button" class="small" data-do="first" title="First frame (Home)" aria-label="First frame">|◀</button>
-    <button type="button" class="small" data-do="back" title="One frame back (←)" aria-label="One frame back">◀</button>
+    <button type="button" class="small" data-do="back" title="One frame back (←)" aria-label="One frame back">◀|</button>
     <button type="button" class="small strong" data-do="play" title="Play or pause (space)">Play</button>
-    <button type="button" class="small" data-do="on" title="One frame on (→)" aria-label="One frame on">▶</button>
+    <button type="button" class="small" data-do="on" title="One frame on (→)" aria-label="One frame on">|▶</button>
     <button type="button" class="small" data-do="last" title="Last frame (End)" aria-label="Last frame">▶|</button>
     <label>Speed <select class="speed"><option value="0.25">¼</option><option value="0.5">½</option><option value="1" selected>1</option><option value="2">2</option></select></label>
     <label><input type="checkbox" class="loop" checked> Loop</label>

@@ -19,8 +19,8 @@ PAUSE_HINT = "Puts the unfinished clip on disk and lets others go first; Resume 
 MAX_VIEWER_HEIGHT = 560
 """Pixels; a clip's shape decides the width, up to the column's."""
 TRANSPORT = (
-    '<div class="transport" role="group" aria-label="Playback"><button class="small icon" data-frames="-1" title="One frame back (←)" aria-label="One frame back">◀</button>'
-    '<button class="small icon" data-frames="1" title="One frame on (→)" aria-label="One frame on">▶</button>'
+    '<div class="transport" role="group" aria-label="Playback"><button class="small icon" data-frames="-1" title="One frame back (←)" aria-label="One frame back">◀|</button>'
+    '<button class="small icon" data-frames="1" title="One frame on (→)" aria-label="One frame on">|▶</button>'
     '<select data-speed aria-label="Speed" title="Speed"><option value="0.25">¼×</option><option value="0.5">½×</option><option value="1" selected>1×</option><option value="2">2×</option></select>'
     '<label><input type="checkbox" data-loop checked> Loop</label></div>'
 )

@@ -137,7 +137,7 @@ def layout(page: Page) -> GenerateTab:
                         fields["output_fps"] = gr.Number(preset.output_fps, label="File fps", precision=0, min_width=64, elem_id="output-fps")
                     gr.HTML('<p class="note">The model draws motion for the first speed; the file plays at the second.</p>')
                     fields["window_frames"] = gr.Number(preset.window_frames, label="Frames seen at once", precision=0, elem_id="window-frames", info="For clips longer than the model was trained for, which it then makes window by window. 0: the preset's, or all.")
-                    fields["decode_chunk_frames"] = gr.Number(None, label="Frames decoded at once", precision=0, elem_id="decode-chunk-frames", info="Less memory, and a seam between the parts; 10 is the original code's. Empty: the whole clip, without seams.")
+                    fields["decode_chunk_frames"] = gr.Number(None, label="Frames decoded at once", precision=0, elem_id="decode-chunk-frames", info="Less memory, and a seam between the parts; 10 is the original code's. 0: the whole clip, without seams.")
                     fields["text_placement"] = gr.Dropdown([(words, name) for name, words in TEXT_PLACEMENTS.items()], value="device", label="Text encoder", elem_id="text-placement", filterable=False, info="Off the device it leaves room for larger videos, and new prompts take longer.")
                     fields["loras"] = gr.Textbox("", label="LoRAs", max_lines=1, elem_id="loras", info="Names with commas between them; name@0.5 uses one by half.", placeholder=lora_names(page))
                 own_presets = preset_form.layout(page)

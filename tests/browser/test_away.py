@@ -69,6 +69,27 @@ def test_what_is_pressed_as_the_studio_goes_is_done_when_it_is_back(studio: Stud
     expect(page.locator(".job").filter(has_text="Pressed in time.")).to_have_count(1)
 
 
+def test_the_gallery_stays_narrowed_over_a_start_of_the_studio(studio: StudioApp, open_page: Page) -> None:
+    page, api = open_page, Api(studio.url)
+    api.call("resume")
+    for prompt in ("First fish.", "Second stone."):
+        assert api.finish(api.enqueue(prompt)) == "done"
+    page.get_by_role("tab", name="Gallery").click()
+    shown, search = page.locator("#gallery .slot .card-prompt"), page.locator("#gallery-search :is(input, textarea)")
+    search.fill("fish")
+    expect(shown).to_have_text(["First fish."])
+    page.evaluate("window.mine = true")
+    studio.end()
+    expect(page.locator("#away")).to_be_visible()
+    studio.start(int(studio.url.rpartition(":")[2]))
+    expect(page.locator("#away")).to_have_count(0)
+    for prompt in ("Third fish.", "Fourth stone."):
+        assert api.finish(api.enqueue(prompt)) == "done"
+    expect(shown).to_have_text(["Third fish.", "First fish."])
+    expect(search).to_have_value("fish")
+    assert page.evaluate("window.mine"), "the page was loaded again"
+
+
 def test_another_page_is_asked_for_and_the_form_is_kept(studio: StudioApp, open_page: Page) -> None:
     """A studio that was started with another version of the program: events of this page would mean something else to it."""
     page = open_page
