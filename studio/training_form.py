@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import re
@@ -12,14 +13,16 @@ from typing import Any, get_type_hints
 
 from core.field_docs import field_docs
 from core.loras import FOLDER
+from core.quality import EXACT
 from core.types import RequestError
 from training.config import CHOICES as ALL_CHOICES
-from training.config import USER_TARGETS, ConfigError, TrainConfig, as_words, load_config, make_config
-from training.preflight import Preflight, preflight
+from training.config import LATENT_TARGETS, USER_TARGETS, ConfigError, TrainConfig, as_words, load_config, make_config
+from training.preflight import Preflight, pixels_a_step, preflight
 from training.runs import ROOT, TRASH, Run
 
 from .components.words import about, escape
 from .db import size_words
+from .estimate import last_made
 from .examples import example_prompts
 from .services import Services
 
@@ -35,6 +38,8 @@ BESIDE = ("curriculum", "architecture", "scheduler", "clips", "crowd", "any_colo
 """Kept from the file that the form began with, and not in the form: they are for making models anew."""
 ADVANCED = tuple(f.name for f in dataclasses.fields(TrainConfig) if f.name not in (*BASIC, *OURS, *BESIDE))
 FIELDS = (*BASIC, *ADVANCED)
+PASSES = 3
+"""Of a training step, in forward passes: a forward one, and a backward one of twice its products."""
 DOCS = field_docs(TrainConfig)
 LABELS = {
     "model": "Start from", "dataset": "Clips", "target": "What is trained", "max_train_steps": "Steps", "train_batch_size": "Clips a step", "num_frames": "Frames",
@@ -179,7 +184,21 @@ def command(config: TrainConfig, origin: str, services: Services, name: str) -> 
 
 def needs(services: Services, config: TrainConfig) -> Preflight:
     """What a run will take of this machine."""
-    return preflight(config, services.runs.list(), str(services.executor.statuses()[-1]["device"] or services.training_device))
+    worker = services.executor.statuses()[-1]
+    told = preflight(config, services.runs.list(), str(worker["device"] or services.training_device), worker["pid"] if worker["model"] else None)
+    if told.seconds is None and (seconds := _seconds_by_videos(services, config)) is not None:
+        return dataclasses.replace(told, seconds=seconds, reckoned=True)
+    return told
+
+
+def _seconds_by_videos(services: Services, config: TrainConfig) -> float | None:
+    """About how long all steps take, by the last video that the model made here: what the transformer goes over in a step is a batch, PASSES times. None where it has made none."""
+    made = next(iter(last_made(services, config.model, EXACT)), None)
+    if made is None or config.target not in LATENT_TARGETS or not config.latent_cache:
+        return None
+    with contextlib.suppress(ConfigError):
+        return config.total_steps * pixels_a_step(config) * (PASSES + config.gradient_checkpointing) * made[1] / made[0]
+    return None
 
 
 def preflight_line(services: Services, config: TrainConfig) -> str:
@@ -190,7 +209,7 @@ def preflight_line(services: Services, config: TrainConfig) -> str:
     if told.trained:
         parts.append(f"{told.trained / 1e6:.1f} M numbers trained")
     if told.seconds is not None:
-        parts.append(f"about {about(told.seconds)}, {'reckoned from a run with other steps' if told.reckoned else 'as the last run like it took'}")
+        parts.append(f"about {about(told.seconds)}, {'reckoned from what it took here before' if told.reckoned else 'as the last run like it took'}")
     if told.memory is not None and told.measured:
         parts.append(f"{size_words(told.memory)} of {size_words(told.memory_free)} of memory")
     elif told.memory is not None:

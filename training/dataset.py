@@ -1,7 +1,7 @@
 """Folders and tables of captioned videos, as users have them.
 
     FOLDER with name.mp4 + name.txt, also in folders below (pictures too: they are videos of one frame)
-    FOLDER with metadata.csv or metadata.jsonl (Hugging Face's ``videofolder``: file_name, and text or caption)
+    FOLDER with metadata.csv or metadata.jsonl (Hugging Face's ``videofolder``: file_name, and text or caption), or with one in train/ where it is divided
     TABLE.csv of MiraData (file_path, or index and video_id; six captions, start and end) or of WebVid (videoid, name, page_dir)
 
     python -m training.dataset check SOURCE [--preview DIR] [--json] [key=value ...]
@@ -28,7 +28,8 @@ from typing import Any
 from .config import ConfigError, as_word, load_config
 from .video import PICTURES, VIDEOS
 
-TABLES = ("metadata.csv", "metadata.jsonl")
+TABLES = ("metadata.csv", "metadata.jsonl", "train/metadata.csv", "train/metadata.jsonl")
+"""In a folder, the first that is there; of a dataset that is divided as on the Hub, what is for training."""
 MIRADATA_CAPTIONS = ("short_caption", "dense_caption", "main_object_caption", "background_caption", "style_caption", "camera_caption")
 FILE_COLUMNS = ("file_name", "filename", "file_path", "path", "video", "video_path")
 TEXT_COLUMNS = ("text", "caption", "prompt", "name")

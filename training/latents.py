@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -26,6 +28,8 @@ log = logging.getLogger(__name__)
 
 KEPT_IN = torch.bfloat16
 """The number format of latents."""
+LEFT_SECONDS = 3600.0
+"""After which a half-written file of a cache is what a killed process left: one is written in far less."""
 
 
 class VideoLatents:
@@ -46,6 +50,7 @@ class VideoLatents:
         self.rejects: list[Reject] = list(self.report.rejects)
         self.takes: list[Take] = []
         self.files: list[Path] = []
+        remove_leftovers(folder)
         takes = takes_of(self.report, config)
         for number, take in enumerate(takes, 1):
             try:
@@ -96,10 +101,29 @@ class VideoLatents:
 
     def batch(self, stage: Stage, rng: np.random.Generator) -> dict[str, Any]:
         """``latents`` [B, C, T, h, w] (or ``frames`` to make them of), ``texts`` and ``fps`` [B] of clips of one shape; shapes are drawn by how many clips they have."""
-        allowed = of_stage(self.takes, self.trained, stage)
-        first = self.takes[allowed[int(rng.integers(len(allowed)))]]
-        alike = [i for i in allowed if (t := self.takes[i]).num_frames == first.num_frames and (t.width, t.height) == (first.width, first.height)]
-        return self._together([alike[i] for i in rng.integers(0, len(alike), stage.clips(first.num_frames))], rng)
+        allowed, by_shape = self._allowed(stage)
+        shape = self._shape(allowed[int(rng.integers(len(allowed)))])
+        alike = by_shape[shape]
+        return self._together([alike[i] for i in rng.integers(0, len(alike), stage.clips(shape[0]))], rng)
+
+    def _allowed(self, stage: Stage) -> tuple[list[int], dict[tuple[int, int, int], list[int]]]:
+        """The takes for a stage, and the same by their shapes: there may be a hundred thousand, so they are gone through once."""
+        lengths = tuple(stage.num_frames)
+        if lengths not in self._stages:
+            allowed, by_shape = of_stage(self.takes, self.trained, stage), {}
+            for i in allowed:
+                by_shape.setdefault(self._shape(i), []).append(i)
+            self._stages[lengths] = allowed, by_shape
+        return self._stages[lengths]
+
+    @cached_property
+    def _stages(self) -> dict[tuple[int, ...], tuple[list[int], dict[tuple[int, int, int], list[int]]]]:
+        """What ``_allowed`` has found, by the lengths of a stage."""
+        return {}
+
+    def _shape(self, index: int) -> tuple[int, int, int]:
+        take = self.takes[index]
+        return take.num_frames, take.width, take.height
 
     def held_out_batches(self, rng: np.random.Generator) -> list[dict[str, Any]]:
         """The clips that training never sees, one by one."""
@@ -156,15 +180,19 @@ class FreshTakes(VideoLatents):
                 return take, frames
         raise unusable(self.config, self.rejects)
 
-    def _shape(self, index: int) -> tuple[int, int, int]:
-        take = self.takes[index]
-        return take.num_frames, take.width, take.height
-
 
 def _batch(takes: Sequence[Take], rng: np.random.Generator, **clips: Any) -> dict[str, Any]:
     """Clips with one of the captions and the fps of each."""
     texts = [take.captions[int(rng.integers(len(take.captions)))] for take in takes]
     return {**clips, "masks": None, "texts": texts, "fps": torch.tensor([round(take.fps, 2) for take in takes]), "frame_indices": None}
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove from a cache, with the folders in it, what processes were writing when they were killed; not what another run is just writing."""
+    for file in folder.rglob(".*.tmp.safetensors"):
+        with contextlib.suppress(FileNotFoundError):
+            if file.stat().st_mtime < time.time() - LEFT_SECONDS:
+                file.unlink()
 
 
 def _whole(file: Path) -> bool:

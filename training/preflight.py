@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,8 @@ SAVED_BY_8_BITS = 6
 """Of these, where the moments have 8 bits each."""
 TEXT_WIDTH = 4096
 """Of an embedding of flan-t5-xxl, for a release that is not here."""
+KEPT_BYTES = 5 * 10**8
+"""About what a worker keeps when it has let go of its model: libraries, and a GPU's context."""
 STATE_BYTES = 16
 """A trained number in training_state.pt: the same without the gradient."""
 ALIKE = ("target", "model", "num_frames", "sizes", "train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "selective_checkpointing", "curriculum", "mixed_precision", "latent_cache", "optimizer", "sharding", "num_processes")
@@ -59,15 +62,18 @@ class Preflight:
     problems: tuple[str, ...]
     """Why it would fail, in words."""
     reckoned: bool = False
-    """Whether the time is only about right: that of an earlier run whose steps are larger or smaller, in proportion."""
+    """Whether the time is only about right: that of an earlier run whose steps are larger or smaller, or of a video that the model made, in proportion."""
     cache: int = 0
     """Bytes of the latents and prompt embeddings that are made of the clips before the first step, about, and kept for other runs; 0 without a cache of latents."""
     download: int = 0
     """Bytes that come from the Hub before it begins, about: a release's file that is not on this machine, with its text encoder in it."""
 
 
-def preflight(config: TrainConfig, runs: Sequence[Run], device: str = "cpu") -> Preflight:
-    """Look at the model's files (for a release that is not here, at how it is built), this machine's memory and disk, and earlier runs. The config must be valid."""
+def preflight(config: TrainConfig, runs: Sequence[Run], device: str = "cpu", gives_way: int | None = None) -> Preflight:
+    """Look at the model's files (for a release that is not here, at how it is built), this machine's memory and disk, and earlier runs. The config must be valid.
+
+    ``gives_way`` is the process that has a model on the device now and lets go of it when the run begins: the studio's worker.
+    """
     problems = [missing] if (missing := missing_package(config)) else []
     folder, part = _part(config), "vae" if config.target == "vae_decoder" else "transformer"
     coming = RELEASES.get(config.model) if folder is None else None
@@ -86,7 +92,7 @@ def preflight(config: TrainConfig, runs: Sequence[Run], device: str = "cpu") -> 
         bytes_each = 4 if device == "cpu" and config.mixed_precision == "fp32" else 2
         least = int(trained * trained_bytes(config)) + frozen * bytes_each // parts + count_encoders(config) * bytes_each
     memory = int(gigabytes * 1e9) if gigabytes else least
-    free = memory_free(device)
+    free = memory_free(device) + (max(0, memory_held(gives_way, device) - KEPT_BYTES) if gives_way else 0)
     if memory is not None and memory > free:
         problems.append(f"It needs {'' if like else 'at least '}{memory / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free. {_remedy(config)}")
     checkpoints = config.keep_last + 2 + (config.total_steps // config.keep_every if config.keep_every else 0)
@@ -177,13 +183,29 @@ def _holds_latents(config: TrainConfig) -> bool:
 
 def memory_free(device: str) -> int:
     """Bytes that a new process may use on the device: of the GPU by nvidia-smi, else of this machine."""
-    if device.startswith("cuda") and shutil.which("nvidia-smi"):
-        index = device.partition(":")[2] or "0"
-        query = ["nvidia-smi", "-i", index, "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
-        told = subprocess.run(query, capture_output=True, text=True, timeout=10, check=False).stdout.strip()
-        if told.isdigit():
-            return int(told) * 2**20
-    return psutil.virtual_memory().available
+    told = _of_gpu(device, "--query-gpu=memory.free")
+    return told[0][0] * 2**20 if told else psutil.virtual_memory().available
+
+
+def memory_held(pid: int, device: str) -> int:
+    """Bytes of the device that a process has to itself; 0 where that is not known."""
+    if device.startswith("cuda"):
+        return sum(size * 2**20 for process, size in _of_gpu(device, "--query-compute-apps=pid,used_memory") if process == pid)
+    with contextlib.suppress(psutil.Error):
+        told = psutil.Process(pid).memory_info()
+        return max(0, told.rss - getattr(told, "shared", 0))
+    return 0
+
+
+def _of_gpu(device: str, query: str) -> list[tuple[int, ...]]:
+    """The lines of numbers that nvidia-smi answers about a GPU, as torch numbers them; none for another device, or where it tells no numbers."""
+    if not device.startswith("cuda") or not shutil.which("nvidia-smi"):
+        return []
+    index = device.partition(":")[2] or "0"
+    visible = dict(enumerate(filter(None, os.environ.get("CUDA_VISIBLE_DEVICES", "").split(","))))
+    command = ["nvidia-smi", "-i", visible.get(int(index), index), query, "--format=csv,noheader,nounits"]
+    lines = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False).stdout.splitlines()
+    return [tuple(map(int, line.split(","))) for line in lines if line.replace(",", "").replace(" ", "").isdigit()]
 
 
 def _part(config: TrainConfig) -> Path | None:
@@ -200,14 +222,14 @@ def _share(run: Run, config: TrainConfig, names: Sequence[str]) -> bool:
 def _reckoned_pace(config: TrainConfig, runs: Sequence[Run]) -> float | None:
     """Seconds a step in proportion to its pixels, from the run of AKIN settings whose steps are nearest in size; None where there is none."""
     with contextlib.suppress(ConfigError):
-        ours = _pixels_a_step(config)
-        measured = [(_pixels_a_step(run.config), speed[0]) for run in runs if _share(run, config, AKIN) and (speed := _speed(run))]
+        ours = pixels_a_step(config)
+        measured = [(pixels_a_step(run.config), speed[0]) for run in runs if _share(run, config, AKIN) and (speed := _speed(run))]
         theirs, seconds = min(measured, key=lambda one: abs(math.log(one[0] / ours)), default=(1, None))
         return seconds and seconds * ours / theirs
     return None
 
 
-def _pixels_a_step(config: TrainConfig) -> float:
+def pixels_a_step(config: TrainConfig) -> float:
     """Batch, accumulation, frames and pixels multiplied, a process, in the mean over the stages. Raises ConfigError for sizes that the model cannot take."""
     frames = sum(stage.steps * stage.train_batch_size * max(stage.num_frames) for stage in config.stages) / sum(stage.steps for stage in config.stages)
     sizes = parse_sizes(config.sizes)

@@ -6,7 +6,8 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ import psutil
 import torch
 
 from core.device import choose_device, require_device
-from core.device_lock import device_held, lock_path
+from core.device_lock import DeviceTurn, device_held, lock_path
 from core.files import WriteError, replacing
 from core.provenance import device_words
 
 from .config import ConfigError, TrainConfig, missing_package
+from .preflight import memory_free
 from .processes import Processes, check_divides
 from .runs import SAMPLE_NOW, SAVE_NOW, Status, begun_from, environment, first_process, last_step, read_run, step_of
 from .trainer import Trainer
@@ -58,7 +60,9 @@ def train(config: TrainConfig, device: str = "auto") -> Path:
             return done
         check_divides(config, processes.count)
         tell(status)
-        with device_held(lock_path(config.data_dir, processes.device)) if processes.holds_device else contextlib.nullcontext():
+        with ExitStack() as stack:
+            if processes.holds_device:
+                processes.device = stack.enter_context(held(config.data_dir, processes.device, processes.count == 1))
             tell(replace(status, state="preparing"))
             task = prepare(config, processes, lambda done, total: _tell_progress(tell, status, done, total))
             trainer = Trainer(config, task, processes)
@@ -70,6 +74,23 @@ def train(config: TrainConfig, device: str = "auto") -> Path:
         with contextlib.suppress(WriteError):  # on a full disk the first error is the one to be told
             tell(replace(trainer.status if trainer else status, state="failed", message=str(error) or type(error).__name__))
         raise
+
+
+@contextlib.contextmanager
+def held(data_dir: str | Path, device: torch.device, any_gpu: bool = True) -> Iterator[torch.device]:
+    """Hold a device, once it is free; with ``any_gpu`` and a device that is only said to be a GPU the freest one, so that runs and videos spread over them."""
+    if any_gpu and device.type == "cuda" and device.index is None and torch.cuda.device_count() > 1:
+        gpus = sorted((torch.device("cuda", index) for index in range(torch.cuda.device_count())), key=lambda gpu: -memory_free(str(gpu)))
+        for gpu in gpus:
+            if (turn := DeviceTurn(lock_path(data_dir, gpu))).take():
+                try:
+                    yield gpu
+                finally:
+                    turn.give()
+                return
+        device = gpus[0]
+    with device_held(lock_path(data_dir, device)):
+        yield device
 
 
 def require_alone(output_dir: Path) -> None:

@@ -309,7 +309,7 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """What a checkpoint is made of: every weight, and what ``resume`` needs."""
         weights = {name: p.detach() for name, p in self.task.model.named_parameters()}
-        return {"step": self.step, "weights": weights, "optimizers": [o.state_dict() for o in self.optimizers], "ema": self.ema.state_dict(), "scaler": self.scaler.state_dict()}
+        return {"step": self.step, "weights": weights, "optimizers": [o.state_dict() for o in self.optimizers], "ema": self.ema.state_dict(), "scaler": self.scaler.state_dict(), "losses": {"recent": list(self.recent), "lowest": self.lowest}}
 
     def _write(self, final: Path, state: dict[str, Any]) -> None:
         now = state.pop("weights")
@@ -392,6 +392,9 @@ class Trainer:
                 group.update(own_settings)  # the run's as they are now, not as they were at the checkpoint
         self.ema.load_state_dict(state["ema"])
         self.scaler.load_state_dict(state.get("scaler") or self.scaler.state_dict())
+        if losses := state.get("losses"):  # a rate that is too high is noticed across a pause
+            self.recent.extend(losses["recent"])
+            self.lowest = losses["lowest"]
         self.step, self.saved = state["step"], folder
         log.info("resumed at step %d from %s", self.step, folder)
 

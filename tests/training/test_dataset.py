@@ -131,6 +131,19 @@ def test_tables_of_hugging_face_webvid_and_miradata(folder):
     assert list(captions_of({"short_caption": "Only."})) == ["Only."] * 2
 
 
+def test_a_dataset_that_is_divided_as_on_the_hub_is_trained_on_in_its_part_for_that(folder):
+    for part in ("train", "test"):
+        (folder / part).mkdir()
+        shutil.copyfile(folder / "a.mp4", folder / part / "c.mp4")
+        (folder / part / "metadata.csv").write_text(f"file_name,text\nc.mp4,for {part}\n")
+    (clip,), rejects = find_clips(folder)
+    assert (clip.path, clip.captions, rejects) == (folder / "train" / "c.mp4", ("for train",), [])
+    write_captions(folder, {"c.mp4": "edited"})
+    assert find_clips(folder)[0][0].captions == ("edited",) and "for test" in (folder / "test" / "metadata.csv").read_text()
+    (folder / "metadata.csv").write_text("file_name,text\na.mp4,the whole\n")
+    assert [clip.captions for clip in find_clips(folder)[0]] == [("the whole",)]
+
+
 def test_miradata_is_read_as_its_own_script_downloads_it(folder):
     index = "000000008783_AJp-NXo-000114"
     header = "index,video_id,start_frame,end_frame,short_caption,dense_caption,fps\n"

@@ -35,7 +35,7 @@ from tiny import TEXT_DIM, tiny_pipeline
 from training.__main__ import main
 from training.config import ConfigError, load_config, save_config
 from training.latents import FreshTakes
-from training.preflight import preflight
+from training.preflight import memory_free, memory_held, preflight
 from training.runs import ROOT, SAMPLE_NOW, TRASH, Runs, Status, read_run
 from training.targets.decoder import DecoderTask, _lpips
 from training.targets.transformer import TransformerTask
@@ -328,6 +328,26 @@ def test_what_does_not_fit_is_said_before_it_begins(place, tmp_path, monkeypatch
     memory, disk = preflight(wanted, []).problems
     assert "of memory" in memory and "LoRA" in memory and "of disk are free" in disk
     assert "no model nowhere" in preflight(load_config(None, ["model=nowhere", "dataset=x"]), []).problems[0]
+
+
+def test_memory_that_a_worker_gives_back_when_the_run_begins_counts_as_free(place, tmp_path, monkeypatch):
+    code = "import sys; kept = b'x' * (700 * 2**20); print('ready', flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
+        assert worker.stdout.readline() == b"ready\n"
+        assert 700 * 2**20 < memory_held(worker.pid, "cpu") < 900 * 2**20
+        monkeypatch.setattr("training.preflight.memory_free", lambda device: 1000)
+        wanted = config(place, tmp_path, "target=lora")
+        assert preflight(wanted, []).problems and not preflight(wanted, [], "cpu", worker.pid).problems
+    assert memory_held(worker.pid, "cpu") == 0 and preflight(wanted, [], "cpu", worker.pid).memory_free == 1000
+
+
+def test_a_gpus_memory_is_asked_of_nvidia_smi_by_the_number_that_torch_gives_it(tmp_path, monkeypatch):
+    (tmp_path / "nvidia-smi").write_text('#!/bin/sh\n[ "$2" = 3 ] || exit 6\ncase "$3" in *free) echo 4096;; *) printf "7, 512\\n8, 1024\\n9, [N/A]\\n";; esac\n')
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    assert memory_free("cuda:1") == 4096 * 2**20 and [memory_held(pid, "cuda:1") for pid in (8, 9)] == [1024 * 2**20, 0]
+    assert memory_free("cuda") == pytest.approx(memory_free("cpu"), rel=0.2), "where it answers nothing, this machine's"
 
 
 @pytest.mark.parametrize("name", ["TencentARC/Mira-v0:128", "TencentARC/Mira-v1:768-5s"])

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,13 +16,15 @@ import psutil
 import pytest
 import torch
 
+from core.device_lock import DeviceTurn, lock_path
 from core.files import WriteError
 from core.provenance import model_hash, own_commit
+from studio_app import wait_for
 from training.__main__ import main
 from training.config import ConfigError, load_config, save_config
 from training.preflight import preflight
 from training.runs import Runs, Status, environment, latest_checkpoint, read_run
-from training.start import train
+from training.start import held, train
 from training.trainer import Diverged, NonFiniteLoss, Trainer
 
 
@@ -109,6 +112,15 @@ def test_a_full_disk_stops_the_run_with_its_last_checkpoint_whole(line, tmp_path
     assert told.state == "failed" and "could not be written" in told.message
     save_config(config(tmp_path), tmp_path / "config.yaml")
     assert main(["--config", str(tmp_path / "config.yaml"), "--device", "cpu"]) == 2 and "could not be written" in capsys.readouterr().err
+
+
+def test_the_best_checkpoint_the_newest_and_every_so_manyth_are_kept(tmp_path):
+    task, losses = Line(), iter([5.0, 2.0, 4.0, 1.0, 3.0, 6.0, 7.0])
+    task.validate = lambda weights: next(losses)
+    run(tmp_path, "max_train_steps=3", "checkpoint_every=1", "keep_last=1", task=task)
+    assert steps(tmp_path) == [2, 3], "the best, and the newest"
+    run(tmp_path, "max_train_steps=7", "checkpoint_every=1", "keep_last=1", "keep_every=3", task=task)
+    assert steps(tmp_path) == [3, 4, 6, 7], "a better one came at step 4"
 
 
 def test_a_full_disk_at_the_start_is_said_in_words(line, tmp_path, capsys):
@@ -224,6 +236,35 @@ def test_a_loss_that_explodes_while_the_rate_still_rises_is_noticed(tmp_path):
     task.loss = lambda batch, index: (task.network(torch.ones(1, 1)).mean() * 0 + (0.15 if index < 20 else 1.1), {})  # as of a model that was good, and then says nothing
     with pytest.raises(Diverged, match="up to step 51; it has been 0.15"):
         run(tmp_path, "max_train_steps=99", "checkpoint_every=99", task=task)
+
+
+def test_a_loss_that_explodes_is_noticed_across_a_pause(tmp_path):
+    task = Line()
+    task.loss = lambda batch, index: (task.network(torch.ones(1, 1)).mean() * 0 + (0.15 if index < 60 else 1.1), {})
+    run(tmp_path, "max_train_steps=60", "checkpoint_every=99", task=task)
+    with pytest.raises(Diverged, match="up to step 9[0-9]; it has been 0.15"):
+        run(tmp_path, "max_train_steps=199", "checkpoint_every=199", task=task)
+
+
+def test_runs_that_name_no_gpu_get_the_freest_each_and_wait_where_there_is_none(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    monkeypatch.setattr("training.start.memory_free", {"cuda:0": 8, "cuda:1": 30, "cuda:2": 20}.get)
+    gpu, waited = torch.device("cuda"), []
+
+    def third() -> None:
+        with held(tmp_path, gpu) as device:
+            waited.append(str(device))
+
+    with held(tmp_path, torch.device("cuda:2")), held(tmp_path, gpu) as first, held(tmp_path, gpu) as second:
+        assert (str(first), str(second)) == ("cuda:1", "cuda:0"), "another run has cuda:2"
+        waiting = threading.Thread(target=third)
+        waiting.start()
+        wait_for(DeviceTurn(lock_path(tmp_path, "cuda:1")).wanted, "its asking")
+        assert not waited
+    waiting.join()
+    assert waited == ["cuda:1"]
+    with held(tmp_path, gpu, any_gpu=False) as device:
+        assert device == gpu and not DeviceTurn(lock_path(tmp_path, "cuda:0")).take(), "one of several processes has its own"
 
 
 def test_memory_is_that_of_the_steps_and_not_of_what_prepared_the_clips_or_made_samples(tmp_path, monkeypatch):

@@ -1,21 +1,26 @@
 """What fine-tuning sees of a user's videos: which takes, with a cache of latents and without, and what becomes of files that break."""
 
 import json
+import os
 import shutil
+import time
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from core import save_video
 from small_runs import config, trained
 from training.config import ConfigError, load_config
-from training.latents import FreshTakes, VideoLatents
+from training.latents import LEFT_SECONDS, FreshTakes, VideoLatents
 from training.runs import ROOT, read_run
 from training.targets import build_task
 from training.targets.decoder import DecoderTask
 from training.targets.transformer import TransformerTask
 from training.start import train
+from training.takes import of_stage
 
 
 def test_frame_indices_of_videos_cannot_be_kept(place, tmp_path):
@@ -43,6 +48,18 @@ def test_a_second_run_finds_its_latents_ready(place, tmp_path, monkeypatch):
     train(config(place, tmp_path / "one", "target=lora", "max_train_steps=1"))
     monkeypatch.setattr("training.targets.transformer.FrameEncoder.__call__", lambda *_: pytest.fail("the VAE ran again"))
     train(config(place, tmp_path / "two", "target=lora", "max_train_steps=1"))
+
+
+def test_what_a_killed_process_was_writing_into_the_cache_is_removed_by_the_next_start(place, tmp_path):
+    data = tmp_path / "data"
+    left, busy = ([data / "cache" / where / f".0a.{word}.tmp.safetensors" for where in ("latents/0a", "prompts")] for word in ("left", "busy"))
+    for file in (*left, *busy):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"half")
+    for file in left:
+        os.utime(file, (0, time.time() - 2 * LEFT_SECONDS))
+    train(config(place, tmp_path / "run", "target=lora", "max_train_steps=1", f"data_dir={data}"))
+    assert not any(file.exists() for file in left) and all(file.exists() for file in busy), "another run may be writing"
 
 
 def test_without_a_cache_the_same_frames_give_the_same_losses_and_nothing_is_kept(place, tmp_path):
@@ -86,6 +103,33 @@ def test_without_a_cache_a_clip_is_another_take_each_time_and_a_broken_file_is_n
     (tmp_path / "videos" / "dataset.json").write_text("{}")
     with pytest.raises(ConfigError, match="latent_cache is false, but .* holds latents"):
         TransformerTask(settings, torch.device("cpu"))
+
+
+def test_clips_of_all_shapes_and_pictures_train_in_one_run(place, tmp_path, monkeypatch):
+    for name, shape in {"upright": (9, 48, 32, 3), "short": (5, 32, 48, 3), "picture": (32, 48, 3)}.items():
+        pixels = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
+        for number in range(2):
+            target = tmp_path / "clips" / f"{name}{number}"
+            target.parent.mkdir(exist_ok=True)
+            save_video(pixels, target.with_suffix(".mp4"), fps=8) if pixels.ndim == 4 else Image.fromarray(pixels).save(target.with_suffix(".png"))
+            target.with_suffix(".txt").write_text(f"{name} {number}")
+    for name in ("clip0", "clip1"):
+        for suffix in (".mp4", ".txt"):
+            shutil.copyfile(place / "videos" / f"{name}{suffix}", tmp_path / "clips" / f"{name}{suffix}")
+    words = (f"dataset={tmp_path / 'clips'}", "sizes=[48x32,32x48]", "num_frames=[8,4]", "validation_clips=0")
+    shapes = {"clip": (8, 4, 6), "upright": (8, 6, 4), "short": (4, 4, 6), "picture": (1, 4, 6)}
+    settings = config(place, tmp_path / "run", *words, "max_train_steps=24", "checkpoint_every=24")
+    task, seen, sorted_out = build_task(settings, torch.device("cpu")), {}, []
+    monkeypatch.setattr("training.latents.of_stage", lambda *words: sorted_out.append(1) or of_stage(*words))
+    for index in range(24):
+        batch = task.batch(index)
+        for text in filter(None, batch["texts"]):  # a dropped one says nothing
+            seen.setdefault(text.replace("a red ball number", "clip").split()[0], set()).add(tuple(batch["latents"].shape))
+    assert seen == {name: {(2 * 8 // shape[0], 4, *shape)} for name, shape in shapes.items()}, "of each kind its own shape, and as many as make as many frames"
+    assert len(sorted_out) == 1, "not in each step: there may be a hundred thousand"
+    train(settings)
+    logged = {name for row in read_run(tmp_path / "run").metrics() for name in row if name.startswith("clean_")}
+    assert read_run(tmp_path / "run").state == "finished" and logged == {"clean_1f", "clean_4f", "clean_8f"}
 
 
 def test_each_stage_of_a_curriculum_has_takes_of_its_length_of_every_clip(place, tmp_path):

@@ -25,7 +25,7 @@ from core.transformer import MiraTransformer3DModel, MiraTransformerOutput
 from ..camera import CameraTeacher, watching
 from ..config import ConfigError, TrainConfig, arguments_for
 from ..ema import using
-from ..latents import KEPT_IN, FreshTakes, VideoLatents
+from ..latents import KEPT_IN, FreshTakes, VideoLatents, remove_leftovers
 from ..losses import diffusion_loss, draw_timesteps, draw_training_noise
 from ..precompute import LatentDataset
 from ..processes import Processes
@@ -94,6 +94,7 @@ class TransformerTask:
             return FreshTakes(config, self.frame_encoder.load().config.latent_channels, progress)
         dataset = VideoLatents(config, Path(config.data_dir) / "cache" / "latents", model_hash(self.folder, ("vae/*",)), self.frame_encoder, progress)
         self.frame_encoder.release()
+        remove_leftovers(self.text_encoder.cache.folder)
         self.text_encoder.keep(["", *dataset.captions, *config.validation_prompts], progress)
         self.text_encoder.release()
         self.encode = self.text_encoder
