@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 from pathlib import Path
 
 import pytest
 import torch
 
+import app
 from core.types import GenerationRequest
 from studio.diagnostics import as_text, last_errors, sections
 from studio.services import Services
@@ -23,6 +25,21 @@ def test_it_tells_what_is_so(tmp_path: Path) -> None:
     assert facts["Python"] == platform.python_version() and facts["torch"] == torch.__version__.partition("+")[0]
     assert facts["Queue"] == "1 waiting" and str(tmp_path) in facts["Disk"]
     assert facts["Worker 1"].startswith("stopped") and facts["Videos"].startswith("0,")
+
+
+def test_the_log_is_kept_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.root, "handlers", [])
+    monkeypatch.setattr(logging.root, "level", logging.root.level)  # so that it is put back
+    app.log_to(tmp_path)
+    (file,) = [handler for handler in logging.root.handlers if isinstance(handler, logging.FileHandler)]
+    try:
+        for number in range(6 * 1024):
+            file.emit(logging.makeLogRecord({"msg": f"{number} {'x' * 1024}", "levelno": logging.INFO}))
+    finally:
+        file.close()
+    kept = sorted(tmp_path.iterdir())
+    assert [path.name for path in kept] == ["studio.log", "studio.log.1", "studio.log.2", "studio.log.3"]
+    assert all(path.stat().st_size <= 2**20 for path in kept) and "6143 x" in kept[0].read_text()
 
 
 def test_it_tells_of_the_gpus_that_the_driver_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from studio_app import wait_for
 
 from core import GenerationRequest
 from studio.db import Database
+from studio.executors import local
 from studio.executors.local import LocalExecutor
 from studio.queue import Queue
 
@@ -32,7 +34,7 @@ def test_a_worker_that_hangs_is_replaced_and_its_request_put_back(tmp_path: Path
     assert executor.status()["state"] == "stopped" and executor.status()["pid"] is None
 
 
-def test_models_are_loaded_and_unloaded_on_request(tmp_path: Path, tiny_model: Path) -> None:
+def test_models_are_loaded_and_unloaded_on_request_and_the_log_stays_short(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     queue = Queue(Database(tmp_path / "studio.db"))
     executor = LocalExecutor(queue.db.path, tmp_path, device="cpu")
     executor.start()
@@ -41,6 +43,10 @@ def test_models_are_loaded_and_unloaded_on_request(tmp_path: Path, tiny_model: P
         executor.load(str(tiny_model))
         wait_for(lambda: executor.status()["model"] == str(tiny_model) and executor.status()["state"] == "ready", lambda: f"the model; it is {executor.status()}")
         assert executor.status()["device"] == "cpu"
+        monkeypatch.setattr(local, "MAX_LOG_BYTES", 1000)
+        log = tmp_path / "logs" / "worker.log"
+        with log.open("ab") as file:
+            file.write(b"x" * 1001)
         executor.unload()
         wait_for(lambda: executor.status()["model"] is None, "the model to go")
         executor.load("no-such-model")
@@ -50,5 +56,6 @@ def test_models_are_loaded_and_unloaded_on_request(tmp_path: Path, tiny_model: P
         executor.load(str(tiny_model))
         wait_for(lambda: executor.status()["model"] == str(tiny_model) and executor.status()["state"] == "ready", "the model again")
         assert executor.status()["trouble"] is None and executor.status()["pid"] == pid
+        assert log.with_suffix(".log.1").exists() and b"x" * 1001 not in log.read_bytes()
     finally:
         executor.stop()

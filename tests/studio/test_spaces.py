@@ -8,9 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import httpx
 import psutil
 import pytest
+import yaml
 from studio_app import ROOT, StudioApp, wait_for
 
 from core import GenerationRequest, read_settings
@@ -119,6 +121,13 @@ def test_weights_are_laid_ready_for_the_gpu_before_the_page_is_there(tmp_path: P
         assert app.call("workers")[0]["device"] == "cuda:0" and sum(file.stat().st_size for file in (tmp_path / "laid-ready").iterdir()) > 0
     finally:
         app.end()
+
+
+def test_a_space_is_built_from_what_is_tested_here() -> None:
+    front = yaml.safe_load((ROOT / "README.md").read_text(encoding="utf-8").split("---")[1])
+    assert (ROOT / front["app_file"]).is_file() and front["sdk"] == "gradio" and front["sdk_version"] == gr.__version__
+    assert f"gradio[mcp]=={front['sdk_version']}\n" in (ROOT / "requirements.txt").read_text() and front["python_version"] == "3.11"
+    assert len(front["short_description"]) <= 60, "what Hugging Face takes"
 
 
 def test_a_space_with_a_gpu_of_its_own_is_the_whole_studio_for_everyone(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
