@@ -47,7 +47,7 @@ def compare_panes(services: Services, session: Session, total: int) -> dict[str,
         pair = _videos(services, blind.pair) if blind.pair else []
     setting, ids = (blind.setting, blind.pair) if blind else (None, None)
     return {
-        "tray": render_tray(videos, total),
+        "tray": render_tray(videos, total, _coming(services, session.compared)),
         "player": player_value(videos, ([] if measured.error else measured.result) if measured else None),
         "facts": render_facts(videos, measured, services.comparisons.exported(videos) if measured else None, services.comparisons.measures(videos) if measured else None),
         "blind": render_blind(votes.settings() if blind else None, setting, ids, pair[0].request.prompt if pair else ""),
@@ -122,6 +122,11 @@ def _add(services: Services, session: Session, here: tuple[str, ...], id: str) -
         words = f"Added to the comparison: {len(now)} of {MOST}."
     session.offer_undo(words, "compare", here)
     session.compared = now
+
+
+def _coming(services: Services, ids: tuple[str, ...]) -> int:
+    """How many of them are still to be made."""
+    return sum(job is not None and job.state in ("waiting", "running") for job in map(services.queue.get, ids))
 
 
 def _videos(services: Services, ids: tuple[str, ...]) -> list[Video]:

@@ -12,6 +12,7 @@ from training.config import ConfigError
 from training.runs import Run
 from training.use import use_checkpoint
 
+from .comparison import MOST
 from .components.run_list import render_chore, render_checkpoints, render_log, render_run, render_runs, render_samples
 from .examples import example_prompts
 from .walls import Axis
@@ -77,7 +78,10 @@ def training_act(services: Services, session: Session, action: str, id: str) -> 
         case "run-log":
             session.run_log = not session.run_log
         case "run-compare":
-            session.wall, session.selected = compare_checkpoints(services, runs.get(id)), None
+            wall = services.walls.require(compare_checkpoints(services, runs.get(id)))
+            before, first = session.compared, wall.cells[: len(wall.axes[0].values)]
+            session.wall, session.selected, session.compared = wall.id, None, (first[0], *first[1:][1 - MOST :])
+            session.offer_undo("They come here as they are made, and all of them into a grid on the Generate tab.", "compare", before)
         case "chore-cancel":
             services.chores.cancel()
 

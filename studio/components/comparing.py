@@ -16,14 +16,16 @@ def compare_button(video: Video) -> str:
     return f'<button class="small" data-action="compare" data-id="{video.id}" title="Adds it to the Compare tab, up to {MOST} videos" aria-label="Compare: {escape(video.request.prompt)}">Compare</button>'
 
 
-def render_tray(videos: Sequence[Video], total: int) -> str:
-    """The chosen videos in their order, or what to do; ``total`` is how many there are to choose from."""
+def render_tray(videos: Sequence[Video], total: int, coming: int = 0) -> str:
+    """The chosen videos in their order, or what to do; ``total`` is how many there are to choose from, ``coming`` how many more of the chosen ones are still to be made."""
+    if not videos and coming:
+        return f'<div class="tray-empty"><h2>Videos under one clock</h2><p>{coming} are being made. They come here as they are ready.</p></div>'
     if not videos:
         newest = '<button class="small strong" data-action="compare-newest">Compare the two newest</button>' if total > 1 else ""
         words = "Press Compare below a video, in the viewer or in the gallery, to bring two to four of them here." if total > 1 else "Two videos are needed. Make some on the Generate tab, then press Compare below each."
         return f'<div class="tray-empty"><h2>Videos under one clock</h2><p>{words}</p>{newest}</div>'
     rows = "".join(_chosen(index, video, label) for index, (video, label) in enumerate(zip(videos, labels([video.request for video in videos], but="prompt"), strict=True)))
-    short = '<p class="note">Add another one: press Compare below it, in the viewer or in the gallery.</p>' if len(videos) == 1 else ""
+    short = f'<p class="note">{coming} more to come.</p>' if coming else '<p class="note">Add another one: press Compare below it, in the viewer or in the gallery.</p>' if len(videos) == 1 else ""
     clear = '<span class="tools"><button class="quiet" data-action="compare-clear">Clear</button></span>'
     return f'<div class="panel-head"><h2>Compared</h2><span class="badge">{len(videos)} of {MOST}</span>{clear}</div><ol class="chosen">{rows}</ol>{short}'
 

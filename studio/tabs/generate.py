@@ -33,7 +33,7 @@ from .form import FIELDS, MAX_QUEUE_BYTES, SLIDER_GUIDANCE, as_it_was, draw_seed
 if TYPE_CHECKING:
     from ..ui import Page
 
-LEADS_TO = {"show": "generate", "compare-open": "compare", "run-compare": "generate"}
+LEADS_TO = {"show": "generate", "compare-open": "compare", "run-compare": "compare"}
 """The tab that an action's outcome is seen on."""
 FILLED = '<p class="note">{} <button class="quiet" data-action="form-back">Back to what was there</button></p>'
 SEED_TOO = FILLED.format('The video\'s settings are in the form, its seed too. <button class="quiet" data-press="#dice">Another seed</button>')

@@ -16,19 +16,22 @@ import pytest
 from studio_app import wait_for
 
 from core import save_video
-from core.types import RequestError
+from core.types import GenerationRequest, RequestError
 from studio.chores import Chore
+from studio.compare_screen import compare_panes
 from studio.components.chart import render_chart, smoothed, ticks
 from studio.components.run_list import render_chore, render_run
 from studio.examples import REAL_PROMPTS
-from studio.screen import Session
+from studio.screen import Screen, Session
 from studio.services import Services
 from studio.tabs import caption_form
+from studio.tabs.generate import LEADS_TO
 from studio.training_form import BESIDE, CHOICES, FIELDS, OURS, PRESETS, command, config_of, free_name, hint, label, needs, preflight_line, preset_config, preset_path, preset_words, texts_of
-from studio.training_screen import compare_checkpoints, request_with, runs_before
+from studio.training_screen import compare_checkpoints, request_with, runs_before, training_act
 from studio.ui import build
 from training.config import ConfigError, TrainConfig, as_words, load_config
 from training.runs import Run
+from training.use import LORA_FILE
 
 
 @pytest.fixture
@@ -174,10 +177,24 @@ def test_a_release_that_is_not_here_says_that_its_download_comes_first(services)
     assert "downloaded" not in preflight_line(services, dataclasses.replace(preset_config("lora_nano", "mira-nano"), dataset="clips"))
 
 
-def test_what_a_run_needs_is_asked_of_the_device_that_it_will_be_on(services, monkeypatch):
-    monkeypatch.setattr(services.executor, "statuses", lambda: [{"device": "cuda:0"}, {"device": "cuda:1"}])
-    monkeypatch.setattr("studio.training_form.preflight", lambda config, runs, device: device)
-    assert needs(services, TrainConfig()) == "cuda:1"
+@pytest.mark.parametrize("model, pid", [("mira-nano", 7), (None, None)])
+def test_what_a_run_needs_is_asked_of_the_device_that_it_will_be_on_and_of_the_worker_that_lets_go_of_it(services, monkeypatch, model, pid):
+    monkeypatch.setattr(services.executor, "statuses", lambda: [{"device": "cuda:0", "model": "other", "pid": 6}, {"device": "cuda:1", "model": model, "pid": 7}])
+    monkeypatch.setattr("studio.training_form.preflight", lambda config, runs, device, gives_way: SimpleNamespace(seconds=1.0, asked=(device, gives_way)))
+    assert needs(services, TrainConfig()).asked == ("cuda:1", pid)
+
+
+def test_the_time_of_a_first_run_is_reckoned_from_a_video(services, tmp_path):
+    config = dataclasses.replace(preset_config("lora_nano", "mira-nano"), dataset="clips")
+    assert needs(services, config).seconds is None
+    (tmp_path / "made.mp4").touch()
+    request = GenerationRequest("a ball", seed=1, temporal_guidance_scale=0.0, guidance_stop=1.0).resolved()
+    services.library.add("made", request, tmp_path / "made.mp4", elapsed=20 * 0.265)  # of docs/benchmarks.md, where a step of this preset took 1.69 s
+    told = needs(services, config)
+    assert told.reckoned and not told.measured and told.seconds / config.total_steps == pytest.approx(1.69, rel=0.1)
+    assert "about 8 min, reckoned from what it took here before" in preflight_line(services, config)
+    other = {words: needs(services, config_of(services, config, {**texts_of(config), **dict([words])})).seconds for words in (("gradient_checkpointing", True), ("latent_cache", False), ("target", "vae_decoder"))}
+    assert list(other.values()) == [pytest.approx(told.seconds * 4 / 3), None, None]
 
 
 def test_a_waiting_run_says_which_runs_come_first(tmp_path):
@@ -207,6 +224,30 @@ def test_a_checkpoint_is_used_with_the_defaults_of_the_model_that_its_run_began_
     assert (request.model, request.preset, request.num_frames, request.sampler, request.temporal_guidance_scale) == ("tuned-step-4", "128-20s", 120, "ddim", 0.0)
     cells = [services.queue.get(id).request for id in services.walls.get(compare_checkpoints(services, tuned)).cells]
     assert [(cell.model, cell.preset, cell.prompt) for cell in cells] == [(name, "128-20s", REAL_PROMPTS[0]) for name in ("128-v0", "tuned-step-2", "tuned-step-4")]
+
+
+def test_checkpoints_are_compared_at_a_press_and_come_as_they_are_made(services, tmp_path, monkeypatch):
+    for step in (1, 2, 3, 4):
+        (tmp_path / "tuned" / "checkpoints" / f"step-{step}").mkdir(parents=True)
+        for name in (".complete", LORA_FILE):
+            (tmp_path / "tuned" / "checkpoints" / f"step-{step}" / name).touch()
+    config = TrainConfig(target="lora", model="mira-nano", dataset="d", data_dir=str(services.data_dir), validation_prompts=["a ball", "a star"])
+    monkeypatch.setattr(services.runs, "get", lambda name: Run(tmp_path / name, "finished", 4, "", 1, config))
+    session = Session(compared=("before",))
+    training_act(services, session, "run-compare", "tuned")
+    asked = [services.queue.get(id).request for id in session.compared]
+    assert [request.loras for request in asked] == [None, "tuned-step-2", "tuned-step-3", "tuned-step-4"] and {(request.prompt, request.seed) for request in asked} == {("a ball", 0)}
+    assert len(services.walls.get(session.wall).cells) == 10, "the grid has them all"
+    assert "4 are being made" in compare_panes(services, session, 0)["tray"]
+    job = services.queue.lease("worker", 60.0)
+    (tmp_path / "made.mp4").touch()
+    services.library.add(job.id, job.request, tmp_path / "made.mp4")
+    assert services.queue.finish(job.id, "worker", job.attempts, "made.mp4", 1.0)
+    tray = compare_panes(services, session, 1)["tray"]
+    assert tray.count("<li>") == 1 and "3 more to come" in tray
+    assert LEADS_TO["run-compare"] == "compare"
+    assert Screen(services).act(session, "undo", "")
+    assert session.compared == ("before",)
 
 
 def test_one_chore_at_a_time_and_words_of_its_own_end_nothing(services):
