@@ -197,6 +197,23 @@ def test_a_download_carries_its_settings(api: Api, page: Page, tmp_path: Path) -
     assert (request.prompt, request.seed) == ("Take me home.", 9)
 
 
+def test_the_button_and_what_it_costs_stay_in_sight(page: Page) -> None:
+    """Also where the settings above them are longer than the window, and what has the focus is not below them."""
+    parts = [page.locator("#generate"), page.locator("#estimate p")]
+    for part in parts:
+        expect(part).to_be_in_viewport(ratio=1)
+    if not page.is_visible("#steps"):
+        page.click("#more > button")
+    expect(page.locator("#loras")).to_be_attached()
+    for part in parts:
+        expect(part).to_be_in_viewport(ratio=1)
+    page.locator("#eta input[type=number]").focus()
+    for _ in range(6):
+        page.keyboard.press("Tab")
+        low = page.evaluate("document.activeElement.getBoundingClientRect().bottom - document.querySelector('#go').getBoundingClientRect().top")
+        assert low <= 0, page.evaluate("document.activeElement.outerHTML.slice(0, 200)")
+
+
 def contrast(page: Page, control: str, ground: str) -> float:
     """Of the edge of a control to what it stands on, by WCAG."""
     edge, opacity, below = page.evaluate(
