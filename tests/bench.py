@@ -50,6 +50,8 @@ WIDE = ((24, 80, 128), (6, 240, 384))
 """Frames, height and width of what is measured at Mira's width: as many frames as a CPU does in seconds."""
 GROWTH = {"frames, 128x80": [(n, 80, 128, 1) for n in (8, 24, 60, 120)], "size, 24 frames": [(24, 80, 128, 1), (24, 160, 256, 1), (24, 240, 384, 1)], "batch, 128x80x24": [(24, 80, 128, n) for n in (1, 2, 4)]}
 """Frames, height, width and clips of what is measured to see how time and memory grow."""
+TRAININGS = {"LoRA": "lora_nano.yaml", "all of the model": "nano.yaml"}
+"""Of which steps are measured, and their settings."""
 PARTS = ("step", "decode", "layer", "growth", "prompts", "video", "training", "studio")
 """What is measured, in this order."""
 
@@ -89,8 +91,8 @@ def measure(model: str, device: torch.device, data_dir: Path, parts: Sequence[st
         if model == NANO:
             yield from _prompt_to_file(pipe, device)
     del pipes
-    if "training" in parts:
-        yield from _training(model, preset, device)
+    for what, file in TRAININGS.items() if "training" in parts else ():
+        yield from _training(model, preset, device, what, ROOT / "training" / "configs" / file)
     if "studio" in parts:
         yield from studio_app()
         yield from crowded_studio()
@@ -229,13 +231,13 @@ def _prompts(pipe: MiraPipeline, device: torch.device) -> Iterator[Row]:
         yield from compare("a prompt", {"cached": lambda: lazy([PROMPT]), "encoded": miss, "encoder loaded, then encoded": load}, device, 15, rounds=5)
 
 
-def _training(model: str, preset: Preset, device: torch.device) -> Iterator[Row | Count]:
-    """A LoRA's step on 4 clips of the preset's shape: with latents and prompt embeddings ready, with both computed in the step, and as a plain loop of
-    diffusers' and transformers' parts does it."""
+def _training(model: str, preset: Preset, device: torch.device, what: str, file: Path) -> Iterator[Row | Count]:
+    """A step with the settings of ``file`` on 4 clips of the preset's shape: with latents and prompt embeddings ready, with both computed in the step, and as a
+    plain loop of diffusers' and transformers' parts does it."""
     with tempfile.TemporaryDirectory() as folder, torch.enable_grad():
         write_folder(Path(folder) / "clips", 5, num_frames=preset.num_frames, height=preset.height, width=preset.width)
         words = [f"model={model}", f"dataset={folder}/clips", f"data_dir={folder}", f"output_dir={folder}/run", f"num_frames=[{preset.num_frames}]", f"sizes=[{preset.width}x{preset.height}]"]
-        config = load_config(ROOT / "training" / "configs" / "lora_nano.yaml", words)
+        config = load_config(file, words)
         task = TransformerTask(config, device)
         trainer, numbers = Trainer(config, task), itertools.count()
         encode, takes = FrameEncoder(task.folder, task.device, task.dtype), task.dataset.takes[:4]
@@ -268,11 +270,11 @@ def _training(model: str, preset: Preset, device: torch.device) -> Iterator[Row 
             optimizer.zero_grad()
 
         calls = {"latents and prompts ready": lambda: trainer.train_step([task.batch(next(numbers))]), "encoded in the step": encoded, "a plain loop, encoded in the step": plain, "fetching a batch alone": lambda: task.batch(next(numbers))}
-        rows = list(compare(f"a training step (LoRA, 4 clips of {preset.num_frames} frames)", calls, device, 30))
+        rows = list(compare(f"a training step ({what}, 4 clips of {preset.num_frames} frames)", calls, device, 30))
         held = [peak_memory(call, device) / 1e6 for call in list(calls.values())[:3]]  # before a yield, after which no gradients are kept
         yield from rows
         ready, *_, fetched = (row.seconds for row in rows)
-        yield Count(f"Training: {1 / ready:.2f} steps a second with latents and prompts ready, of which fetching a batch is {100 * fetched / ready:.2f} %. A step holds {held[0]:.0f} MB at most, {held[1]:.0f} MB with encoding in it, {held[2]:.0f} MB in the plain loop; weights and optimizer come on top.")
+        yield Count(f"Training, {what}: {1 / ready:.2f} steps a second with latents and prompts ready, of which fetching a batch is {100 * fetched / ready:.2f} %. A step holds {held[0]:.0f} MB at most, {held[1]:.0f} MB with encoding in it, {held[2]:.0f} MB in the plain loop; weights and optimizer come on top.")
 
 
 def _quiet(pipe: MiraPipeline) -> MiraPipeline:

@@ -1,8 +1,10 @@
 """The benchmarks' own arithmetic, and the GPU's one at a size that a CPU does at once."""
 
+import dataclasses
 import re
 
 import numpy as np
+import pytest
 import torch
 
 import bench
@@ -10,6 +12,8 @@ import bench_gpu
 import bench_studio
 import bench_word
 from studio.services import Services
+from core.presets import NANO, default_preset
+from tiny import save_tiny_model
 from training.toyworld import render
 from training.toyworld.scene import BACKGROUNDS, COLORS, SHAPES
 
@@ -22,6 +26,15 @@ def test_the_gpu_benchmark_at_small_size():
     assert float(work) > 0 and int(share) >= 0
     if not torch.cuda.is_available():
         assert bench_gpu.main([]) == 2
+
+
+@pytest.mark.parametrize("what, file", bench.TRAININGS.items())
+def test_steps_of_a_lora_and_of_all_of_a_model_are_measured(tmp_path, what, file):
+    small = dataclasses.replace(default_preset(NANO), num_frames=4, height=32, width=48)
+    model = save_tiny_model(tmp_path / "model")
+    *rows, told = bench._training(str(model), small, torch.device("cpu"), what, bench.ROOT / "training" / "configs" / file)
+    assert [row.name for row in rows] == ["latents and prompts ready", "encoded in the step", "a plain loop, encoded in the step", "fetching a batch alone"]
+    assert all(f"({what}, 4 clips of 4 frames)" in row.section and row.seconds > 0 for row in rows) and told.words.startswith(f"Training, {what}: ")
 
 
 def test_the_plot_of_growth_sets_what_is_in_proportion_on_the_grey_line():
