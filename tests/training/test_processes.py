@@ -9,16 +9,17 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
-from studio_app import wait_for
+from studio_app import PATIENCE, wait_for
 from tiny import save_tiny_model
 
 from core import save_video
 from core.device_lock import DeviceTurn, lock_path
 from training.__main__ import main
 from training.config import ConfigError, TrainConfig, load_config
-from training.runs import Runs, latest_checkpoint
+from training.runs import Runs, last_step, latest_checkpoint
 from training.start import train
 
 
@@ -126,6 +127,23 @@ def test_a_run_of_two_is_paused_and_goes_on_in_one(place, tmp_path):
     step = runs.get("long").step
     wanted.max_train_steps, wanted.num_processes, wanted.output_dir = step + 1, 1, str(folder)
     assert train(wanted).name == f"step-{step + 1}"
+
+
+def test_a_run_of_two_that_is_killed_goes_on_to_the_same_weights_bit_for_bit(place, tmp_path):
+    runs, folder = Runs(tmp_path / "runs"), tmp_path / "runs" / "killed"
+    words = ("target=transformer", "checkpoint_every=5", "num_processes=2", f"data_dir={tmp_path}")
+    runs.launch("killed", config(place, folder, *words, "max_train_steps=100000"), "cpu")
+    wait_for(lambda: runs.get("killed").checkpoints(), lambda: (folder / "log.txt").read_text()[-3000:])
+    first = psutil.Process(runs.get("killed").pid)
+    processes = [first.parent(), *first.parent().children(recursive=True)]
+    first.kill()  # and torchrun ends the other one
+    psutil.wait_procs(processes, timeout=PATIENCE)
+    assert runs.get("killed").state == "stopped" and not any(process.is_running() for process in processes)
+    end = last_step(folder) + 5
+    resumed = train_in_two(config(place, folder, *words, f"max_train_steps={end}"))
+    whole = train_in_two(config(place, tmp_path / "runs" / "whole", *words, f"max_train_steps={end}"))
+    ours, theirs = trained(whole), trained(resumed)
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_machines_that_do_not_share_the_run_folder_are_told_so_rather_than_wait_for_each_other(place, tmp_path, monkeypatch):
