@@ -113,7 +113,7 @@ def make_optimizers(model: torch.nn.Module, config: TrainConfig) -> list[torch.o
         import bitsandbytes
 
         return [bitsandbytes.optim.AdamW8bit(rest, **settings)]
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, **settings, fused=True)]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, **settings, fused=True)] if rest else []
     if matrices:
         optimizers.append(Muon([parameters[name] for name in sorted(matrices)], lr=config.learning_rate, weight_decay=config.weight_decay))
     return optimizers

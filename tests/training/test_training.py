@@ -142,6 +142,12 @@ def test_muon_has_the_matrices_of_the_blocks_and_adamw_the_rest():
     assert by_adamw >= {id(model.proj_out.weight), id(model.transformer_blocks[0].scale_shift_table), id(model.caption_projection.linear_1.weight)}
 
 
+def test_muon_is_alone_where_matrices_of_the_blocks_are_all_that_is_trained():
+    model = torch.nn.ModuleDict({"blocks": torch.nn.ModuleList([torch.nn.Linear(4, 4, bias=False)])})  # as a LoRA's are
+    [muon] = make_optimizers(model, load_config(None, ["target=vae", "optimizer=muon"]))
+    assert isinstance(muon, Muon) and muon.param_groups[0]["params"] == [model["blocks"][0].weight]
+
+
 def test_muon_equals_torchs():
     g = torch.Generator().manual_seed(0)
     ours, theirs = ([torch.nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(i))) for i, shape in enumerate([(8, 8), (8, 8), (24, 8), (8, 24)])] for _ in "ab")
