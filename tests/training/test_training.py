@@ -23,7 +23,7 @@ from training.precompute import LatentDataset, moving_mask, object_mask, precomp
 from training.principal import principal_components, read_encoder, write_encoder
 from training.runs import latest_checkpoint
 from training.targets.transformer import TransformerTask
-from training.targets.vae import crowded
+from training.targets.vae import alike, crowded
 from training.toyworld import COLORS, MOTIONS, captions, parse_caption, render, sample_spec
 from training.toyworld.scene import NO_CAMERA_MOTIONS
 from training.start import train
@@ -171,6 +171,14 @@ def test_more_objects_leave_a_wall_in_its_place():
     assert (np.ptp(wall, axis=-1) < 10).all() and object_mask(crowd[None]).any()
     unpainted = np.ptp(crowd[:, 60:68], axis=-1) < 10
     assert unpainted.mean() > 0.2 and (crowd[:, 60:68][unpainted] == wall[unpainted]).all()
+
+
+def test_a_small_object_counts_as_much_as_a_big_one():
+    objects = torch.zeros(1, 1, 80, 128)
+    objects[..., 10:16, 0:6] = objects[..., 40:58, 90:108] = 1
+    weights = alike(objects)
+    small, big = weights[..., :64].sum(), weights[..., 64:].sum()
+    assert 0.8 < small / big < 1.25 and not weights[objects == 0].any()
 
 
 def test_the_vae_also_sees_colours_without_a_name():

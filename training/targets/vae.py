@@ -26,14 +26,16 @@ FITTED_FRAMES = 400
 """Frames whose patches the principal components are taken from."""
 DETAIL, DETAIL_CONTRAST = 9, 0.05
 """A detail differs so much (of -1..1) from the mean of so many pixels around it."""
+AROUND = 33
+"""Pixels, wider than an object is: an object counts for all of such a place, however little of it it covers."""
 EXTRA_MOTIONS = ("moves left", "moves right", "rises", "falls", "bounces", "circles", "stays still")
 
 
 class VAETask:
     """L1 and L2 on pixels and L1 on their differences, plus a small KL term.
 
-    Objects cover a few per cent of a frame and carry nearly all that a caption says, so they count as much as all the rest of it, crops are
-    drawn mostly around them, and ``crowd`` adds more of them to a scene. The small faint marks of a background, by which one sees how the camera moves,
+    Objects cover a few per cent of a frame and carry nearly all that a caption says, so they count as much as all the rest of it, a small one as much
+    as a big one (by their pixels a small star came out as a house), crops are drawn mostly around them, and ``crowd`` adds more of them to a scene. The small faint marks of a background, by which one sees how the camera moves,
     count as much again: without that the decoder takes them for noise and draws none.
     """
 
@@ -87,7 +89,7 @@ class VAETask:
         around = F.avg_pool2d(pixels, DETAIL, stride=1, padding=DETAIL // 2, count_include_pad=False)
         marked = ((pixels - around).abs().mean(1, keepdim=True) > DETAIL_CONTRAST).float()
         details = F.max_pool2d(marked, 3, stride=1, padding=1) * (1 - objects)
-        reconstruction = distance.mean() + sum((distance * places).sum() / places.sum().clamp(min=1) for places in (objects, details))
+        reconstruction = distance.mean() + sum((distance * places).sum() / places.sum().clamp(min=1) for places in (alike(objects), details))
         kl = posterior.kl().mean() / pixels[0].numel()
         mse = error.detach().square().mean() / 4
         return reconstruction + self.config.kl_weight * kl, {"psnr": float(-10 * torch.log10(mse)), "kl": float(kl.detach()), "latent_std": float(posterior.mean.detach().float().std())}
@@ -103,6 +105,11 @@ class VAETask:
             pixels = torch.from_numpy(np.concatenate(clips)).to(self.device).permute(0, 3, 1, 2).float().div(127.5).sub(1)
             vae.register_to_config(scaling_factor=round(float(1 / vae.encode(pixels).latent_dist.mean.std()), 5))
         vae.save_pretrained(folder / "vae")
+
+
+def alike(objects: torch.Tensor) -> torch.Tensor:
+    """Weights [B, 1, H, W] of the pixels that ``objects`` [B, 1, H, W], of 0 and 1, marks: those of a small object are together about as much as those of a big one."""
+    return objects / F.avg_pool2d(objects, AROUND, stride=1, padding=AROUND // 2).clamp(min=1 / AROUND**2)
 
 
 def start_from_principal_components(vae: TemporalVAE) -> None:
