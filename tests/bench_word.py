@@ -40,7 +40,7 @@ from training.toyworld.scene import BACKGROUNDS, COLORS, SHAPES, SIZES, ClipSpec
 WORD, SHADE = "teal", (0.0, 0.55, 0.55)
 CLIPS, OLD = 32, 12
 """Clips to train on, and others that are as ever."""
-FRAMES, STEPS = 8, 450
+FRAMES, STEPS = 8, 1300
 """Of each clip, which shows a whole motion in so few: a look needs no more of them, and a step takes a third of the time of 24."""
 CONFIG = "training/configs/lora_nano.yaml"
 NEW_SEED, OLD_SEED = 900, 1

@@ -75,5 +75,12 @@ for seed in 80 81; do
 done
 latents tenth moving 2000 82 --camera "zooms in" --motions circles=1.3
 train transformer_moving
-model eleventh vae-marks transformer-moving "$out"
+model eleventh vae-marks transformer-moving
+
+train vae_stars
+latents eleventh zoom 5000 90 --camera "zooms in" --motions circles=1.3 "stays still=1.2"
+latents eleventh zoom 6000 91 --moving-cameras 0.4 --motions circles=1.3 hits=1.5 "passes behind a wall=2" bounces=1.2 rises=1.1 "leaves and returns=1.3"
+train transformer_zoom lr_decay_steps=1200 max_train_steps=2500
+train transformer_zoom
+model twelfth vae-stars transformer-zoom "$out"
 echo "$out is made. How well it follows the words: $python -m training.toyworld evaluate --model $out --clips 200 --seed 1"
