@@ -180,7 +180,7 @@ def test_what_the_tab_taught_a_lora_is_in_the_video_with_it_and_not_without(page
         (tmp_path / f"{number}.txt").write_text("a zorp")
     page.get_by_role("tab", name="Training").click()
     basic = {"dataset": tmp_path, "max-train-steps": 24, "learning-rate": "4e-3", "train-batch-size": 1, "num-frames": 4, "validation-prompts": ""}
-    more = {"lr-warmup-steps": 2, "lr-decay-steps": 0, "ema-decay": 0.5, "validation-clips": 0, "checkpoint-every": 24, "caption-dropout": 0, "num-threads": 1}
+    more = {"lr-warmup-steps": 2, "lr-decay-steps": 0, "ema-decay": 0.5, "validation-clips": 0, "checkpoint-every": 24, "caption-dropout": 0, "timestep-logit-mean": 0.2, "num-threads": 1}
     for name, text in basic.items():
         page.locator(f"#train-{name}").get_by_role("textbox").fill(str(text))
     page.get_by_role("button", name="All settings").click()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -33,7 +34,8 @@ def answers(serve: Serve, sends: Callable[[Callable[[str], Awaitable[httpx.Respo
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url="http://studio") as client:
             return await sends(lambda name: client.post("/", headers={HEADER.decode(): name}))
 
-    return asyncio.run(work()), got
+    with ThreadPoolExecutor(1) as thread:  # which has no event loop yet: Playwright leaves one in that of the tests
+        return thread.submit(asyncio.run, work()).result(), got
 
 
 async def number(turn: int) -> Response:
