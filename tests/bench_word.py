@@ -1,4 +1,4 @@
-"""Whether a LoRA teaches mira-nano a word: ``python tests/bench_word.py``, half an hour on two cores, writes docs/lora.md.
+"""Whether a LoRA teaches mira-nano a word: ``python tests/bench_word.py``, a quarter of an hour on two cores, writes docs/lora.md.
 
 32 clips of Toy World in a colour that mira-nano was never shown, each shape over each background twice, and some as ever, train a LoRA by the commands
 of the README. Then the new word is asked for in prompts that were not trained, and the old ones are judged with and without the LoRA, on the same
@@ -40,7 +40,7 @@ from training.toyworld.scene import BACKGROUNDS, COLORS, SHAPES, SIZES, ClipSpec
 WORD, SHADE = "teal", (0.0, 0.55, 0.55)
 CLIPS, OLD = 32, 12
 """Clips to train on, and others that are as ever."""
-FRAMES, STEPS = 8, 1300
+FRAMES, STEPS = 8, 1500
 """Of each clip, which shows a whole motion in so few: a look needs no more of them, and a step takes a third of the time of 24."""
 CONFIG = "training/configs/lora_nano.yaml"
 NEW_SEED, OLD_SEED = 900, 1
