@@ -30,6 +30,7 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
+from . import products
 from .attention import attend, attend_both
 from .eight_bits import EightBitLinear, multiply
 from .initialisation import initialise, look_at_the_like
@@ -143,6 +144,8 @@ class Gelu(nn.Module):
         self.proj = nn.Linear(dim, inner)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        if type(self.proj) is nn.Linear and products.pays(tokens, self.proj.weight):
+            return products.linear(tokens, self.proj.weight, self.proj.bias, gelu=True)
         hidden = self.proj(tokens)
         return F.gelu(hidden, approximate="tanh") if torch.is_grad_enabled() else torch.ops.aten.gelu_(hidden, approximate="tanh")
 
@@ -206,7 +209,10 @@ class TransformerBlock(nn.Module):
         if not self.joined or torch.is_grad_enabled() or kind not in _JOINED or any(type(layer) is not kind for layer in layers):
             return [layer(normed) for layer in layers]
         whole = {name: _whole(part, len(layers)) for name in _JOINED[kind] if (part := getattr(layers[0], name)) is not None}
-        joint = multiply(normed, **whole, format=layers[0].format) if kind is EightBitLinear else F.linear(normed, **whole)
+        if kind is EightBitLinear:
+            joint = multiply(normed, **whole, format=layers[0].format)
+        else:
+            joint = (products.linear if products.pays(normed, whole["weight"]) else F.linear)(normed, **whole)
         return joint.chunk(len(layers), -1)
 
     @torch.no_grad()

@@ -1,0 +1,68 @@
+"""Linear layers in one kernel with their bias and GELU: as near to the truth as torch's own, and only where it may be."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig
+from tiny import tiny_transformer
+
+from core import products
+
+needs_bf16 = pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="oneDNN does not multiply in bf16 on this CPU")
+
+
+def apart(one: torch.Tensor, other: torch.Tensor) -> float:
+    return ((one.float() - other).norm() / other.norm()).item()
+
+
+@needs_bf16
+@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_it_is_as_near_to_fp32_as_torchs_own(gelu, bias):
+    torch.manual_seed(0)
+    tokens, weight, offset = torch.randn(3, 50, 96).bfloat16(), (torch.randn(160, 96) / 96**0.5).bfloat16(), torch.randn(160).bfloat16() if bias else None
+    after = (lambda x: F.gelu(x, approximate="tanh")) if gelu else (lambda x: x)
+    exact = after(F.linear(tokens.float(), weight.float(), None if offset is None else offset.float()))
+    with torch.inference_mode():
+        assert products.pays(tokens, weight)
+        fused, own = products.linear(tokens, weight, offset, gelu), after(F.linear(tokens, weight, offset))
+    assert fused.shape == own.shape and fused.dtype == own.dtype
+    assert apart(fused, exact) <= 1.05 * apart(own, exact) < 0.01
+
+
+@needs_bf16
+def test_what_it_is_not_for(monkeypatch):
+    tokens, weight = torch.randn(64, 32).bfloat16(), torch.randn(48, 32).bfloat16()
+    assert not products.pays(tokens, weight), "it has no gradient"
+    with torch.no_grad():
+        assert products.pays(tokens, weight)
+        assert not products.pays(tokens.float(), weight.float()), "in fp32 torch's own is faster"
+        assert not products.pays(tokens[:31], weight), "too few tokens"
+        assert not products.pays(tokens.to("meta"), weight.to("meta"))
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+        assert not products.pays(tokens, weight), "a compiler does it itself"
+
+
+@needs_bf16
+def test_a_transformer_uses_it_and_its_adapted_layers_do_not(monkeypatch):
+    """Of a block's products: the joint projection and the first of the feed-forward; with a LoRA on them, none passes its LoRA by."""
+    asked = []
+    whole = products.linear
+    monkeypatch.setattr(products, "linear", lambda *inputs, **more: asked.append(more) or whole(*inputs, **more))
+    model = tiny_transformer().bfloat16().eval()
+    blocks = [*model.transformer_blocks, *model.temporal_transformer_blocks]
+    for block in blocks:
+        block.join_projections()
+    latents, text = torch.randn(2, model.config.in_channels, 12, 16, 16).bfloat16(), torch.randn(2, 5, model.config.caption_channels).bfloat16()
+    with torch.no_grad():
+        fused = model(latents, 500, text, 6).sample
+        assert len(asked) == 2 * len(blocks) and sum("gelu" in more for more in asked) == len(blocks)
+        monkeypatch.setattr(products, "pays", lambda *_: False)
+        assert apart(fused, model(latents, 500, text, 6).sample.float()) < 0.02
+        monkeypatch.undo()
+        model.add_adapter(LoraConfig(r=4, target_modules=["to_q", "net.0.proj"], init_lora_weights=False))
+        adapted = model(latents, 500, text, 6).sample
+        monkeypatch.setattr(products, "pays", lambda *_: False)
+        assert apart(adapted, model(latents, 500, text, 6).sample.float()) < 0.02 < apart(adapted, fused.float())
