@@ -152,7 +152,7 @@ def _full_width(device: torch.device, frames: int, height: int, width: int) -> I
         model = deepcopy(ours).to(best)
         text_best, modulation_best, square_best = model.project_text(words.to(best)), model.modulate_steps(steps[:1], 8)(0), square.to(best)
         calls |= {own_best: lambda: model(both.to(best), modulation_best, text_best), product_best: lambda: square_best @ square_best}
-    rows = list(compare(f"one layer at full width, fp32, {width}x{height}x{frames}, both prompts", calls, device, 45, rounds=5, clock=working_clock(device)))
+    rows = list(compare(f"one layer at full width, fp32, {width}x{height}x{frames}, both prompts", calls, device, 90, rounds=9, clock=working_clock(device)))
     yield from rows
     seconds = {row.name: row.seconds for row in rows}
     counted, theirs = _work(calls[own]), _work(calls[original])
