@@ -140,27 +140,21 @@ def _full_width(device: torch.device, frames: int, height: int, width: int) -> I
     side, best = 2048, choose_dtype("auto", device)
     square = torch.randn(side, side, device=device)
     own, original, as_latte, diffusers, product = "ours", "the original's order of work", "ours, as Latte is (the text alone in cross-attention)", "diffusers' LatteTransformer3DModel", f"a product of {side} x {side} matrices"
-    calls = {
-        own: lambda: ours(both, modulation, text),
-        original: lambda: [plain_forward(ours, latents, steps[:1], one[None], fps[:1]) for one in captions],
-        as_latte: lambda: without(both, modulation_without, text_without),
-        diffusers: lambda: latte(both, steps, words),
-        product: lambda: square @ square,
-    }
+    calls = {own: lambda: ours(both, modulation, text), original: lambda: [plain_forward(ours, latents, steps[:1], one[None], fps[:1]) for one in captions]}
     own_best, product_best = (f"{name}, {_name(best)}" for name in (own, product))
     if best != torch.float32:  # what dtype "auto" takes here
         model = deepcopy(ours).to(best)
         text_best, modulation_best, square_best = model.project_text(words.to(best)), model.modulate_steps(steps[:1], 8)(0), square.to(best)
         calls |= {own_best: lambda: model(both.to(best), modulation_best, text_best), product_best: lambda: square_best @ square_best}
-    rows = list(compare(f"one layer at full width, fp32, {width}x{height}x{frames}, both prompts", calls, device, 90, rounds=9, clock=working_clock(device)))
-    yield from rows
-    seconds = {row.name: row.seconds for row in rows}
+    calls |= {product: lambda: square @ square, as_latte: lambda: without(both, modulation_without, text_without), diffusers: lambda: latte(both, steps, words)}
+    rows = {row.name: row for row in compare(f"one layer at full width, fp32, {width}x{height}x{frames}, both prompts", calls, device, 120, rounds=15, clock=working_clock(device))}
+    yield from rows.values()
     counted, theirs = _work(calls[own]), _work(calls[original])
-    reached = {name: (counted / seconds[name]) / (2 * side**3 / seconds[other]) for name, other in ((own, product), (own_best, product_best)) if name in seconds}
+    reached = {name: counted / (2 * side**3) / rows[name].times(rows[other]) for name, other in ((own, product), (own_best, product_best)) if name in rows}
     yield Count(
-        f"A layer at full width and {width}x{height}: {seconds[original] / seconds[own]:.2f} times as fast as the original's order of work, with {counted / theirs:.3f} of its work ({counted / 1e12:.2f} against {theirs / 1e12:.2f} TFLOP); "
-        f"{seconds[diffusers] / seconds[as_latte]:.2f} times as fast as diffusers' Latte at the same work; {100 * reached[own]:.0f} % of the speed of a plain product of matrices."
-        + (f" In {_name(best)}, which dtype auto takes here: {seconds[original] / seconds[own_best]:.1f} times as fast as the original's fp32, and {100 * reached[own_best]:.0f} % of the speed of a product in {_name(best)}." if own_best in seconds else "")
+        f"A layer at full width and {width}x{height}: {rows[original].times(rows[own]):.2f} times as fast as the original's order of work, with {counted / theirs:.3f} of its work ({counted / 1e12:.2f} against {theirs / 1e12:.2f} TFLOP); "
+        f"{rows[diffusers].times(rows[as_latte]):.2f} times as fast as diffusers' Latte at the same work; {100 * reached[own]:.0f} % of the speed of a plain product of matrices."
+        + (f" In {_name(best)}, which dtype auto takes here: {rows[original].times(rows[own_best]):.1f} times as fast as the original's fp32, and {100 * reached[own_best]:.0f} % of the speed of a product in {_name(best)}." if own_best in rows else "")
     )
 
 
@@ -315,7 +309,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     gpu = "" if device.type == "cuda" else "\nNo GPU was at hand: `python tests/bench_gpu.py` measures a whole Mira on one, and is tested at small size.\n"
     text = (
-        f"# {args.model}: what it costs\n\n{datetime.date.today()}: {where}. Written by `make bench` in {time.monotonic() - started:.0f} s; a ratio is to the first row of its kind. "
+        f"# {args.model}: what it costs\n\n{datetime.date.today()}: {where}. Written by `make bench` in {time.monotonic() - started:.0f} s; a ratio is to the first row of its kind, the median over rounds that take turns. "
         f"Rows at Mira's width, of the bounded decode and of growth are in seconds that the process had its processors, over its threads; others by the clock.\n\n{table(rows)}\n\n" + "".join(f"- {words}\n" for words in counts) + f"\n![Time and memory by size](growth.svg)\n{gpu}\nWhat Balanced and Fast cost and save: [tradeoffs.md](tradeoffs.md).\n"
     )
     print(f"\n{text}")

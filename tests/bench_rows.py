@@ -9,7 +9,7 @@ import re
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -22,13 +22,19 @@ PROMPT = "a small red ball moves left to right over a green meadow"
 
 @dataclass(frozen=True)
 class Row:
-    """One measured call; ``ratio`` is how many times as long as the first of its section it takes."""
+    """One measured call: the median of its rounds, and how many times as long as the first of its section it takes."""
 
     section: str
     name: str
     seconds: float
     rounds: int
     ratio: float
+    taken: tuple[float, ...] = ()
+    """The seconds of each round."""
+
+    def times(self, other: Row) -> float:
+        """How many times as long as ``other`` it takes: the median over rounds, whose calls follow each other, so that a machine that grows slower or faster meanwhile changes little."""
+        return statistics.median(mine / theirs for mine, theirs in zip(self.taken, other.taken))
 
 
 @dataclass(frozen=True)
@@ -59,10 +65,11 @@ def compare(section: str, calls: dict[str, Callable[[], object]], device: torch.
             times[name].append(clock() - began)
         if turn and (time.monotonic() - started) * (turn + 2) / (turn + 1) > budget:
             break
-    medians = {name: statistics.median(taken[1:]) for name, taken in times.items()}
-    first = next(iter(medians.values()))
-    for name, seconds in medians.items():
-        yield Row(section, name, seconds, turn, seconds / first)
+    first = None
+    for name, (_, *taken) in times.items():
+        row = Row(section, name, statistics.median(taken), turn, 1.0, tuple(taken))
+        first = first or row
+        yield replace(row, ratio=row.times(first))
 
 
 def working_clock(device: torch.device) -> Callable[[], float]:
