@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,13 @@ def release_of_file(filename: str) -> Release | None:
 
 def installed_folder(name: str, data_dir: str | Path) -> Path | None:
     """The folder of a model that is on this machine, else None."""
-    candidates = (EMBEDDED / name, Path(data_dir) / "models" / folder_name(name), Path(name))
-    return next((c for c in candidates if (c / "model_index.json").is_file()), None)
+    return next((folder for folder in _places(EMBEDDED, name, str(data_dir)) if (folder / "model_index.json").is_file()), None)
+
+
+@lru_cache(maxsize=64)
+def _places(embedded: Path, name: str, data_dir: str) -> tuple[Path, Path, Path]:
+    """Where a model of that name may lie."""
+    return embedded / name, Path(data_dir, "models", folder_name(name)), Path(name)
 
 
 def folder_name(name: str) -> str:

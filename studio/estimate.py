@@ -43,14 +43,15 @@ def last_made(services: Services, model: str, quality: str) -> list[tuple[float,
 def seconds_of_each(services: Services, requests: Sequence[GenerationRequest]) -> list[float] | None:
     """About how long each of resolved requests takes, in proportion to what took most nearly as much work. None where one is out of REACH."""
     made = {kind: last_made(services, *kind) for kind in {(request.model, request.quality) for request in requests}}
-    each = []
-    for request in requests:
-        asked = work(request)
-        known, seconds = min(made[request.model, request.quality], key=lambda one: abs(math.log(one[0] / asked)), default=(0.0, 0.0))
-        if asked > REACH * known:
-            return None
-        each.append(seconds * asked / known)
-    return each
+    asked = [(request.model, request.quality, work(request)) for request in requests]
+    took = {one: _reckoned(made[one[:2]], one[2]) for one in set(asked)}
+    return None if None in took.values() else [took[one] for one in asked]
+
+
+def _reckoned(made: Sequence[tuple[float, float]], asked: float) -> float | None:
+    """Seconds of so much work, from the work and the seconds of what was made; None where it is out of REACH."""
+    known, seconds = min(made, key=lambda one: abs(math.log(one[0] / asked)), default=(0.0, 0.0))
+    return None if asked > REACH * known else seconds * asked / known
 
 
 def seconds_for(services: Services, requests: Sequence[GenerationRequest]) -> float | None:

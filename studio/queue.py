@@ -152,11 +152,7 @@ class Queue:
 
     def cancel(self, id: str) -> bool:
         """Stop a request that is not finished (its worker notices within a step). False when it was finished already."""
-        self._require(id)
-        return self._change(
-            f"UPDATE requests SET {_CANCELLED} WHERE id = ? AND state IN ('waiting', 'running', 'paused')",
-            time.time(), id,
-        )  # fmt: skip
+        return bool(self.cancel_many([id]))
 
     def pause_request(self, id: str) -> None:
         """Have the worker of a running request park it after its current step; it stays so until ``resume_request``. Raises RequestError when it is not running."""
@@ -227,9 +223,23 @@ class Queue:
         return ids
 
     def cancel_many(self, ids: Iterable[str]) -> list[str]:
-        """Cancel those of ``ids`` that are not finished; their ids, for ``reinstate``."""
-        with self.db.write():
-            return [id for id in ids if self.cancel(id)]
+        """Cancel those of ``ids`` that are not finished; their ids, for ``reinstate``. Raises RequestError, with none cancelled, for one that there is not."""
+        ids = [*dict.fromkeys(ids)]
+        named = json.dumps(ids)
+        with self.db.write() as tx:
+            known = {row["id"] for row in tx.execute("SELECT id FROM requests WHERE id IN (SELECT value FROM json_each(?))", (named,))}
+            if missing := next((id for id in ids if id not in known), None):
+                raise RequestError("id", f"There is no request {missing!r}.")
+            changed = {
+                row["id"]
+                for row in tx.execute(
+                    f"UPDATE requests SET {_CANCELLED} WHERE id IN (SELECT value FROM json_each(?)) AND state IN ('waiting', 'running', 'paused') RETURNING id",
+                    (time.time(), named),
+                )
+            }
+            if changed:
+                self.db.touch("queue")
+        return [id for id in ids if id in changed]
 
     def retry_many(self, ids: Iterable[str]) -> list[str]:
         """Queue those of ``ids`` again that failed or were cancelled; their ids."""

@@ -53,13 +53,18 @@ class Rate:
         return self.interval[0] > 0.5
 
 
-def pairs(videos: Sequence[Video], setting: str) -> list[Pair]:
-    """All pairs that differ in nothing but ``setting``."""
-    others = [name for name in COMPARED if name != setting]
-    groups: dict[tuple, list[Video]] = collections.defaultdict(list)
-    for video in videos:
-        groups[tuple(getattr(video.request, name) for name in others)].append(video)
-    return [(a.id, b.id) for group in groups.values() for a, b in itertools.combinations(group, 2) if getattr(a.request, setting) != getattr(b.request, setting)]
+def pairs(videos: Sequence[Video]) -> dict[str, list[Pair]]:
+    """All pairs that differ in nothing but one of JUDGED, by that one; of those that have any."""
+    found: dict[str, list[Pair]] = {}
+    settings = [(video.id, tuple(getattr(video.request, name) for name in COMPARED)) for video in videos]
+    for judged in JUDGED:
+        at = COMPARED.index(judged)
+        groups: dict[tuple, list[tuple[str, Any]]] = collections.defaultdict(list)
+        for id, values in settings:
+            groups[values[:at] + values[at + 1 :]].append((id, values[at]))
+        if alike := [(a, b) for group in groups.values() if len(group) > 1 for (a, value), (b, other) in itertools.combinations(group, 2) if value != other]:
+            found[judged] = alike
+    return found
 
 
 class Votes:
@@ -133,7 +138,7 @@ class Votes:
         version = self.library.version()
         if self._pairs[0] != version:
             videos = self.library.list(limit=-1)
-            self._pairs = version, {name: found for name in JUDGED if (found := pairs(videos, name))}
+            self._pairs = version, pairs(videos)
         return self._pairs[1]
 
 

@@ -132,7 +132,7 @@ def test_pairs_differ_in_one_setting_only(library: Library) -> None:
     add(library, "many", num_inference_steps=20)
     add(library, "seed", num_inference_steps=20, seed=8)
     add(library, "prompt", num_inference_steps=5, prompt="a box")
-    assert [set(pair) for pair in pairs(library.list(), "num_inference_steps")] == [{"few", "many"}]
+    assert {name: [set(pair) for pair in found] for name, found in pairs(library.list()).items()} == {"num_inference_steps": [{"few", "many"}]}
     votes = Votes(library.db, library)
     assert votes.settings() == {"num_inference_steps": 1}
     add(library, "sampler", num_inference_steps=20, sampler="euler")
