@@ -58,6 +58,8 @@ PRESETS: dict[str, Preset] = {
     for preset in (
         Preset("nano-4s", "128×80, 4 s", (NANO,), 80, 128, 24, **_NANO_SAMPLING),
         Preset("nano-2s", "128×80, 2 s", (NANO,), 80, 128, 12, **_NANO_SAMPLING),
+        Preset("nano-160-4s", "160×96, 4 s", (NANO,), 96, 160, 24, **_NANO_SAMPLING),
+        Preset("nano-192-4s", "192×112, 4 s", (NANO,), 112, 192, 24, **_NANO_SAMPLING),
         Preset("nano-10s", "128×80, 10 s", (NANO,), 80, 128, 60, window_frames=24, **_NANO_SAMPLING),
         Preset("nano-20s", "128×80, 20 s", (NANO,), 80, 128, 120, window_frames=24, **_NANO_SAMPLING),
         Preset("nano-60s", "128×80, 60 s", (NANO,), 80, 128, 360, window_frames=24, **_NANO_SAMPLING),

@@ -44,7 +44,7 @@ DOCS = field_docs(TrainConfig)
 LABELS = {
     "model": "Start from", "dataset": "Clips", "target": "What is trained", "max_train_steps": "Steps", "train_batch_size": "Clips a step", "num_frames": "Frames",
     "sizes": "Size, pixels", "validation_prompts": "Sample prompts", "lr_warmup_steps": "Warm-up steps", "lr_decay_steps": "Decay steps", "snr_gamma": "Min-SNR gamma",
-    "ema_decay": "EMA decay", "max_grad_norm": "Largest gradient norm", "adam_beta2": "AdamW beta 2", "lora_rank": "LoRA rank", "lora_alpha": "LoRA alpha", "lora_layers": "LoRA layers", "num_threads": "CPU threads",
+    "ema_decay": "EMA decay", "max_grad_norm": "Largest gradient norm", "adam_beta2": "AdamW beta 2", "lora_rank": "LoRA rank", "lora_alpha": "LoRA alpha", "lora_layers": "LoRA layers", "lora_blocks": "LoRA blocks", "num_threads": "CPU threads",
 }  # fmt: skip
 HINTS = {
     "dataset": "A folder with name.mp4 and name.txt, or a .csv or .jsonl table, on the machine that runs the studio.",

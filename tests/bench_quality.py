@@ -37,6 +37,7 @@ WAYS = {
     "20 steps, exact": {},
     "20 steps, balanced": {"quality": "balanced"},
     "20 steps, fast": {"quality": "fast"},
+    "20 steps, exact, weights of 8 bits": {"weights": "8bit"},
     "unipc, 20 steps, exact": {"sampler": "unipc"},
     "10 steps, exact": {"num_inference_steps": 10},
 }

@@ -30,7 +30,9 @@ LATENT_TARGETS = ("transformer", "temporal", "lora")
 USER_TARGETS = (*LATENT_TARGETS, "vae_decoder")
 """Those that train on anyone's videos."""
 
-CHOICES = {"target": TARGETS, "optimizer": OPTIMIZERS, "lr_schedule": SCHEDULES, "mixed_precision": PRECISIONS, "sharding": SHARDINGS}
+LORA_BLOCKS = {"all": ("transformer_blocks.", "temporal_transformer_blocks."), "spatial": ("transformer_blocks.",), "temporal": ("temporal_transformer_blocks.",)}
+"""How the names of their layers begin."""
+CHOICES = {"target": TARGETS, "optimizer": OPTIMIZERS, "lr_schedule": SCHEDULES, "mixed_precision": PRECISIONS, "sharding": SHARDINGS, "lora_blocks": tuple(LORA_BLOCKS)}
 """Settings that are one of a few words."""
 
 UNPRINTABLE = re.compile(r"[\x7f-\xa0\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
@@ -128,6 +130,8 @@ class TrainConfig:
     """Its weight is alpha / rank."""
     lora_layers: list[str] = field(default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"])
     """Projections that get one: to_q, to_k, to_v, to_out.0 of all attentions; net.0.proj and net.2 of the feed-forwards."""
+    lora_blocks: str = "all"
+    """Blocks whose projections get one: all; spatial, for what things look like (temporal blocks, and so how they move, stay as they are); temporal, for how they move."""
     gradient_accumulation_steps: int = 1
     """Batches whose gradients make one optimizer step."""
     gradient_checkpointing: bool = False
@@ -194,6 +198,10 @@ class TrainConfig:
     """Constructor arguments of the target when it starts from nothing. A transformer that starts from another one takes window_attn from it."""
     scheduler: dict[str, Any] = field(default_factory=dict)
     """Constructor arguments of MiraScheduler."""
+
+    def adapts(self, layer: str) -> bool:
+        """Whether the layer of that name in the transformer gets a LoRA."""
+        return layer.startswith(LORA_BLOCKS[self.lora_blocks]) and layer.endswith(tuple(f".{ending}" for ending in self.lora_layers))
 
     @property
     def stages(self) -> list[Stage]:

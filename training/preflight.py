@@ -130,8 +130,7 @@ def tensor_shapes(folder: Path) -> Mapping[str, tuple[int, ...]]:
 def count_trained(config: TrainConfig, shapes: Mapping[str, tuple[int, ...]]) -> int:
     """How many numbers the run changes. A LoRA's are rank * (in + out) for each projection (Hu et al. 2021, arXiv:2106.09685)."""
     if config.target == "lora":
-        endings = tuple(f".{layer}.weight" for layer in config.lora_layers)
-        return sum(config.lora_rank * sum(shape) for name, shape in shapes.items() if len(shape) == 2 and "blocks." in name and name.endswith(endings))
+        return sum(config.lora_rank * sum(shape) for name, shape in shapes.items() if len(shape) == 2 and name.endswith(".weight") and config.adapts(name.removesuffix(".weight")))
     starts = {"temporal": TEMPORAL, "vae_decoder": "decoder."}.get(config.target, "")
     return sum(math.prod(shape) for name, shape in shapes.items() if name.startswith(starts))
 

@@ -15,6 +15,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from core import GenerationRequest, MiraTransformer3DModel, load_pipeline
@@ -168,6 +169,15 @@ def test_a_lora_is_used_with_its_weight_and_left_out_again(place, tmp_path):
     other = MiraTransformer3DModel(num_attention_heads=2, attention_head_dim=12, num_layers=1, caption_channels=TEXT_DIM)
     with pytest.raises(RequestError, match="made for another model"):
         apply_loras(other, "mine", data)
+
+
+@pytest.mark.parametrize("blocks", ["spatial", "temporal"])
+def test_a_lora_of_some_blocks_leaves_the_others_alone(place, tmp_path, blocks):
+    words = ("target=lora", "lora_rank=4", f"lora_blocks={blocks}", "max_train_steps=2", "checkpoint_every=2")
+    told = preflight(config(place, tmp_path / "run", *words), []).trained
+    tensors = load_file(train(config(place, tmp_path / "run", *words)) / "lora.safetensors")
+    assert tensors and all(("temporal" in name) == (blocks == "temporal") for name in tensors)
+    assert told == sum(tensor.numel() for tensor in tensors.values())
 
 
 def test_the_log_does_not_warn_of_nothing_at_each_lora(place):
@@ -481,6 +491,7 @@ def test_an_exploding_loss_stops_the_run_and_says_where(place, tmp_path, monkeyp
     "words, message",
     [
         (["target=lora", "lora_layers=[to_z]"], "no projection of the model ends so"),
+        (["target=lora", "lora_layers=[attn2.to_q]", "lora_blocks=temporal"], "no projection of the model's temporal blocks ends so"),
         (["target=lora", "sizes=[100x30]"], "sizes holds '100x30'"),
         (["target=lora", "num_frames=[20]"], "no clip that can be trained on: .* too short: 9 frames, and 20 are needed"),
         (["target=lora", "model=nowhere"], "There is no model 'nowhere'"),

@@ -128,9 +128,10 @@ class TransformerTask:
             from peft import LoraConfig
 
             model = MiraTransformer3DModel.from_pretrained(part, dtype=self.dtype).requires_grad_(False)
-            names = [name for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear) and any(name.endswith(f".{ending}") for ending in config.lora_layers) and "blocks." in name]
+            names = [name for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear) and config.adapts(name)]
             if not names:
-                raise ConfigError(f"lora_layers is {config.lora_layers}; no projection of the model ends so. Use to_q, to_k, to_v, to_out.0, net.0.proj or net.2.")
+                where = "" if config.lora_blocks == "all" else f"'s {config.lora_blocks} blocks"
+                raise ConfigError(f"lora_layers is {config.lora_layers}; no projection of the model{where} ends so. Use to_q, to_k, to_v, to_out.0, net.0.proj or net.2.")
             model.add_adapter(LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=names))
         elif part.is_dir():
             model = MiraTransformer3DModel.from_pretrained(part, dtype=self.dtype if config.target == "temporal" else torch.float32)
