@@ -26,13 +26,30 @@ def device_held(path: Path) -> Iterator[None]:
     wanted = path.with_name(f"{path.stem}.wanted-{os.getpid()}")
     wanted.touch()
     try:
-        mine = _asked(wanted)
-        while any(_asked(file) < mine for file in _living(path)):
+        while min(_living(path), key=_asked, default=wanted) != wanted:  # whose place may change meanwhile
             time.sleep(0.1)
         with filelock.FileLock(path).acquire(poll_interval=0.1):
             yield
     finally:
         wanted.unlink(missing_ok=True)
+
+
+def asked_since(data_dir: str | Path, pid: int) -> float | None:
+    """Since when, in Unix seconds, a process counts as asking for a device for long; None for one that does not."""
+    return min((file.stat().st_mtime for file in _asking(data_dir, pid)), default=None)
+
+
+def ask_first(data_dir: str | Path, pid: int) -> bool:
+    """Give a process that waits for a device the first place of those that do. False where it waits for none."""
+    files = _asking(data_dir, pid)
+    for file in files:
+        earlier = min(other.stat().st_mtime for other in _living(file.with_name(f"{file.name.partition('.')[0]}.lock"))) - 0.001
+        os.utime(file, (earlier, earlier))
+    return bool(files)
+
+
+def _asking(data_dir: str | Path, pid: int) -> list[Path]:
+    return list((Path(data_dir) / "locks").glob(f"*.wanted-{pid}"))
 
 
 class DeviceTurn:

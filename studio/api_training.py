@@ -88,6 +88,14 @@ def endpoints(services: Services) -> tuple[Callable[..., Any], ...]:
             raise ConfigError(f"{name} has no log: an earlier version started it from a shell, and kept none.")
         return lines
 
+    def first_run(name: str) -> dict[str, Any]:
+        """Let a run that waits for its device have it before the other runs that do; as list_runs tells of it.
+
+        Args:
+            name: The run's name.
+        """
+        return _told(runs.put_first(name))
+
     def pause_run(name: str) -> dict[str, Any]:
         """Have a run write a checkpoint after its present step, and end; as list_runs tells of it.
 
@@ -205,7 +213,7 @@ def endpoints(services: Services) -> tuple[Callable[..., Any], ...]:
         push_checkpoint(services, runs.get(name), step, repo, token, private)
         return {"words": services.chores.current.words}
 
-    return list_runs, start_run, plan_run, run_yaml, run_settings, run_log, pause_run, stop_run, resume_run, save_run, sample_run, use_run, compare_run, pack_run, push_run, delete_run, restore_run
+    return list_runs, start_run, plan_run, run_yaml, run_settings, run_log, first_run, pause_run, stop_run, resume_run, save_run, sample_run, use_run, compare_run, pack_run, push_run, delete_run, restore_run
 
 
 def _told(run: Run) -> dict[str, Any]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .services import Services
 
 TRAINING_PANES = ("runs", "run", "samples", "checkpoints", "run_log", "chore")
-TRAINING_ACTIONS = frozenset("run-open run-pause run-stop run-resume run-save run-sample run-delete run-scale run-log run-compare chore-cancel".split())
+TRAINING_ACTIONS = frozenset("run-open run-first run-pause run-stop run-resume run-save run-sample run-delete run-scale run-log run-compare chore-cancel".split())
 
 
 def training_key(session: Session) -> tuple[Any, ...]:
@@ -49,9 +49,9 @@ def chosen_run(runs: Sequence[Run], session: Session) -> Run | None:
     return next((run for run in runs if run.name == session.run), None) or next((run for run in runs if run.working), None) or next(iter(runs), None)
 
 
-def runs_before(runs: Sequence[Run], run: Run) -> list[str]:
-    """Names of the runs that get the device before a waiting one: in the order in which their processes began."""
-    return [other.name for other in sorted(runs, key=lambda other: other.began) if other.working and other.name != run.name and (other.state != "waiting" or other.began < run.began)]
+def runs_before(runs: Sequence[Run], run: Run) -> list[Run]:
+    """The runs that get the device before a waiting one: those that have it, and those that asked before it."""
+    return [other for other in sorted(runs, key=lambda other: (other.state == "waiting", other.asked)) if other.working and other.name != run.name and (other.state != "waiting" or other.asked < run.asked)]
 
 
 def training_act(services: Services, session: Session, action: str, id: str) -> None:
@@ -60,6 +60,8 @@ def training_act(services: Services, session: Session, action: str, id: str) -> 
     match action:
         case "run-open":
             session.run = id
+        case "run-first":
+            runs.put_first(id)
         case "run-pause":
             runs.pause(id)
         case "run-stop":

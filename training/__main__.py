@@ -3,6 +3,7 @@
 python -m training --config FILE key=value ...      run (or resume) a training
 python -m training precompute --model DIR --out DIR --clips N [--num-frames T] [--sizes WxH ...] [--motions MOTION=SHARE ...] [--moving-cameras SHARE | --camera CAMERA]
 python -m training runs [--data-dir DIR]            what runs there are, and what they are doing
+python -m training first NAME                       let a run that waits for its device have it before the others that do
 python -m training pause|resume NAME                a run in a process of its own: write a checkpoint and end; go on from it
 python -m training use RUN [--step N] [--as NAME]   make a checkpoint a model, or a LoRA, that the studio and core.generate know
 python -m training pack RUN --kind diffusers|lora|mira --out PATH [--step N]     a checkpoint as others can take it
@@ -40,13 +41,13 @@ def main(argv: list[str] | None = None) -> int:
         return _precompute(argv[1:])
     if command == "export":
         return _export(argv[1:])
-    if command in ("runs", "pause", "resume", "use", "pack", "push"):
+    if command in ("runs", "first", "pause", "resume", "use", "pack", "push"):
         return _runs(argv)
     return _train(argv)
 
 
 def _train(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m training", description="Train or resume a run.", epilog="Other commands: runs, pause, resume, use, pack, push, precompute, export (each has --help).")
+    parser = argparse.ArgumentParser(prog="python -m training", description="Train or resume a run.", epilog="Other commands: runs, first, pause, resume, use, pack, push, precompute, export (each has --help).")
     parser.add_argument("--config", help="YAML file; training/configs/ has mira-nano's")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of TrainConfig that override the file")
@@ -102,7 +103,7 @@ def _runs(argv: list[str]) -> int:
 
     parser = argparse.ArgumentParser(prog="python -m training", description="Look at runs, steer them, and use what they made.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for command, words in (("runs", "list the runs"), ("pause", "write a checkpoint and end"), ("resume", "go on from the last checkpoint"), ("use", "make a checkpoint a model or a LoRA"), ("pack", "write a checkpoint as others can take it"), ("push", "put a checkpoint on the Hugging Face Hub")):
+    for command, words in (("runs", "list the runs"), ("first", "let a run that waits for its device have it before the others that do"), ("pause", "write a checkpoint and end"), ("resume", "go on from the last checkpoint"), ("use", "make a checkpoint a model or a LoRA"), ("pack", "write a checkpoint as others can take it"), ("push", "put a checkpoint on the Hugging Face Hub")):
         sub = commands.add_parser(command, help=words, description=words)
         sub.add_argument("--data-dir", type=Path, default=Path("workspace"), help="its runs/ holds the run folders")
         if command != "runs":
@@ -131,6 +132,8 @@ def _runs(argv: list[str]) -> int:
         if args.command == "runs":
             for run in runs.list():
                 print(f"{run.name}: {run.state}, step {run.step} of {run.config.total_steps if run.config else '?'}{f' ({run.message})' if run.message else ''}")
+        elif args.command == "first":
+            runs.put_first(args.name)
         elif args.command == "pause":
             runs.pause(args.name)
         elif args.command == "resume":

@@ -31,6 +31,7 @@ from typing import Any, TextIO
 
 import psutil
 
+from core.device_lock import ask_first, asked_since
 from core.files import WriteError, replacing
 from core.provenance import model_hash, own_commit
 from core.releases import installed_folder
@@ -82,8 +83,8 @@ class Run:
     pid: int
     config: TrainConfig | None
     """None when config.yaml cannot be read."""
-    began: float = 0.0
-    """When its process began."""
+    asked: float = 0.0
+    """When its process began; of one that waits for its device, when it asked for it: the one that asked first has it next."""
 
     @property
     def name(self) -> str:
@@ -232,6 +233,13 @@ class Runs:
         Status("paused", step=last_step(run.folder), message="It was stopped at once; what came after its last checkpoint is lost.").write(run.folder)
         return read_run(run.folder)
 
+    def put_first(self, name: str) -> Run:
+        """Let a run that waits for its device have it before the others that do. Raises ConfigError for one that does not wait."""
+        run = self._working(name)
+        if run.state != "waiting" or not any([ask_first(self.folder.parent, pid) for pid in _processes(run.pid)]):
+            raise ConfigError(f"{name} does not wait for a device.")
+        return read_run(run.folder)
+
     def save_now(self, name: str) -> None:
         """Ask for a checkpoint, with its samples, after the present step."""
         (self._working(name).folder / SAVE_NOW).touch()
@@ -273,7 +281,7 @@ class Runs:
         for folder in self._folders():
             status = _status(folder)
             times = tuple(_changed(folder / name) for name in ("config.yaml", "metrics.jsonl", LOG, "checkpoints", "samples"))
-            told.append((folder.name, status, status.state in WORKING and _alive(status), times))
+            told.append((folder.name, status, status.state in WORKING and _alive(status), _asked(folder, status), times))
         return tuple(told)
 
     def _folders(self) -> list[Path]:
@@ -362,7 +370,7 @@ def read_run(folder: Path) -> Run:
     state, message = status.state, status.message
     if state in WORKING and not _alive(status):
         state, message = "stopped", f"The process ended without a word. Its last checkpoint is step {last_step(folder)}; its log is {folder / LOG}."
-    return Run(folder, state, status.step, message, status.pid, _config(folder / "config.yaml", _changed(folder / "config.yaml")), status.created)
+    return Run(folder, state, status.step, message, status.pid, _config(folder / "config.yaml", _changed(folder / "config.yaml")), _asked(folder, status))
 
 
 def _changed(path: Path) -> int:
@@ -406,6 +414,19 @@ def _status(folder: Path) -> Status:
         return Status(**json.loads((folder / "status.json").read_text()))
     except (OSError, ValueError, TypeError):
         return Status("stopped", step=last_step(folder))
+
+
+def _asked(folder: Path, status: Status) -> float:
+    """When a run that waits asked for its device."""
+    asked = [asked_since(folder.parent.parent, pid) for pid in _processes(status.pid)] if status.state == "waiting" else []
+    return min((time for time in asked if time is not None), default=status.created)
+
+
+def _processes(pid: int) -> list[int]:
+    """A process and all that it began."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+    return [pid]
 
 
 def _alive(status: Status) -> bool:

@@ -45,8 +45,8 @@ def _row(run: Run, chosen: bool) -> str:
     )
 
 
-def render_run(run: Run | None, log_scale: bool, before: Sequence[str] = ()) -> str:
-    """What one run is doing: its state, its buttons, its figures and its curve; ``before`` names the runs that a waiting one waits for."""
+def render_run(run: Run | None, log_scale: bool, before: Sequence[Run] = ()) -> str:
+    """What one run is doing: its state, its buttons, its figures and its curve; ``before`` are the runs that a waiting one waits for."""
     if run is None:
         return (
             '<div class="tray-empty"><h2>Teach it something of your own</h2><p>Give it a folder of short clips with captions, press Start, and watch the loss fall. '
@@ -57,19 +57,19 @@ def render_run(run: Run | None, log_scale: bool, before: Sequence[str] = ()) -> 
     validation = [(row["step"], row["validation_loss"]) for row in rows if "validation_loss" in row]
     total = run.config.total_steps if run.config else run.step
     if run.state == "waiting":
-        who = f"{' and '.join(before)} {'has' if len(before) == 1 else 'have'} it first" if before else "a video is being made on it"
+        who = f"{' and '.join(other.name for other in before)} {'has' if len(before) == 1 else 'have'} it first" if before else "a video is being made on it"
         run = replace(run, message=f"It begins by itself when the device is free: {who}.")
     trouble = f'<div class="alert" role="alert">{escape(run.message)}</div>' if run.state in ("failed", "stopped") and run.message else f'<p class="note">{escape(run.message)}</p>' if run.message else ""
     scale = f'<button class="quiet" data-action="run-scale" aria-pressed="{str(log_scale).lower()}">{"Linear scale" if log_scale else "Log scale"}</button>' if len(steps) > 1 else ""
     return (
-        f'<div class="panel-head"><h2>{escape(run.name)}</h2><span class="note">{STATE_WORDS.get(run.state, run.state)}</span><span class="tools">{_tools(run)}</span></div>'
+        f'<div class="panel-head"><h2>{escape(run.name)}</h2><span class="note">{STATE_WORDS.get(run.state, run.state)}</span><span class="tools">{_tools(run, before)}</span></div>'
         f"{trouble}{_figures(run, steps, total)}"
         f'<div class="panel-head"><h3>Loss</h3><span class="tools">{scale}</span></div>{render_chart([(row["step"], row["loss"]) for row in steps], validation, total, log_scale)}'
     )
 
 
-def _tools(run: Run) -> str:
-    """What can be done with a run in its state."""
+def _tools(run: Run, before: Sequence[Run]) -> str:
+    """What can be done with a run in its state, and with ``before`` it."""
     if run.working:
         steps = run.state == "training"  # before it does, its buttons are there all the same: Stop now keeps its place, and whoever is about to press it presses no other one
         return (
@@ -77,6 +77,7 @@ def _tools(run: Run) -> str:
             + (_button("run-sample", run, "Sample now", "Makes the sample videos after this step, without a checkpoint", disabled=not steps) if run.makes_samples else "")
             + _button("run-pause", run, "Pause", "Writes a checkpoint and ends; Resume goes on from there", disabled=not steps)
             + _button("run-stop", run, "Stop now", "Ends at once; steps since the last checkpoint are lost")
+            + (_button("run-first", run, "First", "Gets the device before the other runs that wait for it") if any(other.state == "waiting" for other in before) else "")
         )
     resume = _button("run-resume", run, "Resume", "Goes on from the last checkpoint", strong=True) if run.config and run.step < run.config.total_steps else ""
     return resume + _button("run-clone", run, "Clone", "Fills the form with what this run was started with, for another run") + _button("run-delete", run, "Delete", "Can be undone")

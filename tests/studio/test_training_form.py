@@ -199,9 +199,11 @@ def test_the_time_of_a_first_run_is_reckoned_from_a_video(services, tmp_path):
 
 def test_a_waiting_run_says_which_runs_come_first(tmp_path):
     runs = [fake_run(tmp_path, "third", "waiting", 30.0), fake_run(tmp_path, "second", "waiting", 20.0), fake_run(tmp_path, "first", "training", 10.0), fake_run(tmp_path, "old", "finished", 5.0)]
-    assert [runs_before(runs, run) for run in runs[:2]] == [["first", "second"], ["first"]]
+    assert [[other.name for other in runs_before(runs, run)] for run in runs[:2]] == [["first", "second"], ["first"]]
     assert "first and second have it first" in render_run(runs[0], False, runs_before(runs, runs[0]))
     assert "a video is being made on it" in render_run(runs[1], False, [])
+    shown = [render_run(run, False, runs_before(runs, run)) for run in runs]
+    assert ['data-action="run-first"' in one for one in shown] == [True, False, False, False], "where another one that waits comes first"
 
 
 def test_stop_now_stays_the_same_button_while_a_run_begins(tmp_path):

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from core import GenerationRequest, MiraTransformer3DModel, load_pipeline
-from core.device_lock import DeviceTurn, device_held, lock_path
+from core.device_lock import DeviceTurn, ask_first, asked_since, device_held, lock_path
 from core.learned_metrics import LPIPS_BACKBONE, LPIPS_MISSING
 from core.loras import FOLDER, apply_loras, made_from
 from core.metrics import measure
@@ -420,17 +420,23 @@ def test_a_checkpoint_of_another_model_is_refused(place, tmp_path):
         train(config(place, tmp_path / "two", "target=transformer", f"model={tmp_path / 'model'}", f"resume={last}"))
 
 
-def test_runs_get_the_device_in_the_order_of_asking(tmp_path):
+@pytest.mark.parametrize("first, order", [(None, "012"), (2, "201")])
+def test_runs_get_the_device_in_the_order_of_asking_or_first_if_put_there(tmp_path, first, order):
     path = lock_path(tmp_path, "cpu")
-    code = "import sys, time; from pathlib import Path; from core.device_lock import device_held\nwith device_held(Path(sys.argv[1])): print(sys.argv[2], flush=True); time.sleep(0.2)"
+    code = "import sys, time; from pathlib import Path; from core.device_lock import device_held\nwith device_held(Path(sys.argv[1])): print(sys.argv[2], end='', flush=True); time.sleep(0.2)"
     with device_held(path):
         waiting = []
         for number in range(3):
             waiting.append(subprocess.Popen([sys.executable, "-c", code, str(path), str(number)], stdout=(tmp_path / "order").open("a"), cwd=ROOT))
             wait_for(lambda: len(list(path.parent.glob("*.wanted-*"))) == number + 2, "its turn")
+        if first is not None:
+            assert ask_first(tmp_path, waiting[first].pid)
+            since = [asked_since(tmp_path, process.pid) for process in waiting]
+            assert min(since) == since[first]
     for process in waiting:
         assert process.wait(60) == 0
-    assert (tmp_path / "order").read_text().split() == ["0", "1", "2"]
+    assert (tmp_path / "order").read_text() == order
+    assert not ask_first(tmp_path, waiting[0].pid) and asked_since(tmp_path, waiting[0].pid) is None
 
 
 def test_accumulated_gradients_and_checkpointing_change_nothing_but_rounding(place, tmp_path):
