@@ -104,10 +104,10 @@ def compare_act(services: Services, session: Session, action: str, id: str) -> N
 
 
 def bring_back(services: Services, session: Session, kept: str | None) -> None:
-    """Compare again what this browser compared when its page was left, without what was deleted since; ``kept`` is render_kept's ``data-compared``."""
+    """Compare again what this browser compared when its page was left, without what was deleted or cancelled since; ``kept`` is render_kept's ``data-compared``."""
     if not session.compared:
-        found = _videos(services, tuple(dict.fromkeys((kept or "").split(","))))
-        session.compared = tuple(video.id for video in found[:MOST])
+        ids = dict.fromkeys((kept or "").split(","))
+        session.compared = tuple(id for id in ids if services.library.get(id) or _coming(services, (id,)))[:MOST]
 
 
 def _add(services: Services, session: Session, here: tuple[str, ...], id: str) -> None:
@@ -126,7 +126,7 @@ def _add(services: Services, session: Session, here: tuple[str, ...], id: str) -
 
 def _coming(services: Services, ids: tuple[str, ...]) -> int:
     """How many of them are still to be made."""
-    return sum(job is not None and job.state in ("waiting", "running") for job in map(services.queue.get, ids))
+    return sum(job is not None and job.state in ("waiting", "running", "paused") for job in map(services.queue.get, ids))
 
 
 def _videos(services: Services, ids: tuple[str, ...]) -> list[Video]:

@@ -254,6 +254,11 @@ def test_a_browser_brings_back_what_it_compared(screen: Screen) -> None:
     assert left.compared == ("v1", "v2", "v3")
     bring_back(services, session, "v4")
     assert session.compared == ("v0", "v1", "v2", "v3"), "what was chosen meanwhile stays"
+    coming, not_coming = services.queue.enqueue_many([GenerationRequest("a ball")] * 2)
+    services.queue.cancel(not_coming)
+    early = Session()
+    bring_back(services, early, f"{coming},{not_coming},v1")
+    assert early.compared == (coming, "v1"), "what is still to be made keeps its place"
 
 
 def test_what_failed_says_so_and_is_tried_again_when_asked(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
