@@ -132,6 +132,14 @@ class TrainConfig:
     """Projections that get one: to_q, to_k, to_v, to_out.0 of all attentions; net.0.proj and net.2 of the feed-forwards."""
     lora_blocks: str = "all"
     """Blocks whose projections get one: all; spatial, for what things look like (temporal blocks, and so how they move, stay as they are); temporal, for how they move."""
+    keep_prompts: list[str] = field(default_factory=list)
+    """Prompts that should go on meaning what they do: a LoRA is held to what the model makes of one of them, in nothing but noise, without it."""
+    keep_frames: int = 0
+    """Length at which it is held to that, in frames; that of the videos to come is best. 0: the batch's."""
+    keep_weight: float = 1.0
+    """Weight of the difference, in the loss."""
+    keep_interval: int = 1
+    """In every so manieth step, from the first on; weighed so many times as much."""
     gradient_accumulation_steps: int = 1
     """Batches whose gradients make one optimizer step."""
     gradient_checkpointing: bool = False
@@ -256,6 +264,10 @@ class TrainConfig:
             raise ConfigError("lr_schedule is cosine and lr_decay_steps is 0; say over how many of the last steps the rate falls.")
         if any(stage.camera_only for stage in self.stages) and (not self.camera_weight or self.num_processes > 1):
             raise ConfigError("camera_only is for a run with camera_weight above 0, in one process. Leave it out.")
+        if self.keep_prompts and (self.target != "lora" or self.num_processes > 1):
+            raise ConfigError("keep_prompts is for a LoRA (target=lora), in one process. Leave it out.")
+        if self.keep_interval < 1:
+            raise ConfigError(f"keep_interval is {self.keep_interval}; it must be at least 1.")
         if self.sharding != "none" and (self.optimizer != "adamw" or self.mixed_precision == "fp16"):
             raise ConfigError(f"sharding is {self.sharding}; it goes with optimizer=adamw and mixed_precision=bf16 or fp32.")
         if (self.target in LATENT_TARGETS or self.dataset) and not self.model:

@@ -17,7 +17,7 @@ from ..components.words import alert, escape
 from ..db import StorageError
 from ..screen import Session, read_message
 from ..tasks import UPLOADED, bring_clips, render_samples, split_clips, write_yaml
-from ..training_form import ADVANCED, BASIC, BESIDE, CHOICES, FIELDS, PRESETS, command, config_of, free_name, hint, kind, label, launch_run, preflight_line, preset_config, preset_words, texts_of
+from ..training_form import ADVANCED, BASIC, BESIDE, CHOICES, FIELDS, PRESETS, PROMPT_LISTS, command, config_of, free_name, hint, kind, label, launch_run, preflight_line, preset_config, preset_words, texts_of
 from . import caption_form, share_form
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _field(page: Page, name: str, value: Any) -> gr.components.Component:
         return gr.Dropdown([model.name for model in page.services.models.list()], value=value, allow_custom_value=True, **options)
     if name in CHOICES:
         return gr.Dropdown(list(CHOICES[name]), value=value, filterable=False, **options)
-    lines = 3 if name == "validation_prompts" else 1
+    lines = 3 if name in PROMPT_LISTS else 1
     return gr.Textbox(value, lines=lines, max_lines=6 if lines > 1 else 1, **options)
 
 

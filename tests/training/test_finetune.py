@@ -180,6 +180,25 @@ def test_a_lora_of_some_blocks_leaves_the_others_alone(place, tmp_path, blocks):
     assert told == sum(tensor.numel() for tensor in tensors.values())
 
 
+def test_a_lora_is_held_to_what_prompts_meant_before_it(place, tmp_path):
+    """The same steps on the same clips: what is kept changes less where it is asked for, and a killed run of it goes on to the same bits."""
+    changed = {}
+    for weight in (0.0, 300.0):
+        words = ("target=lora", "lora_rank=4", "learning_rate=0.01", "lr_decay_steps=16", "max_train_steps=20", "keep_prompts=[a ball, a box]", "keep_frames=6", f"keep_weight={weight:g}")
+        train(config(place, tmp_path / f"{weight:g}", *words))
+        rows = [row for row in read_run(tmp_path / f"{weight:g}").metrics() if "forgotten_4f" in row]
+        assert len(rows) == 20 and rows[0]["forgotten_4f"] == 0, "a new LoRA changes nothing"
+        changed[weight] = sum(row["forgotten_4f"] for row in rows[10:])
+    assert 0 < changed[300] < changed[0] / 2
+    half = train(config(place, tmp_path / "half", *words, "checkpoint_every=10"))
+    assert half.name == "step-20"
+    shutil.rmtree(half)
+    again = train(config(place, tmp_path / "half", *words, "checkpoint_every=10"))
+    whole = train(config(place, tmp_path / "whole", *words))
+    for ours, theirs in zip(trained(again), trained(whole)):
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
 def test_the_log_does_not_warn_of_nothing_at_each_lora(place):
     logger = logging.getLogger("diffusers.models.modeling_utils")
     said = [logger.filter(logging.makeLogRecord({"msg": f"There are modules in X that should be kept in float32: {names}. Casting"})) for names in ([], ["norm"])]
@@ -499,6 +518,8 @@ def test_an_exploding_loss_stops_the_run_and_says_where(place, tmp_path, monkeyp
         (["target=lora", "lora_layers=[to_z]"], "no projection of the model ends so"),
         (["target=lora", "lora_layers=[attn2.to_q]", "lora_blocks=temporal"], "no projection of the model's temporal blocks ends so"),
         (["target=lora", "sizes=[100x30]"], "sizes holds '100x30'"),
+        (["target=temporal", "keep_prompts=[a ball]"], "keep_prompts is for a LoRA"),
+        (["target=lora", "keep_prompts=[a ball]", "num_processes=2"], "keep_prompts is for a LoRA .*, in one process"),
         (["target=lora", "num_frames=[20]"], "no clip that can be trained on: .* too short: 9 frames, and 20 are needed"),
         (["target=lora", "model=nowhere"], "There is no model 'nowhere'"),
         (["target=lora", "dataset=nowhere"], "There is no dataset nowhere"),

@@ -23,7 +23,7 @@ from core.temporal_vae import TemporalVAE
 from core.transformer import MiraTransformer3DModel, MiraTransformerOutput
 
 from ..camera import CameraTeacher, watching
-from ..config import ConfigError, TrainConfig, arguments_for
+from ..config import ConfigError, Stage, TrainConfig, arguments_for
 from ..ema import using
 from ..latents import KEPT_IN, FreshTakes, VideoLatents, remove_leftovers
 from ..losses import diffusion_loss, draw_timesteps, draw_training_noise
@@ -95,7 +95,7 @@ class TransformerTask:
         dataset = VideoLatents(config, Path(config.data_dir) / "cache" / "latents", model_hash(self.folder, ("vae/*",)), self.frame_encoder, progress)
         self.frame_encoder.release()
         remove_leftovers(self.text_encoder.cache.folder)
-        self.text_encoder.keep(["", *dataset.captions, *config.validation_prompts], progress)
+        self.text_encoder.keep(["", *dataset.captions, *config.validation_prompts, *config.keep_prompts], progress)
         self.text_encoder.release()
         self.encode = self.text_encoder
         return dataset
@@ -153,13 +153,14 @@ class TransformerTask:
         return model
 
     def batch(self, index: int) -> dict[str, Any]:
-        """This process's share: ``latents`` [B, C, T, h, w] fp32, ``masks`` [B, 1, T, h, w] of the objects or None, ``prompt_embeds`` [B, L, D], ``fps`` [B]; ``frame_indices`` [T] or None."""
+        """This process's share: ``latents`` [B, C, T, h, w] fp32, ``masks`` [B, 1, T, h, w] of the objects or None, ``prompt_embeds`` [B, L, D], ``fps`` [B]; ``frame_indices`` [T] or None; and of one of ``keep_prompts`` the ``kept_embeds`` [1, L, D] or None."""
         rng, stage = step_rng(self.config.seed, index), self.config.stage_at(index // self.config.gradient_accumulation_steps)
         batch = self.dataset.batch(stage, rng)
         texts = ["" if rng.random() < self.config.caption_dropout else text for text in batch.pop("texts")]
         frame_indices = batch.pop("frame_indices")
         batch = self._encoded({name: None if value is None else self.processes.share(value) for name, value in batch.items()})
-        return {**batch, "frame_indices": frame_indices, "prompt_embeds": self.encode(self.processes.share(texts)), "texts": self.processes.share(texts)}
+        kept = self.encode([str(rng.choice(self.config.keep_prompts))]) if self.config.keep_prompts and index % self.config.keep_interval == 0 else None
+        return {**batch, "frame_indices": frame_indices, "prompt_embeds": self.encode(self.processes.share(texts)), "texts": self.processes.share(texts), "kept_embeds": kept}
 
     def _encoded(self, batch: dict[str, Any]) -> dict[str, Any]:
         """The batch with ``latents`` in place of ``frames``, where it has these: as exact as a cache keeps them."""
@@ -184,7 +185,25 @@ class TransformerTask:
             distance = self._camera_distance(seen[0], batch, timesteps.to(self.device), noise.to(self.device))
             loss, figures = (0.0, {}) if stage.camera_only else (loss, figures)
             loss, figures = loss + self.config.camera_weight * distance, figures | {"camera": float(distance.detach())}
+        if batch["kept_embeds"] is not None:
+            forgotten = self._forgotten(batch, stage, generator)
+            loss, figures = loss + self.config.keep_weight * self.config.keep_interval * forgotten, figures | {"forgotten": float(forgotten.detach())}
         return loss, {f"{name}_{batch['latents'].shape[2]}f": value for name, value in figures.items()}
+
+    def _forgotten(self, batch: dict[str, Any], stage: Stage, generator: torch.Generator) -> torch.Tensor:
+        """How far the model is, on one of ``keep_prompts``, from what it says without its LoRA: the mean squared difference of the two predictions.
+
+        What a prompt's words mean is settled while a clip is next to nothing but noise; of noise alone, any prompt can be asked without a clip of it
+        (Li and Hoiem 2016, arXiv:1606.09282, eq. 1, of a network's old answers to new inputs).
+        """
+        _, channels, frames, *size = batch["latents"].shape
+        timesteps = draw_timesteps(1, self.scheduler.config.num_train_timesteps, stage.timestep_logit_mean, self.config.timestep_logit_std, generator)
+        noise = draw_training_noise((1, channels, self.config.keep_frames or frames, *size), generator, self.config.noise_offset)
+        timesteps, noise = timesteps.to(self.device), noise.to(self.device)
+        asked = self.scheduler.add_noise(torch.zeros_like(noise), noise, timesteps), timesteps, batch["kept_embeds"].to(self.device), batch["fps"][:1].to(self.device)
+        with torch.no_grad(), without_loras(self.model):
+            before = self.network(*asked).sample.float()
+        return torch.nn.functional.mse_loss(self.network(*asked).sample.float(), before)
 
     def _camera_distance(self, seen: torch.Tensor, batch: dict[str, Any], timesteps: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         latents, frame_indices = batch["latents"].to(self.device), batch["frame_indices"]
@@ -300,6 +319,16 @@ class TransformerTask:
         model.load_state_dict(weights, assign=True)
         model.save_pretrained(folder / "transformer")
         self.scheduler.save_pretrained(folder / "scheduler")
+
+
+@contextmanager
+def without_loras(model: MiraTransformer3DModel) -> Iterator[None]:
+    """The model as it is without what is trained beside it."""
+    model.disable_adapters()
+    try:
+        yield
+    finally:
+        model.enable_adapters()
 
 
 class Predictor(torch.nn.Module):
