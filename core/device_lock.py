@@ -36,15 +36,17 @@ def device_held(path: Path) -> Iterator[None]:
 
 def asked_since(data_dir: str | Path, pid: int) -> float | None:
     """Since when, in Unix seconds, a process counts as asking for a device for long; None for one that does not."""
-    return min((file.stat().st_mtime for file in _asking(data_dir, pid)), default=None)
+    since = min((_asked(file)[0] for file in _asking(data_dir, pid)), default=sys.maxsize)
+    return None if since == sys.maxsize else since / 1e9
 
 
 def ask_first(data_dir: str | Path, pid: int) -> bool:
     """Give a process that waits for a device the first place of those that do. False where it waits for none."""
     files = _asking(data_dir, pid)
     for file in files:
-        earlier = min(other.stat().st_mtime for other in _living(file.with_name(f"{file.name.partition('.')[0]}.lock"))) - 0.001
-        os.utime(file, (earlier, earlier))
+        earlier = min(map(_asked, _living(file.with_name(f"{file.name.partition('.')[0]}.lock"))))[0] - 1_000_000
+        with contextlib.suppress(FileNotFoundError):  # it has the device by now, and is through with it
+            os.utime(file, ns=(earlier, earlier))
     return bool(files)
 
 
