@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any
 
+from core.presets import decided, get_preset
 from core.types import GenerationRequest, RequestError
 
 from .db import Database
@@ -35,6 +36,7 @@ EXAMPLES = {
     "quality": "quality, balanced, fast",
     "eta": "0, 0.5, 1",
     "model": "mira-nano",
+    "preset": "nano-4s, nano-160-4s, nano-192-4s",
     "prompt": "red, blue, green",
     "negative_prompt": "blurry, dark",
     "fps": "4, 6, 8",
@@ -75,6 +77,10 @@ class Axis:
         """``request`` with this axis at ``value``."""
         if self.field == "prompt":
             return request.replace(prompt=_whole(self.values[0]).sub(lambda _: value, request.prompt))
+        if self.field == "preset":  # with all that it decides
+            preset = get_preset(value)
+            model = request.model if request.model in preset.models or not request.preset else get_preset(request.preset).models[0]  # what the model was made of
+            return request.replace(preset=value, **decided(preset, model))
         return request.replace(**{self.field: value})
 
 
@@ -188,7 +194,7 @@ def grid(base: GenerationRequest, axes: Sequence[Axis]) -> list[GenerationReques
     requests = []
     for cell in itertools.product(*(axis.values for axis in reversed(axes))):
         request = base
-        for axis, value in zip(reversed(axes), cell, strict=True):
+        for axis, value in sorted(zip(reversed(axes), cell, strict=True), key=lambda one: one[0].field != "preset"):  # what another axis varies is not the preset's to decide
             request = axis.apply(request, value)
         requests.append(request.resolved())
     return requests
