@@ -14,7 +14,7 @@ def pays(tokens: Tensor, weight: Tensor) -> bool:
     """Whether ``linear`` is faster than torch's own: with fewer tokens than a token has values, laying the weights out takes longer than what is spared."""
     return (
         tokens.device.type == "cpu" and tokens.dtype == weight.dtype == torch.bfloat16 and tokens.numel() >= weight.shape[1] ** 2
-        and not torch.is_grad_enabled() and not torch.compiler.is_compiling() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        and not torch.is_grad_enabled() and not torch.compiler.is_compiling() and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     )  # fmt: skip
 
 

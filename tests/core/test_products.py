@@ -10,7 +10,7 @@ from tiny import tiny_transformer
 
 from core import products
 
-needs_bf16 = pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="oneDNN does not multiply in bf16 on this CPU")
+needs_bf16 = pytest.mark.skipif(not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()), reason="oneDNN does not multiply in bf16 on this CPU")
 
 
 def apart(one: torch.Tensor, other: torch.Tensor) -> float:
