@@ -7,10 +7,13 @@ from core import GenerationRequest, load_pipeline
 from core.types import GenerationCancelled, GenerationError, RequestError
 from tiny import tiny_pipeline
 
-CLOSE = dict(rtol=1e-5, atol=1e-5)
-"""Sums of fp32 in another order, through two steps and guidance."""
 SHAPE = dict(height=32, width=64, num_inference_steps=2, sampler="dpm++2m", seed=3)
 PROMPT = "a small red ball moves left"
+
+
+def assert_close(ours: torch.Tensor, expected: torch.Tensor) -> None:
+    """Sums of fp32 in another order, through two steps and guidance: some units in the last place of the largest value (some 90), by how a CPU's products are cut up."""
+    assert (ours - expected).abs().max() <= 3e-6 * expected.abs().max()
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +45,7 @@ def test_two_processes_make_what_one_makes(pipes):
     exchange = one.crew.exchange
     one.crew.exchange = lambda prediction: branches.append(one.crew.branch) or exchange(prediction)
     for case, expected in zip(cases, alone):
-        torch.testing.assert_close(latents(*case), expected, **CLOSE)
+        assert_close(latents(*case), expected)
     assert branches == [0] * 4 and one.transformer.sequence is None
 
     def give_up(*_):
@@ -51,7 +54,7 @@ def test_two_processes_make_what_one_makes(pipes):
     for scale in (4.0, 1.0):
         with pytest.raises(GenerationCancelled):
             latents(one, scale, callback=give_up)
-        torch.testing.assert_close(latents(one, 1.0), alone[1], **CLOSE)
+        assert_close(latents(one, 1.0), alone[1])
     with pytest.raises(RequestError, match="cannot be parted"):
         latents(frame, 1.0)
     with torch.no_grad():

@@ -85,7 +85,7 @@ ENDPOINT_OF = {
     "load": "load_model", "unload": "unload_model", "install": "install_model", "install-cancel": "cancel_install", "full": "make_full", "smooth": "smooth_copy", "details": "details", "delete": "delete_video", "delete-many": "delete_video",
     "star-many": "star", "unstar-many": "star", "tag-many": "tag", "untag-many": "tag", "zip": "zip_videos", "zip-plain": "zip_videos", "plain": "plain_copy", "undo": "reinstate", "gallery-order": "find_videos",
     "compare-newest": "compare", "compare-wall": "compare", "compare-again": "compare", "restore": "restore_video", "compare-export": "export_comparison", "blind": "blind_pair", "blind-open": "blind_settings", "chore-cancel": "cancel_chore",
-    **{f"run-{name}": f"{name}_run" for name in ("pause", "stop", "resume", "save", "sample", "delete", "compare")},
+    **{f"run-{name}": f"{name}_run" for name in ("first", "pause", "stop", "resume", "save", "sample", "delete", "compare")},
 }  # fmt: skip
 """Where the endpoint's name is not the action's."""
 VIEW = frozenset("follow wall-close show gallery-table dismiss more more-requests compare-open compare-remove compare-earlier compare-clear blind-close run-open run-scale".split())
