@@ -46,8 +46,8 @@ WAYS = {
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python tests/bench_quality.py", description=__doc__.splitlines()[0])
-    parser.add_argument("--clips", type=int, default=2)
-    parser.add_argument("--frames", type=int, default=12)
+    parser.add_argument("--clips", type=int, default=3)
+    parser.add_argument("--frames", type=int, default=24)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "tradeoffs.md")
     args = parser.parse_args(argv)
     pipe = load_pipeline(NANO, device="cpu", dtype="fp32")
