@@ -228,8 +228,9 @@ class Queue:
         named = json.dumps(ids)
         with self.db.write() as tx:
             known = {row["id"] for row in tx.execute("SELECT id FROM requests WHERE id IN (SELECT value FROM json_each(?))", (named,))}
-            if missing := next((id for id in ids if id not in known), None):
-                raise RequestError("id", f"There is no request {missing!r}.")
+            for id in ids:
+                if id not in known:
+                    raise RequestError("id", f"There is no request {id!r}.")
             changed = {
                 row["id"]
                 for row in tx.execute(

@@ -79,7 +79,7 @@ class Axis:
             return request.replace(prompt=_whole(self.values[0]).sub(lambda _: value, request.prompt))
         if self.field == "preset":  # with all that it decides
             preset = get_preset(value)
-            model = request.model if request.model in preset.models or not request.preset else get_preset(request.preset).models[0]  # what the model was made of
+            model = request.model if request.model in preset.models else get_preset(request.preset).models[0]  # what the model was made of
             return request.replace(preset=value, **decided(preset, model))
         return request.replace(**{self.field: value})
 

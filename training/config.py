@@ -139,7 +139,7 @@ class TrainConfig:
     keep_weight: float = 1.0
     """Weight of the difference, in the loss."""
     keep_interval: int = 1
-    """In every so manieth step, from the first on; weighed so many times as much."""
+    """Steps from one such comparison to the next; each then counts as many times as much."""
     gradient_accumulation_steps: int = 1
     """Batches whose gradients make one optimizer step."""
     gradient_checkpointing: bool = False
@@ -266,8 +266,9 @@ class TrainConfig:
             raise ConfigError("camera_only is for a run with camera_weight above 0, in one process. Leave it out.")
         if self.keep_prompts and (self.target != "lora" or self.num_processes > 1):
             raise ConfigError("keep_prompts is for a LoRA (target=lora), in one process. Leave it out.")
-        if self.keep_interval < 1:
-            raise ConfigError(f"keep_interval is {self.keep_interval}; it must be at least 1.")
+        for name, least in (("keep_interval", 1), ("keep_frames", 0), ("keep_weight", 0)):
+            if not (value := getattr(self, name)) >= least:
+                raise ConfigError(f"{name} is {value}; it must be at least {least}.")
         if self.sharding != "none" and (self.optimizer != "adamw" or self.mixed_precision == "fp16"):
             raise ConfigError(f"sharding is {self.sharding}; it goes with optimizer=adamw and mixed_precision=bf16 or fp32.")
         if (self.target in LATENT_TARGETS or self.dataset) and not self.model:

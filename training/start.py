@@ -20,7 +20,7 @@ from core.device_lock import DeviceTurn, device_held, lock_path
 from core.files import WriteError, replacing
 from core.provenance import device_words
 
-from .config import ConfigError, TrainConfig, missing_package
+from .config import ConfigError, TrainConfig, missing_package, save_config
 from .preflight import memory_free
 from .processes import Processes, check_divides
 from .runs import SAMPLE_NOW, SAVE_NOW, Status, begun_from, environment, first_process, last_step, read_run, step_of
@@ -60,6 +60,8 @@ def train(config: TrainConfig, device: str = "auto") -> Path:
             return done
         check_divides(config, processes.count)
         tell(status)
+        if first_process() and not (file := output_dir / "config.yaml").exists():
+            save_config(config, file)  # so that it is in the list while it waits
         with ExitStack() as stack:
             if processes.holds_device:
                 processes.device = stack.enter_context(held(config.data_dir, processes.device, processes.count == 1))

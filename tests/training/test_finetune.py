@@ -458,6 +458,22 @@ def test_runs_get_the_device_in_the_order_of_asking_or_first_if_put_there(tmp_pa
     assert not ask_first(tmp_path, waiting[0].pid) and asked_since(tmp_path, waiting[0].pid) is None
 
 
+def test_a_run_from_a_shell_is_listed_while_it_waits_and_can_be_put_first(place, tmp_path):
+    runs, file = Runs(tmp_path / "runs"), tmp_path / "mine.yaml"
+    save_config(config(place, tmp_path / "runs" / "mine", "target=lora", f"data_dir={tmp_path}"), file)
+    with device_held(lock_path(tmp_path, "cpu")):
+        process = subprocess.Popen([sys.executable, "-m", "training", "--config", str(file), "--device", "cpu"], cwd=ROOT)
+        try:
+            wait_for(lambda: asked_since(tmp_path, process.pid), "its asking")
+            (run,) = runs.list()
+            assert run.state == "waiting" and run.asked > asked_since(tmp_path, os.getpid()) > runs.put_first("mine").asked
+        finally:
+            process.kill()
+            process.wait()
+    with pytest.raises(ConfigError, match="not at work"):
+        runs.put_first("mine")
+
+
 def test_accumulated_gradients_and_checkpointing_change_nothing_but_rounding(place, tmp_path):
     plain = train(config(place, tmp_path / "plain", "target=temporal", "max_train_steps=2"))
     for name, word in (("spared", "selective_checkpointing=false"), ("selective", "selective_checkpointing=true")):
@@ -519,6 +535,8 @@ def test_an_exploding_loss_stops_the_run_and_says_where(place, tmp_path, monkeyp
         (["target=lora", "lora_layers=[attn2.to_q]", "lora_blocks=temporal"], "no projection of the model's temporal blocks ends so"),
         (["target=lora", "sizes=[100x30]"], "sizes holds '100x30'"),
         (["target=temporal", "keep_prompts=[a ball]"], "keep_prompts is for a LoRA"),
+        (["target=lora", "keep_interval=0"], "keep_interval is 0; it must be at least 1"),
+        (["target=lora", "keep_frames=-8"], "keep_frames is -8; it must be at least 0"),
         (["target=lora", "keep_prompts=[a ball]", "num_processes=2"], "keep_prompts is for a LoRA .*, in one process"),
         (["target=lora", "num_frames=[20]"], "no clip that can be trained on: .* too short: 9 frames, and 20 are needed"),
         (["target=lora", "model=nowhere"], "There is no model 'nowhere'"),
