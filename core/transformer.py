@@ -144,7 +144,7 @@ class Gelu(nn.Module):
         self.proj = nn.Linear(dim, inner)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        if type(self.proj) is nn.Linear and products.pays(tokens, self.proj.weight):
+        if type(self.proj) is nn.Linear and products.pays(tokens, self.proj.weight, gelu=True):
             return products.linear(tokens, self.proj.weight, self.proj.bias, gelu=True)
         hidden = self.proj(tokens)
         return F.gelu(hidden, approximate="tanh") if torch.is_grad_enabled() else torch.ops.aten.gelu_(hidden, approximate="tanh")

@@ -32,13 +32,23 @@ def test_it_is_as_near_to_fp32_as_torchs_own(gelu, bias):
     assert apart(fused, exact) <= 1.05 * apart(own, exact) < 0.01
 
 
+def test_in_fp32_it_does_the_gelu_alone():
+    torch.manual_seed(0)
+    tokens, weight, offset = torch.randn(3, 50, 96), torch.randn(160, 96) / 96**0.5, torch.randn(160)
+    with torch.inference_mode():
+        assert products.pays(tokens, weight, gelu=True) and not products.pays(tokens, weight)
+        fused = products.linear(tokens, weight, offset, gelu=True)
+    exact = F.gelu(F.linear(tokens.double(), weight.double(), offset.double()), approximate="tanh")
+    assert fused.dtype == torch.float32 and apart(fused, exact.float()) < 3e-7
+
+
 @needs_bf16
 def test_what_it_is_not_for(monkeypatch):
     tokens, weight = torch.randn(64, 32).bfloat16(), torch.randn(48, 32).bfloat16()
     assert not products.pays(tokens, weight), "it has no gradient"
     with torch.no_grad():
         assert products.pays(tokens, weight)
-        assert not products.pays(tokens.float(), weight.float()), "in fp32 torch's own is faster"
+        assert not products.pays(tokens.float(), weight) and not products.pays(tokens.half(), weight.half(), gelu=True)
         assert not products.pays(tokens[:31], weight), "too few tokens"
         assert not products.pays(tokens.to("meta"), weight.to("meta"))
         monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
@@ -59,10 +69,10 @@ def test_a_transformer_uses_it_and_its_adapted_layers_do_not(monkeypatch):
     with torch.no_grad():
         fused = model(latents, 500, text, 6).sample
         assert len(asked) == 2 * len(blocks) and sum("gelu" in more for more in asked) == len(blocks)
-        monkeypatch.setattr(products, "pays", lambda *_: False)
+        monkeypatch.setattr(products, "pays", lambda *_, **__: False)
         assert apart(fused, model(latents, 500, text, 6).sample.float()) < 0.02
         monkeypatch.undo()
         model.add_adapter(LoraConfig(r=4, target_modules=["to_q", "net.0.proj"], init_lora_weights=False))
         adapted = model(latents, 500, text, 6).sample
-        monkeypatch.setattr(products, "pays", lambda *_: False)
+        monkeypatch.setattr(products, "pays", lambda *_, **__: False)
         assert apart(adapted, model(latents, 500, text, 6).sample.float()) < 0.02 < apart(adapted, fused.float())
