@@ -38,7 +38,7 @@ from .parallel import Sequence
 from .step_cache import StepCache
 
 WHOLE_FRAME = "frame"
-TOKENS_AT_ONCE = 2048
+TOKENS_AT_ONCE = 3072
 """On a CPU, how many tokens go through a block together: what it holds meanwhile stays in the caches, and is not asked of the system anew."""
 
 ProjectedText = list[tuple[Tensor, Tensor]]
@@ -133,7 +133,7 @@ class Attention(nn.Module):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Of projected queries [G, N, D] and the keys and values [G, M, D] that they ask."""
-        return self.to_out[0](attend(query, key, value, self.heads))
+        return products.apply(self.to_out[0], attend(query, key, value, self.heads))
 
 
 class Gelu(nn.Module):
@@ -144,10 +144,7 @@ class Gelu(nn.Module):
         self.proj = nn.Linear(dim, inner)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        if type(self.proj) is nn.Linear and products.pays(tokens, self.proj.weight, gelu=True):
-            return products.linear(tokens, self.proj.weight, self.proj.bias, gelu=True)
-        hidden = self.proj(tokens)
-        return F.gelu(hidden, approximate="tanh") if torch.is_grad_enabled() else torch.ops.aten.gelu_(hidden, approximate="tanh")
+        return products.apply(self.proj, tokens, gelu=True)
 
 
 class FeedForward(nn.Module):
@@ -158,7 +155,7 @@ class FeedForward(nn.Module):
         self.net = nn.ModuleList([Gelu(dim, 4 * dim), nn.Identity(), nn.Linear(4 * dim, dim)])
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.net[2](self.net[0](tokens))
+        return products.apply(self.net[2], self.net[0](tokens))
 
 
 class TransformerBlock(nn.Module):
@@ -192,10 +189,10 @@ class TransformerBlock(nn.Module):
 
     def _cross_attention(self, tokens: Tensor, own: list[Tensor], key: Tensor, value: Tensor) -> Tensor:
         """Attention to the text and, with ``text_spatial_cond``, to the frame as it was before self-attention: its ``own`` key and value."""
-        query = self.attn2.to_q(tokens)
+        query = products.apply(self.attn2.to_q, tokens)
         if not own:  # all frames of a clip ask the same keys
             return self.attn2(query.flatten(1, 2), key, value).view_as(tokens)
-        return self.attn2.to_out[0](attend_both(query.flatten(0, 1), (key, value), own, self.attn2.heads)).view_as(tokens)
+        return products.apply(self.attn2.to_out[0], attend_both(query.flatten(0, 1), (key, value), own, self.attn2.heads)).view_as(tokens)
 
     def _sharing(self) -> list[nn.Module]:
         """The projections of the block's normed input: queries, keys and values, and with ``text_spatial_cond`` the frame's for the cross-attention."""
