@@ -34,25 +34,22 @@ BASIC = ("model", "dataset", "target", "max_train_steps", "learning_rate", "trai
 """Shown first."""
 OURS = ("output_dir", "data_dir", "resume")
 """Decided by the studio."""
-BESIDE = ("curriculum", "architecture", "scheduler", "clips", "crowd", "any_color", "kl_weight", "object_weight")
+BESIDE = ("curriculum", "architecture", "scheduler", "clips", "crowd", "any_color", "hard_clips", "hard_share", "kl_weight", "object_weight")
 """Kept from the file that the form began with, and not in the form: they are for making models anew."""
 ADVANCED = tuple(f.name for f in dataclasses.fields(TrainConfig) if f.name not in (*BASIC, *OURS, *BESIDE))
 FIELDS = (*BASIC, *ADVANCED)
-PROMPT_LISTS = ("validation_prompts", "keep_prompts")
-"""Typed one a line."""
 PASSES = 3
 """Of a training step, in forward passes: a forward one, and a backward one of twice its products."""
 DOCS = field_docs(TrainConfig)
 LABELS = {
     "model": "Start from", "dataset": "Clips", "target": "What is trained", "max_train_steps": "Steps", "train_batch_size": "Clips a step", "num_frames": "Frames",
-    "sizes": "Size, pixels", "validation_prompts": "Sample prompts", "keep_prompts": "Prompts to keep", "lr_warmup_steps": "Warm-up steps", "lr_decay_steps": "Decay steps", "snr_gamma": "Min-SNR gamma",
+    "sizes": "Size, pixels", "validation_prompts": "Sample prompts", "keep_dataset": "Clips of what should stay", "lr_warmup_steps": "Warm-up steps", "lr_decay_steps": "Decay steps", "snr_gamma": "Min-SNR gamma",
     "ema_decay": "EMA decay", "max_grad_norm": "Largest gradient norm", "adam_beta2": "AdamW beta 2", "lora_rank": "LoRA rank", "lora_alpha": "LoRA alpha", "lora_layers": "LoRA layers", "lora_blocks": "LoRA blocks", "num_threads": "CPU threads",
 }  # fmt: skip
 HINTS = {
     "dataset": "A folder with name.mp4 and name.txt, or a .csv or .jsonl table, on the machine that runs the studio.",
     "target": "A LoRA is small and quick; temporal changes only how things move; vae_decoder only how sharp and steady it looks.",
     "validation_prompts": "One a line. At each checkpoint a video of each is made, with the run's seed.",
-    "keep_prompts": "One a line: what should go on meaning what it does. A LoRA is held to what the model makes of one of them without it.",
     "sizes": None, "num_frames": None, "model": None, "max_train_steps": None, "learning_rate": None, "train_batch_size": None,
 }  # fmt: skip
 
@@ -88,7 +85,7 @@ def as_text(name: str, value: Any) -> Any:
     if isinstance(value, bool):
         return value
     if isinstance(value, list):
-        return ("\n" if name in PROMPT_LISTS else ", ").join(map(str, value))
+        return ("\n" if name == "validation_prompts" else ", ").join(map(str, value))
     return "" if value is None else repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
@@ -115,7 +112,7 @@ def require_usable(services: Services, config: TrainConfig) -> None:
     """Raises ConfigError for a dataset or a model that this studio's users must not read, or cannot, and for a target that is trained from a shell alone."""
     if config.target not in USER_TARGETS:
         raise ConfigError(f"target={config.target} is a part of a new model; that goes from a shell: python -m training --config FILE. Here: {', '.join(USER_TARGETS)}.")
-    for path in filter(None, (config.dataset, config.dataset_root)):
+    for path in filter(None, (config.dataset, config.dataset_root, config.keep_dataset)):
         require_allowed(services, path)
     try:
         services.models.require(config.model)
@@ -136,7 +133,7 @@ def _value(name: str, text: Any) -> Any:
         return text
     text = str(text or "").strip()
     hint_ = get_type_hints(TrainConfig)[name]
-    if name in PROMPT_LISTS:
+    if name == "validation_prompts":
         return [" ".join(line.split()) for line in text.splitlines() if line.strip()]
     if getattr(hint_, "__origin__", None) is list:
         return [entry.strip() for entry in text.split(",") if entry.strip()]
@@ -162,8 +159,9 @@ def require_preset(name: str) -> None:
 def launch_run(services: Services, name: str, config: TrainConfig) -> Run:
     """Start a run, under a free name if it is given none. Raises ConfigError, or WriteError where its folder cannot be made."""
     require_usable(services, config)
-    if not Path(config.dataset).exists():
-        raise ConfigError(f"There is nothing at {config.dataset}. Name a folder of clips with captions, or a table of them, on this machine.")
+    for path in filter(None, (config.dataset, config.keep_dataset)):
+        if not Path(path).exists():
+            raise ConfigError(f"There is nothing at {path}. Name a folder of clips with captions, or a table of them, on this machine.")
     return services.runs.launch(name.strip() or free_name(services, config.target), config, services.training_device)
 
 

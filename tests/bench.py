@@ -242,7 +242,7 @@ def _training(model: str, preset: Preset, device: torch.device, what: str, file:
                 latents = torch.stack([encode(take.frames()) for take in takes]).float()
                 texts = encode_prompts([take.captions[0] for take in takes], tokenizer, encoder)
             fps = torch.tensor([round(take.fps, 2) for take in takes])
-            trainer.train_step([{"latents": latents, "masks": None, "prompt_embeds": texts, "fps": fps, "frame_indices": None, "kept_embeds": None}])
+            trainer.train_step([{"latents": latents, "masks": None, "prompt_embeds": texts, "fps": fps, "frame_indices": None, "kept": None}])
 
         vae = AutoencoderKLTemporalDecoder.from_pretrained(task.folder / "vae", torch_dtype=task.dtype).to(device).eval()
         trained = [parameter for parameter in task.model.parameters() if parameter.requires_grad]

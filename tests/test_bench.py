@@ -44,20 +44,22 @@ def test_the_plot_of_growth_sets_what_is_in_proportion_on_the_grey_line():
     assert memory[1].split(",")[1] == memory[0].split(",")[1] > time[1].split(",")[1]
 
 
-def test_the_new_colour_and_the_old_ones_are_told_apart():
-    rng = np.random.default_rng(0)
-    painted = {name: np.array(shade) / np.linalg.norm(shade) for name, shade in {**COLORS, bench_word.WORD: bench_word.SHADE}.items()}
+@pytest.mark.parametrize("word", bench_word.SHADES)
+def test_the_new_colour_and_the_old_ones_are_told_apart(word):
+    rng, shade = np.random.default_rng(0), bench_word.SHADES[word]
+    painted = {name: np.array(value) / np.linalg.norm(value) for name, value in {**COLORS, word: shade}.items()}
     for _ in range(20):
         spec = bench_word.one_object(rng)
-        assert bench_word.color_of(render(spec, [5]), painted) == spec.color and bench_word.color_of(render(spec, [5], {**COLORS, spec.color: bench_word.SHADE}), painted) == bench_word.WORD
+        assert bench_word.color_of(render(spec, [5]), painted) == spec.color and bench_word.color_of(render(spec, [5], {**COLORS, spec.color: shade}), painted) == word
     assert bench_word.color_of(render(spec, [5], dict.fromkeys(COLORS, (0.5, 0.5, 0.5))), painted) is None
 
 
-def test_the_new_colours_clips_show_each_shape_over_each_background(tmp_path):
-    bench_word.write_clips(tmp_path)
-    texts = [file.read_text() for file in sorted(tmp_path.glob("*.txt"))]
-    assert [bench_word.WORD in text for text in texts] == [True] * bench_word.CLIPS + [False] * bench_word.OLD
-    shown = {(shape, background) for text in texts[: bench_word.CLIPS] for shape in SHAPES for background in BACKGROUNDS if f"{bench_word.WORD} {shape}" in text and background in text}
+def test_the_new_colours_clips_show_each_shape_over_each_background(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_word, "KEPT", 10)
+    bench_word.write_clips(tmp_path, "cyan")
+    new, old = ([file.read_text() for file in sorted((tmp_path / name).glob("*.txt"))] for name in ("new", "old"))
+    assert ["cyan" in text for text in new] == [True] * bench_word.CLIPS and ["cyan" in text for text in old] == [False] * 10
+    shown = {(shape, background) for text in new for shape in SHAPES for background in BACKGROUNDS if f"cyan {shape}" in text and background in text}
     assert len(shown) == len(SHAPES) * len(BACKGROUNDS)
 
 

@@ -37,7 +37,7 @@ CHOICES = {"target": TARGETS, "optimizer": OPTIMIZERS, "lr_schedule": SCHEDULES,
 
 UNPRINTABLE = re.compile(r"[\x7f-\xa0\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 """What YAML does not take as it is."""
-PATHS = ("model", "dataset", "dataset_root", "output_dir", "data_dir", "resume")
+PATHS = ("model", "dataset", "dataset_root", "keep_dataset", "output_dir", "data_dir", "resume")
 """Settings that can be a path."""
 
 
@@ -132,14 +132,12 @@ class TrainConfig:
     """Projections that get one: to_q, to_k, to_v, to_out.0 of all attentions; net.0.proj and net.2 of the feed-forwards."""
     lora_blocks: str = "all"
     """Blocks whose projections get one: all; spatial, for what things look like (temporal blocks, and so how they move, stay as they are); temporal, for how they move."""
-    keep_prompts: list[str] = field(default_factory=list)
-    """Prompts that should go on meaning what they do: a LoRA is held to what the model makes of one of them, in nothing but noise, without it."""
+    keep_dataset: str = ""
+    """Captioned videos of what should stay as it is: a LoRA is held, on one of them each step, to what the model makes of it without the LoRA."""
     keep_frames: int = 0
-    """Length at which it is held to that, in frames; that of the videos to come is best. 0: the batch's."""
+    """Length of those clips, in frames; that of the videos to come is best. 0: as those that are trained on."""
     keep_weight: float = 1.0
     """Weight of the difference, in the loss."""
-    keep_interval: int = 1
-    """Steps from one such comparison to the next; each then counts as many times as much."""
     gradient_accumulation_steps: int = 1
     """Batches whose gradients make one optimizer step."""
     gradient_checkpointing: bool = False
@@ -198,6 +196,10 @@ class TrainConfig:
     """At most so many more objects in each clip that the VAE sees."""
     any_color: float = 0.0
     """Share of those objects that have any colour, not one of the seven with a name."""
+    hard_clips: dict[str, str] = field(default_factory=dict)
+    """What a clip that the VAE finds hard shows, and all objects in it: of size, shape, color and background what is not left to chance."""
+    hard_share: float = 0.0
+    """Share of such clips."""
     kl_weight: float = 1e-6
     """Weight of the VAE's KL term."""
     clips: int = 0
@@ -264,11 +266,8 @@ class TrainConfig:
             raise ConfigError("lr_schedule is cosine and lr_decay_steps is 0; say over how many of the last steps the rate falls.")
         if any(stage.camera_only for stage in self.stages) and (not self.camera_weight or self.num_processes > 1):
             raise ConfigError("camera_only is for a run with camera_weight above 0, in one process. Leave it out.")
-        if self.keep_prompts and (self.target != "lora" or self.num_processes > 1):
-            raise ConfigError("keep_prompts is for a LoRA (target=lora), in one process. Leave it out.")
-        for name, least in (("keep_interval", 1), ("keep_frames", 0), ("keep_weight", 0)):
-            if not (value := getattr(self, name)) >= least:
-                raise ConfigError(f"{name} is {value}; it must be at least {least}.")
+        if self.keep_dataset and (self.target != "lora" or self.num_processes > 1):
+            raise ConfigError("keep_dataset is for a LoRA (target=lora), in one process. Leave it out.")
         if self.sharding != "none" and (self.optimizer != "adamw" or self.mixed_precision == "fp16"):
             raise ConfigError(f"sharding is {self.sharding}; it goes with optimizer=adamw and mixed_precision=bf16 or fp32.")
         if (self.target in LATENT_TARGETS or self.dataset) and not self.model:
@@ -284,7 +283,7 @@ class TrainConfig:
         for name in ("checkpoint_every", "log_every", "keep_last", "frame_stride", "takes_per_clip", "gradient_accumulation_steps", "lora_rank", "validation_steps", "num_processes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        for name in ("max_train_steps", "validation_clips", "snr_gamma", "noise_offset", "keep_every", "lr_warmup_steps", "lr_decay_steps", "weight_decay", "num_threads", "object_weight", "camera_weight", "crowd", "kl_weight", "clips"):
+        for name in ("max_train_steps", "validation_clips", "snr_gamma", "noise_offset", "keep_every", "keep_frames", "keep_weight", "lr_warmup_steps", "lr_decay_steps", "weight_decay", "num_threads", "object_weight", "camera_weight", "crowd", "kl_weight", "clips"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more.")
         for name in ("max_grad_norm", "muon_scale", "lora_alpha", "timestep_logit_std"):
@@ -295,7 +294,7 @@ class TrainConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be from 0 to less than 1.")
         if not 0 < self.learning_rate < 1:
             raise ConfigError(f"learning_rate is {self.learning_rate:g}; it must be above 0 and below 1 (1e-5 for a whole model, 1e-4 for a LoRA).")
-        for name in ("caption_dropout", "any_color"):
+        for name in ("caption_dropout", "any_color", "hard_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is {getattr(self, name):g}; it must be from 0 to 1.")
         for stage in self.stages:

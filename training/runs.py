@@ -398,7 +398,7 @@ def placed(config: TrainConfig, folder: Path) -> TrainConfig:
     moved = {"output_dir": str(folder)}
     if written.is_relative_to(data) and folder.parent.parts[-len(within := written.relative_to(data).parts[:-1]) :] == within:
         around = folder.parents[len(within)]
-        clips = {name: around / (ROOT / value).relative_to(data) for name in ("dataset", "dataset_root") if (value := getattr(config, name)) and (ROOT / value).is_relative_to(data)}
+        clips = {name: around / (ROOT / value).relative_to(data) for name in ("dataset", "dataset_root", "keep_dataset") if (value := getattr(config, name)) and (ROOT / value).is_relative_to(data)}
         moved |= {"data_dir": str(around)} | {name: str(path) for name, path in clips.items() if path.exists()}
     return replace(config, **moved)
 

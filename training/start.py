@@ -114,6 +114,9 @@ def prepare(config: TrainConfig, processes: Processes, progress: Callable[[int, 
         if hasattr(getattr(task, "dataset", None), "facts"):
             facts = task.dataset.facts()
             log.info("%d takes of clips are trained on, %d are held out, %d cannot be used", facts["takes"] - facts["held_out"], facts["held_out"], len(facts.get("rejected", ())))
+            if (kept := getattr(task, "kept", None)) is not None:
+                facts |= {"kept": kept.facts()}
+                log.info("held to what the model makes of %d takes of clips without the LoRA", facts["kept"]["takes"])
             _write(output_dir / "dataset.json", facts)
     return task
 

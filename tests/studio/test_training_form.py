@@ -95,7 +95,7 @@ def test_datasets_are_kept_to_their_folders_where_others_reach_the_page(services
     base = dataclasses.replace(preset_config("lora_nano", "mira-nano"), dataset=str(services.datasets / "mine"))
     services.dataset_roots = (services.datasets,)
     assert config_of(services, base, texts_of(base)).dataset == base.dataset
-    for away in ({"dataset": "/etc"}, {"dataset": str(services.datasets / ".." / "x")}, {"dataset_root": "/"}):
+    for away in ({"dataset": "/etc"}, {"dataset": str(services.datasets / ".." / "x")}, {"dataset_root": "/"}, {"keep_dataset": "/"}):
         with pytest.raises(ConfigError, match="only be in"):
             config_of(services, base, {**texts_of(base), **away})
 

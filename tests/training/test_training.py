@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from training.precompute import LatentDataset, moving_mask, object_mask, precomp
 from training.principal import principal_components, read_encoder, write_encoder
 from training.runs import latest_checkpoint
 from training.targets.transformer import TransformerTask
-from training.targets.vae import alike, crowded
+from training.targets.vae import VAETask, alike, crowded
 from training.toyworld import COLORS, MOTIONS, captions, parse_caption, render, sample_spec
 from training.toyworld.scene import NO_CAMERA_MOTIONS
 from training.start import train
@@ -194,6 +195,19 @@ def test_the_vae_also_sees_colours_without_a_name():
             found.append((np.linalg.norm(shades, axis=2).min(1) > 0.25).mean())
         strange[any_color] = np.mean(found)
     assert strange[0.0] < 0.01 and strange[1.0] > 0.15
+
+
+def test_the_vae_sees_more_of_what_it_finds_hard(base, tmp_path):
+    """Half of the clips: over the night, and everything in them red."""
+    settings = config(tmp_path, target="vae_decoder", model=str(base / "base"), crowd=4, hard_clips={"background": "the night", "color": "red"}, hard_share=0.5, curriculum=[stage(train_batch_size=1, num_frames=[1], height=80, width=128)])
+    task, hard = VAETask(settings, torch.device("cpu")), 0
+    for step in range(40):
+        frame = task.batch(step)["frames"][0, 0].astype(int)
+        vivid = frame[np.ptp(frame, axis=-1) > 150]
+        hard += np.median(frame) < 60 and len(vivid) > 0 and (vivid[:, 0] > vivid[:, 1:].max(1) + 100).all()
+    assert 12 <= hard <= 30
+    with pytest.raises(ConfigError, match="hard_clips has shape: cube; it can have size: small or big; shape: ball or box"):
+        VAETask(replace(settings, hard_clips={"shape": "cube"}), torch.device("cpu"))
 
 
 def test_a_half_written_checkpoint_is_passed_over(base, tmp_path):

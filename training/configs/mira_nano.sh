@@ -82,5 +82,14 @@ latents eleventh zoom 5000 90 --camera "zooms in" --motions circles=1.3 "stays s
 latents eleventh zoom 6000 91 --moving-cameras 0.4 --motions circles=1.3 hits=1.5 "passes behind a wall=2" bounces=1.2 rises=1.1 "leaves and returns=1.3"
 train transformer_zoom lr_decay_steps=1200 max_train_steps=2500
 train transformer_zoom
-model twelfth vae-stars transformer-zoom "$out"
+model twelfth vae-stars transformer-zoom
+
+train vae_night
+latents twelfth still 5000 100 --camera "zooms in" --motions circles=1.3 "stays still=1.4"
+latents twelfth still 4000 101 --sizes 128x80 128x80 160x96 192x112 --moving-cameras 0.4 --motions circles=1.2 hits=1.5 "passes behind a wall=1.6" bounces=1.3 rises=1.3 \
+  "leaves and returns=1.3" "stays still=1.6"
+latents twelfth still 750 102 --camera "pans left" --motions "moves right=9"
+latents twelfth still 750 103 --camera "pans right" --motions "moves left=9"
+train transformer_sizes
+model thirteenth vae-night transformer-sizes "$out"
 echo "$out is made. How well it follows the words: $python -m training.toyworld evaluate --model $out --clips 200 --seed 1"

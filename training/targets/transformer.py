@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,8 @@ OBJECTS_VISIBLE_ABOVE = 0.4
 TEMPORAL = "temporal_transformer_blocks."
 SAMPLES_MEASURED = ("motion_strength", "flicker", "warping_error", "sharpness", "tracking_persistence")
 """Of ``core.metrics``, on the samples of a checkpoint."""
+UNTOLD = 0.15
+"""Share of the clips of ``keep_dataset`` without their captions: what the model makes of none at all is one side of guidance, and should stay too."""
 VALIDATED_AT = (100, 250, 400, 550, 700, 850)
 """Noise steps, of 1,000, at which the loss of held-out clips is measured."""
 _aten = torch.ops.aten
@@ -62,7 +65,12 @@ class TransformerTask:
         self.dtype = training_dtype(config, device)
         self.folder = model_folder(config)
         self.text_encoder = LazyTextEncoder(text_encoder_folder(self.folder, Path(config.data_dir) / "models"), Path(config.data_dir) / "cache" / "prompts", device, self.dtype)
-        self.dataset = self._dataset(progress)
+        self.dataset = self._dataset(config, progress)
+        self.kept = None
+        """What the LoRA must not change, if the run says so."""
+        self.kept_stage = Stage(train_batch_size=1, num_frames=[config.keep_frames] if config.keep_frames else config.lengths)
+        if config.keep_dataset:
+            self.kept = self._dataset(replace(config, dataset=config.keep_dataset, dataset_root="", num_frames=self.kept_stage.num_frames, curriculum=[], validation_clips=0, clips=0), progress)
         self.model = self._model().to(device).train()
         if self.model.config.in_channels != self.dataset.channels:
             raise ConfigError(f"The transformer takes {self.model.config.in_channels} latent channels, the latents of {config.dataset} have {self.dataset.channels}.")
@@ -77,9 +85,8 @@ class TransformerTask:
         else:
             self.scheduler = MiraScheduler.from_pretrained(self.folder / "scheduler")
 
-    def _dataset(self, progress: Callable[[int, int], None] | None) -> LatentDataset | VideoLatents:
+    def _dataset(self, config: TrainConfig, progress: Callable[[int, int], None] | None) -> LatentDataset | VideoLatents:
         """Latents of Toy World, or those of the user's videos, for which the VAE is loaded if any are missing, and then forgotten; without a cache the videos, and the VAE and the text encoder stay."""
-        config = self.config
         ready = (Path(config.dataset) / "dataset.json").exists()
         if ready and not config.latent_cache:
             raise ConfigError(f"latent_cache is false, but {config.dataset} holds latents, not videos. Leave it out.")
@@ -95,7 +102,7 @@ class TransformerTask:
         dataset = VideoLatents(config, Path(config.data_dir) / "cache" / "latents", model_hash(self.folder, ("vae/*",)), self.frame_encoder, progress)
         self.frame_encoder.release()
         remove_leftovers(self.text_encoder.cache.folder)
-        self.text_encoder.keep(["", *dataset.captions, *config.validation_prompts, *config.keep_prompts], progress)
+        self.text_encoder.keep(["", *dataset.captions, *config.validation_prompts], progress)
         self.text_encoder.release()
         self.encode = self.text_encoder
         return dataset
@@ -153,14 +160,17 @@ class TransformerTask:
         return model
 
     def batch(self, index: int) -> dict[str, Any]:
-        """This process's share: ``latents`` [B, C, T, h, w] fp32, ``masks`` [B, 1, T, h, w] of the objects or None, ``prompt_embeds`` [B, L, D], ``fps`` [B]; ``frame_indices`` [T] or None; and of one of ``keep_prompts`` the ``kept_embeds`` [1, L, D] or None."""
+        """This process's share: ``latents`` [B, C, T, h, w] fp32, ``masks`` [B, 1, T, h, w] of the objects or None, ``prompt_embeds`` [B, L, D], ``fps`` [B]; ``frame_indices`` [T] or None; and ``kept``, the same of one clip of ``keep_dataset``, or None."""
         rng, stage = step_rng(self.config.seed, index), self.config.stage_at(index // self.config.gradient_accumulation_steps)
-        batch = self.dataset.batch(stage, rng)
-        texts = ["" if rng.random() < self.config.caption_dropout else text for text in batch.pop("texts")]
+        batch = self._drawn(self.dataset, stage, rng, self.config.caption_dropout)
+        return {**batch, "kept": None if self.kept is None else self._drawn(self.kept, self.kept_stage, rng, UNTOLD)}
+
+    def _drawn(self, dataset: LatentDataset | VideoLatents, stage: Stage, rng: np.random.Generator, untold: float) -> dict[str, Any]:
+        batch = dataset.batch(stage, rng)
+        texts = ["" if rng.random() < untold else text for text in batch.pop("texts")]
         frame_indices = batch.pop("frame_indices")
         batch = self._encoded({name: None if value is None else self.processes.share(value) for name, value in batch.items()})
-        kept = self.encode([str(rng.choice(self.config.keep_prompts))]) if self.config.keep_prompts and index % self.config.keep_interval == 0 else None
-        return {**batch, "frame_indices": frame_indices, "prompt_embeds": self.encode(self.processes.share(texts)), "texts": self.processes.share(texts), "kept_embeds": kept}
+        return {**batch, "frame_indices": frame_indices, "prompt_embeds": self.encode(self.processes.share(texts)), "texts": self.processes.share(texts)}
 
     def _encoded(self, batch: dict[str, Any]) -> dict[str, Any]:
         """The batch with ``latents`` in place of ``frames``, where it has these: as exact as a cache keeps them."""
@@ -185,22 +195,18 @@ class TransformerTask:
             distance = self._camera_distance(seen[0], batch, timesteps.to(self.device), noise.to(self.device))
             loss, figures = (0.0, {}) if stage.camera_only else (loss, figures)
             loss, figures = loss + self.config.camera_weight * distance, figures | {"camera": float(distance.detach())}
-        if batch["kept_embeds"] is not None:
-            forgotten = self._forgotten(batch, stage, generator)
-            loss, figures = loss + self.config.keep_weight * self.config.keep_interval * forgotten, figures | {"forgotten": float(forgotten.detach())}
+        if batch["kept"] is not None:
+            forgotten = self._forgotten(batch["kept"], stage, generator)
+            loss, figures = loss + self.config.keep_weight * forgotten, figures | {"forgotten": float(forgotten.detach())}
         return loss, {f"{name}_{batch['latents'].shape[2]}f": value for name, value in figures.items()}
 
-    def _forgotten(self, batch: dict[str, Any], stage: Stage, generator: torch.Generator) -> torch.Tensor:
-        """How far the model is, on one of ``keep_prompts``, from what it says without its LoRA: the mean squared difference of the two predictions.
-
-        What a prompt's words mean is settled while a clip is next to nothing but noise; of noise alone, any prompt can be asked without a clip of it
-        (Li and Hoiem 2016, arXiv:1606.09282, eq. 1, of a network's old answers to new inputs).
-        """
-        _, channels, frames, *size = batch["latents"].shape
-        timesteps = draw_timesteps(1, self.scheduler.config.num_train_timesteps, stage.timestep_logit_mean, self.config.timestep_logit_std, generator)
-        noise = draw_training_noise((1, channels, self.config.keep_frames or frames, *size), generator, self.config.noise_offset)
-        timesteps, noise = timesteps.to(self.device), noise.to(self.device)
-        asked = self.scheduler.add_noise(torch.zeros_like(noise), noise, timesteps), timesteps, batch["kept_embeds"].to(self.device), batch["fps"][:1].to(self.device)
+    def _forgotten(self, kept: dict[str, Any], stage: Stage, generator: torch.Generator) -> torch.Tensor:
+        """How far the model is, on a clip of ``keep_dataset``, from what it says without its LoRA: the mean squared difference of the two predictions
+        (Li and Hoiem 2016, arXiv:1606.09282, section 3, of a network's own answers; the clips are what Ruiz et al. 2023, arXiv:2208.12242, section 3.2, keep of a class)."""
+        count, *shape = kept["latents"].shape
+        timesteps = draw_timesteps(count, self.scheduler.config.num_train_timesteps, stage.timestep_logit_mean, self.config.timestep_logit_std, generator).to(self.device)
+        noise = draw_training_noise((count, *shape), generator, self.config.noise_offset).to(self.device)
+        asked = self.scheduler.add_noise(kept["latents"].to(self.device), noise, timesteps), timesteps, kept["prompt_embeds"].to(self.device), kept["fps"].to(self.device)
         with torch.no_grad(), without_loras(self.model):
             before = self.network(*asked).sample.float()
         return torch.nn.functional.mse_loss(self.network(*asked).sample.float(), before)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import MethodType
+from types import MappingProxyType, MethodType
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from ..precompute import object_mask
 from ..principal import principal_components, write_encoder
 from ..toyworld import render, sample_spec
 from ..toyworld.render import World
-from ..toyworld.scene import COLORS, ClipSpec
+from ..toyworld.scene import BACKGROUNDS, COLORS, SHAPES, SIZES, ClipSpec
 from ..trainer import step_generator, step_rng
 
 CLIP_FRAMES = 24
@@ -59,6 +60,10 @@ class VAETask:
             self.model.quant_conv.requires_grad_(False)
         use_exact_temporal_convolutions(self.model)
         self.network = self.model
+        known = {"size": SIZES, "shape": SHAPES, "color": COLORS, "background": BACKGROUNDS}
+        for name, value in config.hard_clips.items():
+            if value not in known.get(name, ()):
+                raise ConfigError(f"hard_clips has {name}: {value}; it can have " + "; ".join(f"{name}: {' or '.join(values)}" for name, values in known.items()) + ".")
 
     def batch(self, step: int) -> dict[str, Any]:
         """``frames`` uint8 [B, T, H, W, 3]: crops of consecutive frames."""
@@ -68,7 +73,8 @@ class VAETask:
         for _ in range(stage.clips(num_frames)):
             spec = sample_spec(rng, num_frames=CLIP_FRAMES)
             start = int(rng.integers(0, CLIP_FRAMES - num_frames + 1))
-            clip = crowded(spec, range(start, start + num_frames), int(rng.integers(0, self.config.crowd + 1)), rng, self.config.any_color)
+            hard = self.config.hard_clips if rng.random() < self.config.hard_share else {}
+            clip = crowded(spec, range(start, start + num_frames), int(rng.integers(0, self.config.crowd + 1)), rng, self.config.any_color, hard)
             crops.append(crop_near_object(clip, stage.height, stage.width, rng))
         return {"frames": np.stack(crops)}
 
@@ -120,11 +126,13 @@ def start_from_principal_components(vae: TemporalVAE) -> None:
     write_encoder(vae, *principal_components(frames, object_mask(clips), vae.config.latent_channels))
 
 
-def crowded(spec: ClipSpec, frames: range, extra: int, rng: np.random.Generator, any_color: float = 0.0) -> np.ndarray:
-    """The clip uint8 [T, H, W, 3] with ``extra`` more objects in it, each with a motion of its own, and ``any_color`` of them in a colour without a name."""
+def crowded(spec: ClipSpec, frames: range, extra: int, rng: np.random.Generator, any_color: float = 0.0, hard: Mapping[str, str] = MappingProxyType({})) -> np.ndarray:
+    """The clip uint8 [T, H, W, 3] with ``extra`` more objects in it, each with a motion of its own, and ``any_color`` of them in a colour without a name; all are as ``hard`` says."""
+    second = {f"second_{name}": value for name, value in hard.items() if name != "background"} if spec.motion == "hits" else {}
+    spec = replace(spec, **hard, **second)
     images = render(spec, frames=frames).astype(np.float32) / 255
     for _ in range(extra):
-        other = sample_spec(rng, motion="circles")
+        other = replace(sample_spec(rng, motion="circles"), **hard)
         world = World(replace(spec, size=other.size, color=other.color, shape=other.shape, motion=str(rng.choice(EXTRA_MOTIONS))), {other.color: tuple(rng.random(3))} if any_color and rng.random() < any_color else COLORS)
         world.r = rng.random(len(world.r))
         for image, frame in zip(images, frames):
