@@ -38,6 +38,8 @@ BESIDE = ("curriculum", "architecture", "scheduler", "clips", "crowd", "any_colo
 """Kept from the file that the form began with, and not in the form: they are for making models anew."""
 ADVANCED = tuple(f.name for f in dataclasses.fields(TrainConfig) if f.name not in (*BASIC, *OURS, *BESIDE))
 FIELDS = (*BASIC, *ADVANCED)
+PROMPT_LISTS = ("validation_prompts",)
+"""Typed one a line."""
 PASSES = 3
 """Of a training step, in forward passes: a forward one, and a backward one of twice its products."""
 DOCS = field_docs(TrainConfig)
@@ -85,7 +87,7 @@ def as_text(name: str, value: Any) -> Any:
     if isinstance(value, bool):
         return value
     if isinstance(value, list):
-        return ("\n" if name == "validation_prompts" else ", ").join(map(str, value))
+        return ("\n" if name in PROMPT_LISTS else ", ").join(map(str, value))
     return "" if value is None else repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
@@ -133,7 +135,7 @@ def _value(name: str, text: Any) -> Any:
         return text
     text = str(text or "").strip()
     hint_ = get_type_hints(TrainConfig)[name]
-    if name == "validation_prompts":
+    if name in PROMPT_LISTS:
         return [" ".join(line.split()) for line in text.splitlines() if line.strip()]
     if getattr(hint_, "__origin__", None) is list:
         return [entry.strip() for entry in text.split(",") if entry.strip()]

@@ -185,7 +185,7 @@ def test_what_a_run_needs_is_asked_of_the_device_that_it_will_be_on_and_of_the_w
 
 
 def test_the_time_of_a_first_run_is_reckoned_from_a_video(services, tmp_path):
-    config = dataclasses.replace(preset_config("lora_nano", "mira-nano"), dataset="clips", max_train_steps=300)
+    config = dataclasses.replace(preset_config("lora_nano", "mira-nano"), dataset="clips", max_train_steps=300, train_batch_size=4)
     assert needs(services, config).seconds is None
     (tmp_path / "made.mp4").touch()
     request = GenerationRequest("a ball", seed=1, temporal_guidance_scale=0.0, guidance_stop=1.0).resolved()

@@ -85,6 +85,7 @@ train transformer_zoom
 model twelfth vae-stars transformer-zoom
 
 train vae_night
+train vae_night max_train_steps=2100 lr_decay_steps=600 "hard_clips={size: small, background: the night}"
 latents twelfth still 5000 100 --camera "zooms in" --motions circles=1.3 "stays still=1.4"
 latents twelfth still 4000 101 --sizes 128x80 128x80 160x96 192x112 --moving-cameras 0.4 --motions circles=1.2 hits=1.5 "passes behind a wall=1.6" bounces=1.3 rises=1.3 \
   "leaves and returns=1.3" "stays still=1.6"
