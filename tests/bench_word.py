@@ -1,4 +1,4 @@
-"""Whether a LoRA teaches mira-nano a word: ``python tests/bench_word.py``, a quarter of an hour on two cores, writes docs/lora.md.
+"""Whether a LoRA teaches mira-nano a word: ``python tests/bench_word.py``, a quarter of an hour, writes docs/lora.md.
 
 32 clips of Toy World in a colour that mira-nano was never shown, each shape over each background twice, train a LoRA by the commands of the README, which is held
 to what the model makes of other clips without it. Then the new word is asked for in prompts that were not trained, and the old ones are judged with and without
@@ -38,7 +38,7 @@ from training.toyworld.render import render  # noqa: E402
 from training.toyworld.scene import BACKGROUNDS, COLORS, SHAPES, SIZES, ClipSpec, sample_spec  # noqa: E402
 
 SHADES = {"cyan": (0.05, 0.9, 0.9), "teal": (0.0, 0.55, 0.55)}
-"""What the words mean. Teal is hard: to green and blue it is half as far, and what the model takes for noise on one of them."""
+"""What the words mean. Teal is hard: it is half as far from green and blue, of which the model takes it for a noisy one."""
 CLIPS, KEPT = 32, 128
 """Clips of the new, and those of what should stay."""
 FRAMES, STEPS = 8, 600

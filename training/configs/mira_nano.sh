@@ -93,4 +93,4 @@ latents twelfth still 750 102 --camera "pans left" --motions "moves right=9"
 latents twelfth still 750 103 --camera "pans right" --motions "moves left=9"
 train transformer_sizes
 model thirteenth vae-night transformer-sizes "$out"
-echo "$out is made. How well it follows the words: $python -m training.toyworld evaluate --model $out --clips 200 --seed 1"
+echo "$out is made. How well it follows the words: $python -m training.toyworld evaluate --model $out --clips 200 --seed 1 --guidance-stop 0.35 --late-guidance-scale 1.5 --temporal-guidance-scale 1"

@@ -256,11 +256,11 @@ def evaluate(
 
 
 def sampling_defaults(model: str) -> dict[str, Any]:
-    """How the model's default preset samples."""
-    from core.presets import default_preset
+    """How a request that says nothing of it samples with the model: another one than the embedded may have its shapes and not its guidance."""
+    from core.types import GenerationRequest
 
-    preset = default_preset(model)
-    return {name: getattr(preset, name) for name in ("num_inference_steps", "guidance_scale", "guidance_stop", "late_guidance_scale", "temporal_guidance_scale", "eta", "sampler")}
+    request = GenerationRequest("a ball", model=model).resolved()
+    return {name: getattr(request, name) for name in ("num_inference_steps", "guidance_scale", "guidance_stop", "late_guidance_scale", "temporal_guidance_scale", "eta", "sampler")}
 
 
 def strip_path(json_file: Path, index: int) -> Path:
