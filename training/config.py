@@ -133,9 +133,7 @@ class TrainConfig:
     lora_blocks: str = "all"
     """Blocks whose projections get one: all; spatial, for what things look like (temporal blocks, and so how they move, stay as they are); temporal, for how they move."""
     keep_dataset: str = ""
-    """Captioned videos of what should stay as it is: a LoRA is held, on one of them each step, to what the model makes of it without the LoRA."""
-    keep_frames: int = 0
-    """Length of those clips, in frames; that of the videos to come is best. 0: as those that are trained on."""
+    """Captioned videos of what should stay as it is: a LoRA is held, on one of them each step, to what the model makes of it without the LoRA. They are taken as long as those that are trained on, lest it tell the two apart by that."""
     keep_weight: float = 1.0
     """Weight of the difference, in the loss."""
     gradient_accumulation_steps: int = 1
@@ -283,7 +281,7 @@ class TrainConfig:
         for name in ("checkpoint_every", "log_every", "keep_last", "frame_stride", "takes_per_clip", "gradient_accumulation_steps", "lora_rank", "validation_steps", "num_processes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        for name in ("max_train_steps", "validation_clips", "snr_gamma", "noise_offset", "keep_every", "keep_frames", "keep_weight", "lr_warmup_steps", "lr_decay_steps", "weight_decay", "num_threads", "object_weight", "camera_weight", "crowd", "kl_weight", "clips"):
+        for name in ("max_train_steps", "validation_clips", "snr_gamma", "noise_offset", "keep_every", "keep_weight", "lr_warmup_steps", "lr_decay_steps", "weight_decay", "num_threads", "object_weight", "camera_weight", "crowd", "kl_weight", "clips"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more.")
         for name in ("max_grad_norm", "muon_scale", "lora_alpha", "timestep_logit_std"):

@@ -37,7 +37,7 @@ KEPT_BYTES = 5 * 10**8
 """About what a worker keeps when it has let go of its model: libraries, and a GPU's context."""
 STATE_BYTES = 16
 """A trained number in training_state.pt: the same without the gradient."""
-ALIKE = ("target", "model", "num_frames", "sizes", "train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "selective_checkpointing", "curriculum", "mixed_precision", "latent_cache", "optimizer", "sharding", "num_processes", "keep_dataset", "keep_frames")
+ALIKE = ("target", "model", "num_frames", "sizes", "train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "selective_checkpointing", "curriculum", "mixed_precision", "latent_cache", "optimizer", "sharding", "num_processes", "keep_dataset")
 """Settings that two runs must share for one to tell how long the other takes."""
 AKIN = ("target", "model", "mixed_precision", "latent_cache")
 """Those that they must share for its time to be reckoned from the other's. Without a cache of latents, clips and captions are encoded in each step."""

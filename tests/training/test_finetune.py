@@ -187,9 +187,9 @@ def test_a_lora_is_held_to_what_the_model_made_before_it(place, tmp_path):
         shutil.copy(file, tmp_path / "old")
     changed = {}
     for weight in (0.0, 300.0):
-        words = ("target=lora", "lora_rank=4", "learning_rate=0.01", "lr_decay_steps=16", "max_train_steps=20", f"keep_dataset={tmp_path / 'old'}", "keep_frames=6", f"keep_weight={weight:g}")
+        words = ("target=lora", "lora_rank=4", "learning_rate=0.01", "lr_decay_steps=16", "max_train_steps=20", f"keep_dataset={tmp_path / 'old'}", f"keep_weight={weight:g}")
         train(config(place, tmp_path / f"{weight:g}", *words))
-        assert json.loads((tmp_path / f"{weight:g}" / "dataset.json").read_text())["kept"]["shapes"] == ["48x32, 6 frames"]
+        assert json.loads((tmp_path / f"{weight:g}" / "dataset.json").read_text())["kept"]["shapes"] == ["48x32, 4 frames"]
         rows = [row for row in read_run(tmp_path / f"{weight:g}").metrics() if "forgotten_4f" in row]
         assert len(rows) == 20 and rows[0]["forgotten_4f"] == 0, "a new LoRA changes nothing"
         changed[weight] = sum(row["forgotten_4f"] for row in rows[10:])
@@ -539,7 +539,7 @@ def test_an_exploding_loss_stops_the_run_and_says_where(place, tmp_path, monkeyp
         (["target=lora", "lora_layers=[attn2.to_q]", "lora_blocks=temporal"], "no projection of the model's temporal blocks ends so"),
         (["target=lora", "sizes=[100x30]"], "sizes holds '100x30'"),
         (["target=temporal", "keep_dataset=old"], "keep_dataset is for a LoRA"),
-        (["target=lora", "keep_frames=-8"], "keep_frames is -8; it must be 0 or more"),
+        (["target=lora", "keep_weight=-8"], "keep_weight is -8.0; it must be 0 or more"),
         (["target=lora", "keep_dataset=old", "num_processes=2"], "keep_dataset is for a LoRA .*, in one process"),
         (["target=lora", "num_frames=[20]"], "no clip that can be trained on: .* too short: 9 frames, and 20 are needed"),
         (["target=lora", "model=nowhere"], "There is no model 'nowhere'"),

@@ -68,7 +68,7 @@ class TransformerTask:
         self.dataset = self._dataset(config, progress)
         self.kept = None
         """What the LoRA must not change, if the run says so."""
-        self.kept_stage = Stage(train_batch_size=1, num_frames=[config.keep_frames] if config.keep_frames else config.lengths)
+        self.kept_stage = Stage(train_batch_size=1, num_frames=config.lengths)
         if config.keep_dataset:
             self.kept = self._dataset(replace(config, dataset=config.keep_dataset, dataset_root="", num_frames=self.kept_stage.num_frames, curriculum=[], validation_clips=0, clips=0), progress)
         self.model = self._model().to(device).train()
