@@ -43,7 +43,7 @@ CLIPS, KEPT = 32, 128
 """Clips of the new, and those of what should stay."""
 FRAMES, STEPS = 8, 600
 """Of each clip, which shows a whole motion in so few: a look needs no more of them, and a step takes a third of the time of 24. Clips of both kinds are as long: held to
-clips of 24 frames, the LoRA learned to tell the two by their length and not by the word (which then worked in 8 of 12 videos of 24 frames, and in 12 with clips of 8)."""
+clips of 24 frames, the LoRA seems to have told the two apart by their length (the word worked in 8 of 12 videos of 24 frames, and in 12 of a run that was held to clips of 8, less firmly)."""
 CONFIG = "training/configs/lora_nano.yaml"
 NEW_SEED, OLD_SEED = 900, 1
 

@@ -151,9 +151,12 @@ def cache_bytes(config: TrainConfig, device: str = "cpu") -> int:
     if config.target not in LATENT_TARGETS or not config.latent_cache or _holds_latents(config):
         return 0
     with contextlib.suppress(ConfigError, OSError):
-        source = Path(config.dataset)
-        clips, captions = _counted(source, source.stat().st_mtime_ns)
-        frames = sum({max(stage.num_frames) for stage in config.stages}) * config.takes_per_clip * min(clips, config.clips or clips)
+        clips, captions = _counted(source := Path(config.dataset), source.stat().st_mtime_ns)
+        clips = min(clips, config.clips or clips)
+        if config.keep_dataset:
+            kept, told = _counted(source := Path(config.keep_dataset), source.stat().st_mtime_ns)
+            clips, captions = clips + kept, captions + told
+        frames = sum({max(stage.num_frames) for stage in config.stages}) * config.takes_per_clip * clips
         width, height = max(parse_sizes(config.sizes), key=math.prod)
         channels, text_width = _setting(config, "vae", "latent_channels", 4), _setting(config, "text_encoder", "d_model", TEXT_WIDTH)
         embedding = TOKENS * text_width * (4 if device == "cpu" and config.mixed_precision in ("fp32", "auto") else 2)

@@ -203,6 +203,13 @@ def test_a_lora_is_held_to_what_the_model_made_before_it(place, tmp_path):
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+def test_what_should_stay_is_as_long_as_what_is_trained_on_in_each_stage(place, tmp_path):
+    words = ("target=lora", f"keep_dataset={place / 'videos'}", "max_train_steps=2", "train_batch_size=2", "curriculum=[{steps: 1, num_frames: [8]}, {steps: 1, num_frames: [4]}]")
+    task = TransformerTask(config(place, tmp_path / "run", *words), torch.device("cpu"))
+    batches = [task.batch(step) for step in range(2)]
+    assert [(batch["latents"].shape[2], batch["kept"]["latents"].shape[2], len(batch["kept"]["latents"])) for batch in batches] == [(8, 8, 1), (4, 4, 1)]
+
+
 def test_the_log_does_not_warn_of_nothing_at_each_lora(place):
     logger = logging.getLogger("diffusers.models.modeling_utils")
     said = [logger.filter(logging.makeLogRecord({"msg": f"There are modules in X that should be kept in float32: {names}. Casting"})) for names in ([], ["norm"])]
@@ -346,6 +353,7 @@ def test_the_disk_that_latents_and_embeddings_take_is_reckoned_with(place, tmp_p
     written = sum(file.stat().st_size for folder in ("latents", "prompts") for file in (tmp_path / "data" / "cache" / folder).rglob("*.safetensors"))
     assert told.cache == pytest.approx(written, rel=0.1), "some takes are drawn twice, and each file has a header"
     assert preflight(config(place, tmp_path, *words, "clips=2"), []).cache < told.cache
+    assert preflight(config(place, tmp_path, *words, f"keep_dataset={place / 'videos'}"), []).cache == 2 * told.cache
     assert [preflight(config(place, tmp_path, *words, other), []).cache for other in ("latent_cache=false", "target=vae_decoder", "dataset=nowhere")] == [0, 0, 0]
     assert preflight(config(place, tmp_path, *words, "keep_every=1", "max_train_steps=8"), []).disk == 3 * told.disk, "those that are kept for good"
     monkeypatch.setattr("training.preflight.shutil.disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, told.disk + told.cache - 1))

@@ -68,9 +68,8 @@ class TransformerTask:
         self.dataset = self._dataset(config, progress)
         self.kept = None
         """What the LoRA must not change, if the run says so."""
-        self.kept_stage = Stage(train_batch_size=1, num_frames=config.lengths)
         if config.keep_dataset:
-            self.kept = self._dataset(replace(config, dataset=config.keep_dataset, dataset_root="", num_frames=self.kept_stage.num_frames, curriculum=[], validation_clips=0, clips=0), progress)
+            self.kept = self._dataset(replace(config, dataset=config.keep_dataset, dataset_root="", validation_clips=0, clips=0), progress)
         self.model = self._model().to(device).train()
         if self.model.config.in_channels != self.dataset.channels:
             raise ConfigError(f"The transformer takes {self.model.config.in_channels} latent channels, the latents of {config.dataset} have {self.dataset.channels}.")
@@ -163,7 +162,7 @@ class TransformerTask:
         """This process's share: ``latents`` [B, C, T, h, w] fp32, ``masks`` [B, 1, T, h, w] of the objects or None, ``prompt_embeds`` [B, L, D], ``fps`` [B]; ``frame_indices`` [T] or None; and ``kept``, the same of one clip of ``keep_dataset``, or None."""
         rng, stage = step_rng(self.config.seed, index), self.config.stage_at(index // self.config.gradient_accumulation_steps)
         batch = self._drawn(self.dataset, stage, rng, self.config.caption_dropout)
-        return {**batch, "kept": None if self.kept is None else self._drawn(self.kept, self.kept_stage, rng, UNTOLD)}
+        return {**batch, "kept": None if self.kept is None else self._drawn(self.kept, replace(stage, train_batch_size=1), rng, UNTOLD)}
 
     def _drawn(self, dataset: LatentDataset | VideoLatents, stage: Stage, rng: np.random.Generator, untold: float) -> dict[str, Any]:
         batch = dataset.batch(stage, rng)
