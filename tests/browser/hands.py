@@ -43,6 +43,18 @@ def job(page: Page, prompt: str, state: str) -> Locator:
     return page.locator(f".job.{state}").filter(has_text=prompt)
 
 
+def unfold(page: Page, name: str) -> None:
+    """Open an accordion, and wait until nothing more is drawn: Gradio may lose what is typed before, which takes a machine and not a hand."""
+    button = page.get_by_role("button", name=name)
+    button.click()
+    button.evaluate("""(button) => new Promise((calm) => {
+        const rest = () => setTimeout(() => { watcher.disconnect(); calm(); }, 300);
+        let waiting = rest();
+        const watcher = new MutationObserver(() => { clearTimeout(waiting); waiting = rest(); });
+        watcher.observe(button.closest(".block"), { childList: true, subtree: true });
+    })""")
+
+
 def drag(moved: Locator, other: Locator, side: str) -> None:
     """Drag a row to above or below another one."""
     box = other.bounding_box()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from peft import LoraConfig
+from hands import unfold
 from playwright.sync_api import Page, expect
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -30,7 +31,7 @@ def test_a_lora_is_chosen_and_used(page: Page, studio: StudioApp) -> None:
         save_file(load_file(made), studio.data_dir / "loras" / "snow.safetensors", {**file.metadata(), MADE_FROM: '{"run": "winter", "model": "mira-nano"}'})
     expect(page.locator("#models")).to_contain_text("from the run winter · for mira-nano")
     page.get_by_role("button", name="Use: snow").click()
-    page.get_by_role("button", name="More settings").click()
+    unfold(page, "More settings")
     field = page.get_by_label("LoRAs")
     expect(field).to_have_value("snow")
     field.fill("snow@0.5, ice")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from hands import LONG, Api, drop, job
+from hands import LONG, Api, drop, job, unfold
 from playwright.sync_api import APIResponse, Browser, Page, Route, expect
 from studio_app import PATIENCE
 
@@ -16,7 +16,7 @@ from core.video_io import read_settings, save_video
 
 
 def test_the_form_is_as_it_was_left_and_as_it_was_before_it_was_filled(api: Api, page: Page, tmp_path: Path) -> None:
-    page.get_by_role("button", name="More settings").click()
+    unfold(page, "More settings")
     typed = {"steps": "9", "height": "32", "width": "48", "guidance": "4.5", "count": "2", "seed": "123"}
     for field, value in typed.items():
         page.locator(f"#{field} :is(input[type=number], input[type=text], textarea)").first.fill(value)
@@ -34,7 +34,7 @@ def test_the_form_is_as_it_was_left_and_as_it_was_before_it_was_filled(api: Api,
 
     shown()
     expect(page.locator("#generate")).to_have_text("Generate 2 videos")
-    page.get_by_role("button", name="More settings").click()
+    unfold(page, "More settings")
     shown()
     id = api.enqueue("Of another day.", seed=5)
     assert api.finish(id) == "done"

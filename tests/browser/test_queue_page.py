@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hands import LONG, Api, drag, drop, job
+from hands import LONG, Api, drag, drop, job, unfold
 from playwright.sync_api import Browser, Page, expect
 
 
 def test_a_line_is_a_video_and_braces_make_one_of_each(api: Api, page: Page) -> None:
-    page.get_by_role("button", name="More settings").click()
+    unfold(page, "More settings")
     for field, value in (("height", "32"), ("width", "32"), ("frames", "4"), ("steps", "2")):
         page.locator(f"#{field} input").fill(value)
     page.locator("#prompt textarea").fill("A {red|blue} fish.\nA stone. --seed 5")

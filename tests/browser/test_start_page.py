@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from hands import unfold
 from playwright.sync_api import Page, expect
 
 from core.video_io import read_video
@@ -18,7 +19,7 @@ def shown_video(page: Page) -> Path:
 
 
 def test_a_video_is_continued_and_a_picture_begins_one(page: Page, tmp_path: Path) -> None:
-    page.get_by_role("button", name="More settings").click()
+    unfold(page, "More settings")
     for field, value in (("height", "32"), ("width", "32"), ("frames", "8"), ("steps", "8")):
         page.locator(f"#{field} input").fill(value)
     page.locator("#prompt textarea").fill("A big red ball stays still over the night.")

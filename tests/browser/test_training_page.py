@@ -6,6 +6,7 @@ import re
 import signal
 
 import numpy as np
+from hands import unfold
 from playwright.sync_api import Locator, Page, expect
 from safetensors import safe_open
 
@@ -39,7 +40,7 @@ def test_clips_are_rendered_looked_at_trained_on_and_the_lora_makes_a_video(page
         page.locator(f"#train-{name}").get_by_role("textbox").fill(text)
     expect(page.locator("#train-needs .bad")).to_contain_text("learning_rate")
     page.locator("#train-learning-rate").get_by_role("textbox").fill("1e-3")
-    page.get_by_role("button", name="All settings").click()
+    unfold(page, "All settings")
     expect(page.locator(f"#train-{ADVANCED[-1].replace('_', '-')}")).to_be_visible()  # what is typed while the others are still drawn is lost
     for name, text in {"checkpoint-every": "6", "log-every": "1", "validation-clips": "2", "validation-steps": "2", "num-threads": "1"}.items():
         page.locator(f"#train-{name}").get_by_role("textbox").fill(text)
@@ -65,7 +66,7 @@ def test_clips_are_rendered_looked_at_trained_on_and_the_lora_makes_a_video(page
     page.get_by_role("button", name="Use step 12 in Generate").click()
     expect(page.locator("#estimate")).to_contain_text("LoRA lora-1-step-12")
     page.fill("#prompt textarea", "a red ball")
-    page.get_by_role("button", name="More settings").click()
+    unfold(page, "More settings")
     page.fill("#steps input", "2")
     page.get_by_role("button", name="Generate", exact=True).click()
     expect(page.locator("#viewer .caption-line")).to_contain_text("LoRA lora-1-step-12")
@@ -183,7 +184,7 @@ def test_what_the_tab_taught_a_lora_is_in_the_video_with_it_and_not_without(page
     more = {"lr-warmup-steps": 2, "lr-decay-steps": 0, "ema-decay": 0.5, "validation-clips": 0, "checkpoint-every": 24, "caption-dropout": 0, "timestep-logit-mean": 0.2, "num-threads": 1}
     for name, text in basic.items():
         page.locator(f"#train-{name}").get_by_role("textbox").fill(str(text))
-    page.get_by_role("button", name="All settings").click()
+    unfold(page, "All settings")
     expect(page.locator(f"#train-{ADVANCED[-1].replace('_', '-')}")).to_be_visible()
     for name, text in more.items():
         page.locator(f"#train-{name}").get_by_role("textbox").fill(str(text))
@@ -196,7 +197,7 @@ def test_what_the_tab_taught_a_lora_is_in_the_video_with_it_and_not_without(page
     page.fill("#prompt textarea", "a zorp")
     page.locator("#seed").get_by_role("textbox").fill("3")
     page.locator("#keep-seed input").check()
-    page.get_by_role("button", name="More settings").click()
+    unfold(page, "More settings")
     page.fill("#steps input", "6")
     page.fill("#frames input", "4")
     page.get_by_role("button", name="Generate", exact=True).click()

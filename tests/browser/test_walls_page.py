@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from hands import unfold
 from playwright.sync_api import Page, expect
 
 SMALL = (("height", "32"), ("width", "32"), ("frames", "4"), ("steps", "3"))
@@ -12,7 +13,7 @@ SMALL = (("height", "32"), ("width", "32"), ("frames", "4"), ("steps", "3"))
 def form(page: Page) -> Page:
     """The page with the smallest settings typed in."""
     expect.set_options(timeout=120_000)
-    page.get_by_role("button", name="More settings").click()
+    unfold(page, "More settings")
     for field, value in SMALL:
         page.locator(f"#{field} input").fill(value)
     return page
@@ -20,8 +21,7 @@ def form(page: Page) -> Page:
 
 def test_a_grid_fills_while_its_videos_play(form: Page) -> None:
     form.locator("#prompt textarea").fill("A red ball.")
-    form.get_by_role("button", name="Grid of settings").click()
-    expect(form.locator("#make-grid")).to_be_visible()  # what is typed while the rest is still drawn may be lost
+    unfold(form, "Grid of settings")
     form.locator("#axis-0-values input, #axis-0-values textarea").fill("2, blue")
     expect(form.locator("#grid-error")).to_contain_text("guidance_scale is 'blue'")
     form.locator("#axis-0-values input, #axis-0-values textarea").fill("2..4")
