@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKLTemporalDecoder, LatteTransformer3DModel
-from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -39,7 +38,7 @@ from core.types import GenerationRequest  # noqa: E402
 from core.vae import decode_latents  # noqa: E402
 from core.video_io import save_video  # noqa: E402
 from core.whole_decode import decode_whole  # noqa: E402
-from measure import peak_memory  # noqa: E402
+from measure import peak_memory, work  # noqa: E402
 from plain import plain_forward  # noqa: E402
 from training.config import load_config  # noqa: E402
 from training.targets.transformer import FrameEncoder, TransformerTask  # noqa: E402
@@ -149,7 +148,7 @@ def _full_width(device: torch.device, frames: int, height: int, width: int) -> I
     calls |= {product: lambda: square @ square, as_latte: lambda: without(both, modulation_without, text_without), diffusers: lambda: latte(both, steps, words)}
     rows = {row.name: row for row in compare(f"one layer at full width, fp32, {width}x{height}x{frames}, both prompts", calls, device, 120, rounds=15, clock=working_clock(device))}
     yield from rows.values()
-    counted, theirs = _work(calls[own]), _work(calls[original])
+    counted, theirs = work(calls[own]), work(calls[original])
     reached = {name: counted / (2 * side**3) / rows[name].times(rows[other]) for name, other in ((own, product), (own_best, product_best)) if name in rows}
     yield Count(
         f"A layer at full width and {width}x{height}: {rows[original].times(rows[own]):.2f} times as fast as the original's order of work, with {counted / theirs:.3f} of its work ({counted / 1e12:.2f} against {theirs / 1e12:.2f} TFLOP); "
@@ -186,13 +185,6 @@ def _prompt_to_file(pipe: MiraPipeline, device: torch.device) -> Iterator[Row]:
             yield Row(f"{NANO}, prompt to mp4 on disk, model loaded", f"{request.num_frames} frames, {request.num_inference_steps} steps", time.perf_counter() - began, 1, 1.0)
 
 
-def _work(call: Callable[[], object]) -> int:
-    """Floating-point operations of the products in a call."""
-    with FlopCounterMode(display=False) as counted:
-        call()
-    return counted.get_total_flops()
-
-
 def _whole_decode(device: torch.device) -> Iterator[Row | Count]:
     """The bounded-memory decode against diffusers' own, on a VAE of a quarter of Mira's width."""
     torch.manual_seed(0)
@@ -202,10 +194,10 @@ def _whole_decode(device: torch.device) -> Iterator[Row | Count]:
     calls = {"layer by layer": lambda: decode_whole(vae, latents), "undivided": lambda: vae.decode(latents, num_frames=frames).sample}
     yield from compare(f"decoding {width}x{height}x{frames} whole, a quarter of Mira's width, fp32", calls, device, 30, clock=working_clock(device))
     ours, theirs = (peak_memory(call, device) for call in calls.values())
-    work = [_work(call) for call in calls.values()]
+    counts = [work(call) for call in calls.values()]
     frames_ours, frames_theirs = (call() for call in calls.values())
     apart = float((frames_ours - frames_theirs).abs().max() / frames_theirs.abs().max())
-    yield Count(f"Decoding layer by layer holds {ours / 1e6:.0f} MB at most, undivided {theirs / 1e6:.0f} MB ({ours / theirs:.2f} of it), with {work[0] / work[1]:.3f} of its work; the largest difference is {apart:.0e} of the largest value.")
+    yield Count(f"Decoding layer by layer holds {ours / 1e6:.0f} MB at most, undivided {theirs / 1e6:.0f} MB ({ours / theirs:.2f} of it), with {counts[0] / counts[1]:.3f} of its work; the largest difference is {apart:.0e} of the largest value.")
 
 
 def _prompts(pipe: MiraPipeline, device: torch.device) -> Iterator[Row]:

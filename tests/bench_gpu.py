@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -26,7 +25,7 @@ from core.pipeline import MiraPipeline  # noqa: E402
 from core.schedulers import MiraScheduler  # noqa: E402
 from core.transformer import MiraTransformer3DModel  # noqa: E402
 from core.vae import build_mira_vae, decode_latents  # noqa: E402
-from measure import peak_memory  # noqa: E402
+from measure import peak_memory, work  # noqa: E402
 from training.losses import diffusion_loss  # noqa: E402
 
 SAMPLED = ((128, 80, 120), (384, 240, 60))
@@ -58,10 +57,8 @@ def _sampling(vae: torch.nn.Module, device: torch.device, dtype: torch.dtype, pe
     embeds = torch.randn(2, 1, 77, pipe.transformer.config.caption_channels)
     for width, height, frames in sampled:
         call = lambda width=width, height=height, frames=frames: pipe(prompt_embeds=embeds[0], negative_prompt_embeds=embeds[1], width=width, height=height, num_frames=frames, fps=8, num_inference_steps=steps, guidance_scale=12, temporal_guidance_scale=0, eta=1, sampler="ddim", seed=0, output_type="latent")  # noqa: E731
-        with FlopCounterMode(display=False) as counted:
-            call()
-        seconds, work = _seconds(call, device, rounds), counted.get_total_flops()
-        yield f"| {steps} steps with guidance, {width}x{height}x{frames} | {seconds:.2f} s | {peak_memory(call, device) / 1e9:.1f} GB | {work / steps / 1e12:.3g} TFLOP a step, {100 * work / seconds / peak:.0f} % of {peak / 1e12:.0f} TFLOP/s |"
+        seconds, counted = _seconds(call, device, rounds), work(call)
+        yield f"| {steps} steps with guidance, {width}x{height}x{frames} | {seconds:.2f} s | {peak_memory(call, device) / 1e9:.1f} GB | {counted / steps / 1e12:.3g} TFLOP a step, {100 * counted / seconds / peak:.0f} % of {peak / 1e12:.0f} TFLOP/s |"
 
 
 def _training(device: torch.device, dtype: torch.dtype, shape: tuple[int, int, int], rounds: int, sizes: dict[str, Any]) -> str:
@@ -111,8 +108,8 @@ def main(argv: list[str] | None = None) -> int:
         rows.append(row)
     section = f"{MARK}\n\n{datetime.date.today()}: {torch.cuda.get_device_name(device)}, bf16, torch {torch.__version__}, {'compiled' if args.compile else 'not compiled'}; random weights.\n\n| what | median | memory beside weights | |\n|---|---:|---:|---|\n" + "\n".join(rows) + "\n"
     before = args.out.read_text() if args.out.exists() else ""
-    with replacing(args.out) as work:
-        work.write_text(f"{before.partition(MARK)[0].rstrip()}\n\n{section}")
+    with replacing(args.out) as part:
+        part.write_text(f"{before.partition(MARK)[0].rstrip()}\n\n{section}")
     return 0
 
 

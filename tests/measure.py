@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 
 
 def peak_memory(call: Callable[[], object], device: torch.device | str = "cpu") -> int:
@@ -23,3 +25,14 @@ def peak_memory(call: Callable[[], object], device: torch.device | str = "cpu") 
         held += change.nbytes()
         peak = max(peak, held)
     return peak
+
+
+def work(call: Callable[[], object]) -> int:
+    """Floating-point operations of the products in a call, those that ``core.products`` has oneDNN do among them, which torch's counter passes over."""
+
+    def of_linear(tokens: tuple[int, ...], *_: object, out_shape: tuple[int, ...]) -> int:
+        return 2 * prod(out_shape) * tokens[-1]
+
+    with FlopCounterMode(display=False, custom_mapping={torch.ops.mkldnn._linear_pointwise: of_linear}) as counted:
+        call()
+    return counted.get_total_flops()

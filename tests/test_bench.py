@@ -11,8 +11,10 @@ import bench
 import bench_gpu
 import bench_studio
 import bench_word
-from studio.services import Services
+from core import products
 from core.presets import NANO, default_preset
+from measure import work
+from studio.services import Services
 from tiny import save_tiny_model
 from training.toyworld import render
 from training.toyworld.scene import BACKGROUNDS, COLORS, SHAPES
@@ -26,6 +28,14 @@ def test_the_gpu_benchmark_at_small_size():
     assert float(work) > 0 and int(share) >= 0
     if not torch.cuda.is_available():
         assert bench_gpu.main([]) == 2
+
+
+@pytest.mark.parametrize("dtype, tokens", ((torch.float32, 8), (torch.bfloat16, products.FEWEST)))
+def test_work_that_onednn_does_is_counted_too(dtype, tokens):
+    layer, rows = torch.nn.Linear(24, 40, dtype=dtype), torch.ones(2, tokens // 2, 24, dtype=dtype)
+    for wanting_gradients in (True, False):  # with them torch's own product does it
+        with torch.set_grad_enabled(wanting_gradients):
+            assert work(lambda: products.apply(layer, rows, gelu=True)) == 2 * tokens * 24 * 40
 
 
 @pytest.mark.parametrize("what, file", bench.TRAININGS.items())

@@ -13,7 +13,7 @@ from PIL import Image
 from tiny import save_tiny_model
 from training.toyworld import HELD_OUT_PAIRS, VOCABULARY, captions, detect, parse_caption, render, sample_spec, score
 from training.toyworld.__main__ import main
-from training.toyworld.captions import object_spans
+from training.toyworld.captions import direction_spans, object_spans
 from training.toyworld.evaluate import Report, check, degrade, evaluate, still_change
 from training.toyworld.folder import write_folder
 from training.toyworld.prior import Prior, compare_means
@@ -47,17 +47,23 @@ def test_means_are_compared_by_what_changes():
     assert compare_means(clip, torch.ones(4, 6, 2, 3)).size == float("inf")
 
 
-def test_mira_nanos_text_encoder_tells_who_hits_whom():
-    """Two captions of the same words, in which the objects have changed places: the states of what belongs to them differ, and not by a little."""
+SAME_WORDS = {
+    ("A big red ball hits a small blue box over the sea.", "A small blue box hits a big red ball over the sea."): ("big", "red", "ball", "small", "blue", "box"),
+    ("A big red ball moves left over the sea. The camera pans right.", "A big red ball moves right over the sea. The camera pans left."): ("left", "right", "moves", "pans"),
+}
+
+
+@pytest.mark.parametrize("texts, asked", SAME_WORDS.items(), ids=("who hits whom", "who goes left"))
+def test_mira_nanos_text_encoder_tells_captions_of_the_same_words_apart(texts, asked):
+    """Two objects, or the object and the camera, have changed places: the states of what belongs to them differ, and not by a little."""
     from transformers import AutoTokenizer, T5EncoderModel
 
     nano = Path(__file__).parents[2] / "assets/models/mira-nano"
     tokenizer, encoder = AutoTokenizer.from_pretrained(nano / "tokenizer"), T5EncoderModel.from_pretrained(nano / "text_encoder", dtype=torch.float32)
-    texts = ["A big red ball hits a small blue box over the sea.", "A small blue box hits a big red ball over the sea."]
-    ids = tokenizer(texts, padding="max_length", max_length=77, return_tensors="pt").input_ids
+    ids = tokenizer(list(texts), padding="max_length", max_length=77, return_tensors="pt").input_ids
     with torch.no_grad():
         states = encoder(input_ids=ids).last_hidden_state
-    for word in ("big", "red", "ball", "small", "blue", "box"):
+    for word in asked:
         first, second = (state[row == tokenizer.convert_tokens_to_ids(word)] for row, state in zip(ids, states))
         assert len(first) == len(second) == 1 and (first - second).norm() > 0.2 * first.norm(), word
 
@@ -108,6 +114,17 @@ def test_the_words_of_each_object_are_found_in_any_caption():
         colors = [spec.color, spec.second_color][: 2 if spec.motion == "hits" else 1]
         for text in (captions(spec, rng)[name] for name in ("short_caption", "dense_caption")):
             assert [text[start:end].split()[1] for start, end in object_spans(text)] == colors, text
+
+
+def test_the_directions_of_object_and_camera_are_found_in_any_caption():
+    rng = np.random.default_rng(7)
+    for _ in range(300):
+        spec = sample_spec(rng)
+        for text in (captions(spec, rng)[name] for name in ("short_caption", "dense_caption")):
+            for spans, side in zip(direction_spans(text), (spec.motion, spec.camera)):
+                words = [text[start:end] for start, end in spans]
+                direction = side.split()[-1] if side.startswith(("moves", "pans")) else None
+                assert words[-1:] == [direction] * (direction is not None), text
 
 
 def test_held_out_pairs_are_never_drawn_for_training():

@@ -83,14 +83,18 @@ def same(a, b):
 
 def test_a_text_encoder_goes_on_from_a_models(base, tmp_path):
     """Of what the transformer has learned to read little moves, and the tokens are the same."""
-    c = config(tmp_path, target="text_encoder", model=str(base / "base"), curriculum=[stage(train_batch_size=8)], max_train_steps=2, learning_rate=1e-4)
+    c = config(tmp_path, target="text_encoder", model=str(base / "base"), curriculum=[stage(train_batch_size=16)], max_train_steps=2, learning_rate=1e-4)
     from training.targets import build_task
 
     task = build_task(c, torch.device("cpu"))
     batch = task.batch(0)
     assert float(task.loss(batch, 0)[1]["moved"]) > 0, "two heads look one way each from the start"
-    told = {word: int(role) for (row, place), role in zip(zip(*batch["places"]), batch["word_labels"]["role"]) for word in [(int(row), int(place))]}
-    assert set(told.values()) == {0, 1} and len(told) == len(batch["word_labels"]["role"])
+    owners = batch["word_labels"]["owner"]
+    told = dict(zip(zip(*(place.tolist() for place in batch["places"])), owners.tolist()))
+    assert set(told.values()) == {0, 1, 2} and len(told) == len(owners)
+    words = [task.tokenizer.decode([batch["input_ids"][place]]) for place in told]
+    assert all(word in ("left", "right") for word, owner in zip(words, told.values()) if owner == 2), "the camera has no other words that are asked for"
+    assert all((size < 0) == (word in ("left", "right")) for word, size in zip(words, batch["word_labels"]["size"].tolist()))
     made = Trainer(c, task).run()
     for name in ("tokenizer/tokenizer.json", "text_encoder/config.json"):
         assert (made / name).is_file()

@@ -84,6 +84,19 @@ def object_spans(text: str) -> list[tuple[int, int]]:
     return [(match.start(1), match.end()) for match in _OBJECT.finditer(text)]
 
 
+_CAMERA = re.compile("|".join(re.escape(words) for camera in CAMERAS[1:] for words in _SYNONYMS[camera]), re.IGNORECASE)
+_DIRECTION = re.compile(r"\b(left|right)\b", re.IGNORECASE)
+
+
+def direction_spans(text: str) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Where in a caption, short or dense, the words "left" and "right" are: those that say how the object moves, and those that say how the camera does."""
+    camera = [match.span() for match in _CAMERA.finditer(text)]
+    spans: tuple[list, list] = [], []
+    for match in _DIRECTION.finditer(text):
+        spans[any(start <= match.start() < end for start, end in camera)].append(match.span())
+    return spans
+
+
 _SHORT = re.compile(
     rf"^a (?P<size>{'|'.join(SIZES)}) (?P<color>{'|'.join(COLORS)}) (?P<shape>{'|'.join(SHAPES)}) "
     rf"(?:(?P<motion>{'|'.join(m for m in MOTIONS if m != 'hits')})|hits a (?P<second_size>{'|'.join(SIZES)}) (?P<second_color>{'|'.join(COLORS)}) (?P<second_shape>{'|'.join(SHAPES)})) "
