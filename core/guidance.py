@@ -6,8 +6,7 @@ one frame alone. That is perturbed-attention guidance (Ahn et al. 2024, arXiv:24
 (arXiv:2411.18664) skip a video model's layers.
 
 Guidance need not be as strong in every step (Kynkäänniemi et al. 2024, arXiv:2404.07724): what happens is decided in the noisiest ones, and later it overstates.
-With guidance 3 in all steps mira-nano pans 1.5 times as far as it was taught, without any in the later ones 0.7 times, and with 1.5 there 0.8 times, so that 11 pans of 12 are
-read as what was asked for.
+Both are off unless asked for: they helped mira-nano while it was still in training, and later they did not (assets/models/mira-nano/README.md).
 """
 
 from __future__ import annotations

@@ -40,6 +40,11 @@ class Preset:
         """Length of the written file."""
         return self.num_frames / self.output_fps
 
+    @property
+    def decided(self) -> dict[str, Any]:
+        """What it puts into a request's PRESET_FIELDS."""
+        return {name: getattr(self, name) for name in PRESET_FIELDS}
+
 
 PRESET_FIELDS = ("guidance_scale", "guidance_stop", "late_guidance_scale", "temporal_guidance_scale", "num_inference_steps", "sampler", "eta", "height", "width", "num_frames", "fps", "output_fps", "window_frames")
 """The fields of a request that a preset decides."""
@@ -51,7 +56,7 @@ V0_128, V0_384 = "TencentARC/Mira-v0:128", "TencentARC/Mira-v0:384"
 V1_384_10S, V1_384_20S = "TencentARC/Mira-v1:384-10s", "TencentARC/Mira-v1:384-20s"
 V1_768_5S, V1_768_10S = "TencentARC/Mira-v1:768-5s", "TencentARC/Mira-v1:768-10s"
 
-_NANO_SAMPLING = dict(fps=6, num_inference_steps=20, guidance_scale=3.0, guidance_stop=0.35, late_guidance_scale=1.5, temporal_guidance_scale=1.0, eta=0.0, sampler="dpm++2m")
+_NANO_SAMPLING = dict(fps=6, num_inference_steps=20, guidance_scale=3.0, eta=0.0, sampler="dpm++2m")
 
 PRESETS: dict[str, Preset] = {
     preset.name: preset
@@ -71,12 +76,6 @@ PRESETS: dict[str, Preset] = {
         Preset("768-10s", "768×480, 10 s", (V1_768_10S,), 480, 768, 60, fps=8),
     )
 }
-
-
-def decided(preset: Preset, model: str) -> dict[str, Any]:
-    """What a preset puts into a request's PRESET_FIELDS for ``model``. Size and length suit any model; how guidance is spread was measured on those that it lists, and is plain for others."""
-    values = {name: getattr(preset, name) for name in PRESET_FIELDS}
-    return values if model in preset.models else values | PLAIN_GUIDANCE
 
 
 def get_preset(name: str) -> Preset:

@@ -200,11 +200,11 @@ class GenerationRequest:
         A model in ``data_dir`` that was made of another one has that one's presets.
         """
         from .lineage import base_model
-        from .presets import decided, get_preset, preset_for
+        from .presets import get_preset, preset_for
 
         model = self.model if data_dir is None else base_model(self.model, data_dir)
         preset = get_preset(self.preset) if self.preset else preset_for(model, self.num_frames)
-        filled = {name: value for name, value in decided(preset, model).items() if getattr(self, name) is None}
+        filled = {name: value for name, value in preset.decided.items() if getattr(self, name) is None}
         seed = secrets.randbelow(2**31) if self.seed is None else self.seed
         return self.replace(**filled, preset=preset.name, seed=seed, start_from=self.start_from or None, loras=self.loras or None)
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any
 
-from core.presets import decided, get_preset
+from core.presets import get_preset
 from core.types import GenerationRequest, RequestError
 
 from .db import Database
@@ -78,9 +78,7 @@ class Axis:
         if self.field == "prompt":
             return request.replace(prompt=_whole(self.values[0]).sub(lambda _: value, request.prompt))
         if self.field == "preset":  # with all that it decides
-            preset = get_preset(value)
-            model = request.model if request.model in preset.models else get_preset(request.preset).models[0]  # what the model was made of
-            return request.replace(preset=value, **decided(preset, model))
+            return request.replace(preset=value, **get_preset(value).decided)
         return request.replace(**{self.field: value})
 
 

@@ -11,7 +11,7 @@ import gradio as gr
 
 from core.intake import settings_of_upload
 from core.lineage import base_model
-from core.presets import PRESET_FIELDS, Preset, decided, presets_for
+from core.presets import PRESET_FIELDS, Preset, presets_for
 from core.types import GenerationRequest, RequestError
 from core.video_io import read_settings
 
@@ -81,9 +81,9 @@ def preset_choices(model: str, data_dir: Path) -> list[tuple[str, str]]:
     return [(preset.label, preset.name) for preset in presets_for(base_model(model, data_dir))]
 
 
-def preset_values(preset: Preset, model: str, data_dir: Path) -> list[Any]:
-    """What a preset puts into the widgets of PRESET_FIELDS for a model."""
-    return [_guidance(value) if name == "guidance_scale" else value for name, value in decided(preset, base_model(model, data_dir)).items()]
+def preset_values(preset: Preset) -> list[Any]:
+    """What a preset puts into the widgets of PRESET_FIELDS."""
+    return [_guidance(value) if name == "guidance_scale" else value for name, value in preset.decided.items()]
 
 
 def _preset(name: str | None, model: str, data_dir: Path) -> Any:

@@ -12,7 +12,7 @@ import gradio as gr
 from core.files import WriteError
 from core.lineage import base_model
 from core.loras import installed_loras
-from core.presets import PLAIN_GUIDANCE, PRESET_FIELDS, PRESETS, decided, default_preset
+from core.presets import PRESET_FIELDS, PRESETS, default_preset
 from core.quality import EXACT, MEASURED, QUALITIES
 from core.schedulers_info import SAMPLERS
 from core.start import PICTURES
@@ -122,9 +122,9 @@ def layout(page: Page) -> GenerateTab:
                         fields["num_inference_steps"] = gr.Number(preset.num_inference_steps, label="Steps", precision=0, min_width=72, elem_id="steps")
                         fields["sampler"] = gr.Dropdown([(info.label, name) for name, info in SAMPLERS.items()], value=preset.sampler, label="Sampler", min_width=120, elem_id="sampler", filterable=False)
                     with gr.Row():
-                        fields["guidance_stop"] = gr.Number(decided(preset, base)["guidance_stop"], minimum=0, maximum=1, step=0.05, label="Full guidance until", min_width=120, elem_id="guidance-stop", info="Of the steps, 0 to 1: the first settle what happens.")
-                        fields["late_guidance_scale"] = gr.Number(decided(preset, base)["late_guidance_scale"], minimum=1, step=0.1, label="Guidance after that", min_width=120, elem_id="late-guidance", info="Much of it exaggerates; 1: none.")
-                    fields["temporal_guidance_scale"] = gr.Slider(0, MAX_TEMPORAL_GUIDANCE, value=decided(preset, base)["temporal_guidance_scale"], step=0.1, label="Temporal guidance", elem_id="temporal-guidance", info="How much the frames are made to agree with each other, for up to a third more time; 0 turns it off.")
+                        fields["guidance_stop"] = gr.Number(preset.guidance_stop, minimum=0, maximum=1, step=0.05, label="Full guidance until", min_width=120, elem_id="guidance-stop", info="Of the steps, 0 to 1: the first settle what happens.")
+                        fields["late_guidance_scale"] = gr.Number(preset.late_guidance_scale, minimum=1, step=0.1, label="Guidance after that", min_width=120, elem_id="late-guidance", info="Much of it exaggerates; 1: none.")
+                    fields["temporal_guidance_scale"] = gr.Slider(0, MAX_TEMPORAL_GUIDANCE, value=preset.temporal_guidance_scale, step=0.1, label="Temporal guidance", elem_id="temporal-guidance", info="How much the frames are made to agree with each other, for up to a third more time; 0 turns it off.")
                     fields["eta"] = gr.Slider(0, 1, value=preset.eta, step=0.05, label="Eta", elem_id="eta", info="Fresh noise in each step; DDIM only.")
                     fields["quality"] = gr.Dropdown([(quality.label, name) for name, quality in QUALITIES.items()], value=EXACT, label="Quality or speed", elem_id="quality", filterable=False, info=MEASURED)
                     fields["weights"] = gr.Dropdown([(words, name) for name, words in WEIGHTS.items()], value="full", label="Weights", elem_id="weights", filterable=False, info="8 bits take half the memory, or less time, and do not make quite the same video.")
@@ -271,7 +271,7 @@ def wire(page: Page, tab: GenerateTab) -> None:
             else:
                 session.editing = None
                 updates = dict(zip(("preset", *PRESET_FIELDS), change_model(request.model), strict=True))
-                return Answer(tabs=here, form=updates | {"model": request.model, "loras": request.loras or ""} | {name: getattr(request, name) for name in PLAIN_GUIDANCE})
+                return Answer(tabs=here, form=updates | {"model": request.model, "loras": request.loras or ""})
         return Answer()
 
     def open_files(session: Session, paths: list[str], *values: Any) -> list[Any]:
@@ -337,7 +337,7 @@ def wire(page: Page, tab: GenerateTab) -> None:
 
     def change_model(name: str) -> list[Any]:
         chosen = default_preset(base_model(name, data_dir))
-        return [gr.update(choices=preset_choices(name, data_dir), value=chosen.name), *preset_values(chosen, name, data_dir)]
+        return [gr.update(choices=preset_choices(name, data_dir), value=chosen.name), *preset_values(chosen)]
 
     def tell(session: Session, *values: Any) -> list[Any]:
         """The line below the button, the button with what it does, and the line below the prompt."""
@@ -363,7 +363,7 @@ def wire(page: Page, tab: GenerateTab) -> None:
     page.then_work(tab.opener.upload(open_files, [page.session, tab.opener, *tab.form], filled, **event))
     tab.surprise.click(lambda model: surprise(base_model(model, data_dir)), model, prompt, **event)
     tab.dice.click(draw_seed, None, tab.seed, **event)
-    preset.input(lambda name, model: preset_values(PRESETS[name], model, data_dir), [preset, model], sampling, **event)
+    preset.input(lambda name: preset_values(PRESETS[name]), preset, sampling, **event)
     model.input(change_model, model, [preset, *sampling], **event)
     walls = [*tab.walls.axes, tab.walls.drafts, tab.walls.draft_steps]
     names = [*tab.fields, "seed", "keep_seed", "count"]  # of tab.form

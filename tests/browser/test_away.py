@@ -108,7 +108,7 @@ def test_another_page_is_asked_for_and_the_form_is_kept(studio: StudioApp, open_
     page.locator("#eta input[type=number]").fill("0.5")
     page.wait_for_function("JSON.parse(localStorage.getItem('studio.form')).values.includes(0.5)")
     page.evaluate("""() => {  // as a version kept it that did not have the setting yet
-        const kept = JSON.parse(localStorage.getItem('studio.form')), at = kept.names.indexOf('guidance_stop');
+        const kept = JSON.parse(localStorage.getItem('studio.form')), at = kept.names.indexOf('guidance_scale');
         kept.names.splice(at, 1); kept.values.splice(at, 1);
         const set = Storage.prototype.setItem;
         Storage.prototype.setItem = function (key, text) { if (key !== 'studio.form') set.call(this, key, text); };
@@ -122,4 +122,4 @@ def test_another_page_is_asked_for_and_the_form_is_kept(studio: StudioApp, open_
     expect(page.locator("#prompt textarea")).to_have_value("Kept.")
     unfold(page, "More settings")
     expect(page.locator("#eta input[type=number]")).to_have_value("0.5")
-    expect(page.locator("#guidance-stop input[type=number]")).to_have_value("0.35")
+    expect(page.locator("#guidance input[type=number]")).to_have_value("3")

@@ -169,11 +169,6 @@ def test_how_the_machine_is_used_goes_from_one_command_line_to_another():
         Compute(gpus_per_video=0)
 
 
-def test_how_guidance_is_spread_is_a_default_of_the_models_it_was_measured_on():
-    asked = {model: GenerationRequest("a", model=model, preset=preset).resolved() for model, preset in (("mira-nano", None), ("mine", "nano-4s"), ("TencentARC/Mira-v0:128", None))}
-    assert {model: (request.guidance_stop, request.late_guidance_scale, request.temporal_guidance_scale) for model, request in asked.items()} == {"mira-nano": (0.35, 1.5, 1.0), "mine": (1.0, 1.0, 0.0), "TencentARC/Mira-v0:128": (1.0, 1.0, 0.0)}
-
-
 def test_memory_that_runs_out_is_spared_and_in_the_end_told_in_words(generate, tmp_path, monkeypatch):
     decode, asked = pipeline_module.decode_latents, []
 

@@ -35,7 +35,7 @@ def test_a_trained_model_has_the_presets_of_the_one_that_it_began_with_however_o
     model(tmp_path, "128-v0", source={"checkpoint": "128-v0.pt"})
     first = model(tmp_path, "first-step-9", trained={"model": "mira-nano"})
     assert base_model(model(tmp_path, "second-step-9", trained={"model": first}), tmp_path) == "mira-nano"
-    assert GenerationRequest("a", model="second-step-9").resolved(tmp_path).temporal_guidance_scale == 1.0
+    assert GenerationRequest("a", model="second-step-9").resolved(tmp_path).preset == "nano-4s"
     assert base_model(model(tmp_path, "third-step-9", trained={"model": "128-v0"}), tmp_path) == "TencentARC/Mira-v0:128"
     assert base_model(str(tmp_path / "models" / "third-step-9"), tmp_path) == "TencentARC/Mira-v0:128"
     assert base_model(model(tmp_path, "orphan", source={"checkpoint": "384-v0.pt"}, trained={"model": "gone"}), tmp_path) == "TencentARC/Mira-v0:384", "a copy of what its base was made of lies in its folder"

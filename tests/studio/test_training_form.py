@@ -188,7 +188,7 @@ def test_the_time_of_a_first_run_is_reckoned_from_a_video(services, tmp_path):
     config = dataclasses.replace(preset_config("lora_nano", "mira-nano"), dataset="clips", max_train_steps=300, train_batch_size=4)
     assert needs(services, config).seconds is None
     (tmp_path / "made.mp4").touch()
-    request = GenerationRequest("a ball", seed=1, temporal_guidance_scale=0.0, guidance_stop=1.0).resolved()
+    request = GenerationRequest("a ball", seed=1).resolved()
     services.library.add("made", request, tmp_path / "made.mp4", elapsed=20 * 0.265)  # of docs/benchmarks.md, where a step of this preset took 1.69 s
     told = needs(services, config)
     assert told.reckoned and not told.measured and told.seconds / config.total_steps == pytest.approx(1.69, rel=0.1)
@@ -223,7 +223,7 @@ def test_a_checkpoint_is_used_with_the_defaults_of_the_model_that_its_run_began_
     (folder / "source.json").write_text(json.dumps({"checkpoint": "128-v0.pt"}))
     tuned = Run(run, "finished", 4, "", 1, TrainConfig(target="transformer", model="128-v0", dataset="d", data_dir=str(services.data_dir)))
     request = request_with(services, tuned, 4, "")
-    assert (request.model, request.preset, request.num_frames, request.sampler, request.temporal_guidance_scale) == ("tuned-step-4", "128-20s", 120, "ddim", 0.0)
+    assert (request.model, request.preset, request.num_frames, request.sampler) == ("tuned-step-4", "128-20s", 120, "ddim")
     cells = [services.queue.get(id).request for id in services.walls.get(compare_checkpoints(services, tuned)).cells]
     assert [(cell.model, cell.preset, cell.prompt) for cell in cells] == [(name, "128-20s", REAL_PROMPTS[0]) for name in ("128-v0", "tuned-step-2", "tuned-step-4")]
 

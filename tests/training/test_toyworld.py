@@ -196,7 +196,7 @@ def test_an_evaluation_goes_on_where_it_stopped_and_makes_a_page(tmp_path, monke
     once, twice = (json.loads(file.read_text()) for file in (tmp_path / "once.json", quality / "twice.json"))
     assert once == twice and once["clips"] == 3 and (quality / "twice-0.webp").stat().st_mtime_ns == made
     assert {(row["asked"]["color"], row["asked"]["shape"]) for row in once["rows"]} <= HELD_OUT_PAIRS and [row["seed"] for row in once["rows"]] == [5, 6, 7]
-    assert (once["settings"]["guidance_stop"], once["settings"]["temporal_guidance_scale"]) == (1.0, 0.0), "how the pipeline samples with this model, which has not the embedded one's guidance"
+    assert (once["settings"]["guidance_stop"], once["settings"]["temporal_guidance_scale"]) == (1.0, 0.0)
     with pytest.raises(ValueError, match="seed was 5 and is 6"):
         evaluate(model, 3, json_file=quality / "twice.json", **small | {"seed": 6})
     with pytest.raises(ValueError, match="model_hash"):
