@@ -43,6 +43,10 @@ AKIN = ("target", "model", "mixed_precision", "latent_cache")
 """Those that they must share for its time to be reckoned from the other's. Without a cache of latents, clips and captions are encoded in each step."""
 
 
+KEPT_CLIPS = 4 / 3
+"""Clips of a batch that the clip of ``keep_dataset`` in each step weighs: there and back as one of the batch does, and once more without the LoRA."""
+
+
 @dataclass(frozen=True)
 class Preflight:
     """What is known before the start; None where nothing is."""
@@ -232,8 +236,9 @@ def _reckoned_pace(config: TrainConfig, runs: Sequence[Run]) -> float | None:
 
 
 def pixels_a_step(config: TrainConfig) -> float:
-    """Batch, accumulation, frames and pixels multiplied, a process, in the mean over the stages. Raises ConfigError for sizes that the model cannot take."""
-    frames = sum(stage.steps * stage.train_batch_size * max(stage.num_frames) for stage in config.stages) / sum(stage.steps for stage in config.stages)
+    """Batch, accumulation, frames and pixels multiplied, a process, in the mean over the stages, and what a kept clip is worth. Raises ConfigError for sizes that the model cannot take."""
+    kept = KEPT_CLIPS if config.keep_dataset else 0
+    frames = sum(stage.steps * (stage.train_batch_size + kept) * max(stage.num_frames) for stage in config.stages) / sum(stage.steps for stage in config.stages)
     sizes = parse_sizes(config.sizes)
     return frames * config.gradient_accumulation_steps / config.num_processes * sum(width * height for width, height in sizes) / len(sizes)
 

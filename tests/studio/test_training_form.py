@@ -195,6 +195,7 @@ def test_the_time_of_a_first_run_is_reckoned_from_a_video(services, tmp_path):
     assert "about 8 min, reckoned from what it took here before" in preflight_line(services, config)
     other = {words: needs(services, config_of(services, config, {**texts_of(config), **dict([words])})).seconds for words in (("gradient_checkpointing", True), ("latent_cache", False), ("target", "vae_decoder"))}
     assert list(other.values()) == [pytest.approx(told.seconds * 4 / 3), None, None]
+    assert needs(services, dataclasses.replace(config, keep_dataset="kept")).seconds == pytest.approx(told.seconds * (4 + 4 / 3) / 4), "one clip more, and once more forward"
 
 
 def test_a_waiting_run_says_which_runs_come_first(tmp_path):

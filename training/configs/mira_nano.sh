@@ -92,5 +92,16 @@ latents twelfth still 4000 101 --sizes 128x80 128x80 160x96 192x112 --moving-cam
 latents twelfth still 750 102 --camera "pans left" --motions "moves right=9"
 latents twelfth still 750 103 --camera "pans right" --motions "moves left=9"
 train transformer_sizes
-model thirteenth vae-night transformer-sizes "$out"
-echo "$out is made. How well it follows the words: $python -m training.toyworld evaluate --model $out --clips 200 --seed 1 --guidance-stop 0.35 --late-guidance-scale 1.5 --temporal-guidance-scale 1"
+model thirteenth vae-night transformer-sizes
+
+train text_encoder_directions
+encoder=text-encoder-directions
+model directions vae-night transformer-sizes
+latents directions directions 2000 110 --camera "zooms in" --motions circles=1.3 "stays still=1.4"
+latents directions directions 6000 111 --sizes 128x80 128x80 128x80 160x96 192x112 --moving-cameras 0.35 --motions circles=1.2 hits=2.2 "leaves and returns=2.2" \
+  "passes behind a wall=1.5" bounces=1.2 rises=1.2 "moves right=1.3" "moves left=1.3"
+latents directions directions 1200 112 --camera "pans left" --motions "moves right=9" "moves left=3"
+latents directions directions 1200 113 --camera "pans right" --motions "moves left=9" "moves right=3"
+train transformer_directions
+model fourteenth vae-night transformer-directions "$out"
+echo "$out is made. How well it follows the words: $python -m training.toyworld evaluate --model $out --clips 300 --seed 1"
