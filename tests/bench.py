@@ -83,8 +83,7 @@ def measure(model: str, device: torch.device, data_dir: Path, parts: Sequence[st
     if "video" in parts:
         request = GenerationRequest(PROMPT, model=model, preset=preset.name, seed=0)
         videos = {name: lambda p=p: p.generate(request) for name, p in pipes.items()}
-        if request.resolved().temporal_guidance_scale:
-            videos["without temporal guidance"] = lambda: pipe.generate(request.replace(temporal_guidance_scale=0.0))
+        videos["with temporal guidance"] = lambda: pipe.generate(request.replace(temporal_guidance_scale=1.0))
         yield from compare(f"a video ({preset.name}, {preset.num_inference_steps} steps)", videos, device, 60, rounds=1)
         del videos
         if model == NANO:

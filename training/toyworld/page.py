@@ -78,12 +78,19 @@ def _evaluation(file: Path, figures: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             title,
-            command("evaluate", file, settings, figures["clips"]) + f" (weights {settings['model_hash']}, {settings['num_inference_steps']} steps of {settings['sampler']}, guidance {settings['guidance_scale']:g} in {settings['guidance_stop']:.0%} of them and then {settings['late_guidance_scale']:g}, temporal guidance {settings['temporal_guidance_scale']:g})",
+            f"{command('evaluate', file, settings, figures['clips'])} (weights {settings['model_hash']}, {settings['num_inference_steps']} steps of {settings['sampler']}, {_guidance(settings)})",
             _table(("", "right", "share", "95 % interval", "target"), rows),
             _table(("motion", "motion right", "all right", "read instead"), motions),
             *strips,
         ]
     )
+
+
+def _guidance(settings: dict[str, Any]) -> str:
+    words = f"guidance {settings['guidance_scale']:g}"
+    if settings["guidance_stop"] < 1:
+        words += f" in {settings['guidance_stop']:.0%} of them and then {settings['late_guidance_scale']:g}"
+    return words + (f", temporal guidance {settings['temporal_guidance_scale']:g}" if settings["temporal_guidance_scale"] else "")
 
 
 def _reconstruction(file: Path, figures: dict[str, Any]) -> str:
